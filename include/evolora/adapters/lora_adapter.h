@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+
+namespace evolora {
+
+// One adapted linear layer: y = W x + scale * B (A x).
+struct LoraModule {
+  std::string path;      // full Hugging Face module path: model.layers.0.self_attn.q_proj
+  int64_t rank = 0;      // r >= 1
+  int64_t in_features = 0;
+  int64_t out_features = 0;
+  double scale = 1;      // alpha / r, or alpha / sqrt(r) for rsLoRA: the factor that is applied
+  std::vector<float> a;  // [rank, in_features], row-major
+  std::vector<float> b;  // [out_features, rank], row-major
+};
+
+// A LoRA adapter in memory, torch-free: what trainers produce, PEFT folders hold and engines load.
+struct LoraAdapter {
+  std::string base_name;           // base_model_name_or_path
+  std::string base_revision;
+  std::vector<LoraModule> modules;  // sorted by path, no two equal
+};
+
+// Shapes, ranks, finite values, order. InvalidArgument names module and number.
+absl::Status ValidateLoraAdapter(const LoraAdapter& adapter);
+
+// SHA-256 over the canonical bytes (paths, ranks, scales, fp32 values; not the base's name):
+// the identity under which engines, caches and manifests know it.
+std::string AdapterDigest(const LoraAdapter& adapter);
+
+}  // namespace evolora

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "ATen/core/Tensor.h"
+#include "evolora/model/llama_config.h"
+
+namespace evolora {
+
+// Weights of one decoder layer, fp32, CPU, contiguous, in Hugging Face's order and orientation
+// (linear weights are [out, in]; q and k rows are in rotate-half order, whatever the file held).
+// Undefined tensors: parts the architecture does not have.
+struct LlamaLayer {
+  at::Tensor input_norm;      // [D]
+  at::Tensor post_norm;       // [D]
+  at::Tensor q, k, v, o;      // [Hq*Dh, D], [Hk*Dh, D], [Hk*Dh, D], [D, Hq*Dh]
+  at::Tensor q_bias, k_bias, v_bias, o_bias;
+  at::Tensor q_norm, k_norm;  // [Dh]
+  at::Tensor gate, up, down;  // [F, D], [F, D], [D, F]
+};
+
+// All weights of a base. Frozen: nothing writes to them after loading, so they may be shared by
+// threads. The head is the same storage as the embedding when the config says so.
+struct LlamaWeights {
+  LlamaConfig config;
+  at::Tensor embedding;   // [V, D]
+  std::vector<LlamaLayer> layers;
+  at::Tensor final_norm;  // [D]
+  at::Tensor head;        // [V, D]
+};
+
+// The weight of one linear layer by its Hugging Face module path ("model.layers.3.mlp.up_proj"),
+// or an undefined tensor when there is none.
+at::Tensor FindLinear(const LlamaWeights& weights, const std::string& module_path);
+
+// Paths of all linear layers of the decoder (what "all-linear" means: every one but the head), in
+// layer order, q k v o gate up down within a layer.
+std::vector<std::string> LinearModulePaths(const LlamaConfig& config);
+
+}  // namespace evolora

@@ -1,0 +1,55 @@
+# evolora_module(NAME SRCS .. HDRS .. DEPS .. LIBS .. PRIVATE_LIBS ..)
+#   SRCS          .cc files of the module's own folder
+#   HDRS          public headers below include/evolora/<NAME>/
+#   DEPS          other modules this one may include; each must be a target already (= lower layer)
+#   LIBS          third parties whose types stand in the public headers
+#   PRIVATE_LIBS  third parties used by the .cc files only
+#
+# Each module has its own include root, a symlink build/stage/<m>/evolora/<m> -> include/evolora/<m>,
+# so including a header of a module that DEPS does not name fails to compile.
+# VERIFY_INTERFACE_HEADER_SETS compiles each public header alone (target all_verify_interface_header_sets).
+function(evolora_module NAME)
+  cmake_parse_arguments(ARG "" "" "SRCS;HDRS;DEPS;LIBS;PRIVATE_LIBS" ${ARGN})
+  set(target evolora_${NAME})
+  foreach(dep IN LISTS ARG_DEPS)
+    if(NOT TARGET evolora_${dep})
+      message(FATAL_ERROR "module '${NAME}' depends on '${dep}', which is not in a lower layer")
+    endif()
+    list(APPEND dep_targets evolora_${dep})
+  endforeach()
+
+  set(stage "${CMAKE_BINARY_DIR}/stage/${NAME}")
+  set(headers "${CMAKE_SOURCE_DIR}/include/evolora/${NAME}")
+  file(MAKE_DIRECTORY "${stage}/evolora")
+  file(CREATE_LINK "${headers}" "${stage}/evolora/${NAME}" SYMBOLIC)
+  list(TRANSFORM ARG_HDRS PREPEND "${stage}/evolora/${NAME}/")
+
+  add_library(${target} STATIC ${ARG_SRCS})
+  target_sources(${target} PUBLIC FILE_SET HEADERS BASE_DIRS "${stage}" FILES ${ARG_HDRS})
+  target_include_directories(${target} PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}")
+  target_link_libraries(${target}
+    PUBLIC ${dep_targets} ${ARG_LIBS}
+    PRIVATE evolora_build ${ARG_PRIVATE_LIBS})
+  set_target_properties(${target} PROPERTIES VERIFY_INTERFACE_HEADER_SETS ON)
+endfunction()
+
+# evolora_test(NAME SRCS .. DEPS <modules> LIBS .. LABELS cpu|gpu|slow|e2e TIMEOUT seconds DATA NAME=VALUE ..)
+# One GoogleTest binary, one ctest entry. DATA entries become environment variables of the test.
+function(evolora_test NAME)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "SRCS;DEPS;LIBS;LABELS;DATA" ${ARGN})
+  set(target ${NAME}_test)
+  add_executable(${target} ${ARG_SRCS})
+  foreach(dep IN LISTS ARG_DEPS)
+    target_link_libraries(${target} PRIVATE evolora_${dep})
+  endforeach()
+  target_link_libraries(${target} PRIVATE evolora_build evolora_test_support ${ARG_LIBS})
+  if(NOT ARG_LABELS)
+    set(ARG_LABELS cpu)
+  endif()
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 120)
+  endif()
+  add_test(NAME ${NAME} COMMAND ${target})
+  set_tests_properties(${NAME} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT}
+    ENVIRONMENT "EVOLORA_SOURCE_DIR=${CMAKE_SOURCE_DIR};${ARG_DATA}")
+endfunction()

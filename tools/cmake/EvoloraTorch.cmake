@@ -1,0 +1,23 @@
+# LibTorch from the wheel's folder as own imported targets: find_package(Torch) of a CUDA wheel insists
+# on the toolkit, which a CPU build does not need. A CPU build links torch_cpu and c10 only.
+if(NOT EVOLORA_TORCH_ROOT)
+  file(GLOB candidates "${CMAKE_SOURCE_DIR}/.deps/venv/lib/python3*/site-packages/torch")
+  list(LENGTH candidates count)
+  if(count EQUAL 0)
+    message(FATAL_ERROR "LibTorch not found: run tools/setup.sh, or set EVOLORA_TORCH_ROOT, or EVOLORA_TORCH=OFF")
+  endif()
+  list(GET candidates 0 EVOLORA_TORCH_ROOT)
+endif()
+
+add_library(evolora_torch INTERFACE)
+target_include_directories(evolora_torch SYSTEM INTERFACE "${EVOLORA_TORCH_ROOT}/include")
+target_compile_definitions(evolora_torch INTERFACE _GLIBCXX_USE_CXX11_ABI=1)
+foreach(lib c10 torch_cpu)
+  add_library(evolora_torch_${lib} SHARED IMPORTED)
+  set_target_properties(evolora_torch_${lib} PROPERTIES
+    IMPORTED_LOCATION "${EVOLORA_TORCH_ROOT}/lib/lib${lib}.so")
+  target_link_libraries(evolora_torch INTERFACE evolora_torch_${lib})
+endforeach()
+target_link_libraries(evolora_torch INTERFACE Threads::Threads)
+target_link_options(evolora_torch INTERFACE "LINKER:-rpath,${EVOLORA_TORCH_ROOT}/lib"
+  "LINKER:--allow-shlib-undefined")
