@@ -14,7 +14,7 @@
 namespace evolora {
 
 // One case under both states.
-struct PairedOutcome {
+struct PairedEpisodes {
   std::string case_id;
   std::string cluster;
   bool identical_request = false;  // both states ask the model the same: a tie by construction
@@ -33,7 +33,7 @@ class PairedEvaluation {
 
   // The next chunk; empty when all cases are done. After an error the chunk may be asked for again.
   // Errors: those of Solver.
-  absl::StatusOr<std::vector<PairedOutcome>> Next();
+  absl::StatusOr<std::vector<PairedEpisodes>> Next();
   bool done() const { return next_ >= cases_.size(); }
 
  private:
@@ -61,9 +61,9 @@ struct PairedSummary {
   double candidate_answer_tokens = 0;
 };
 
-PairedSummary Summarise(absl::Span<const PairedOutcome> outcomes);
+PairedSummary Summarise(absl::Span<const PairedEpisodes> outcomes);
 // One summary per cluster, sorted by name.
-std::vector<PairedSummary> SummariseByCluster(absl::Span<const PairedOutcome> outcomes);
+std::vector<PairedSummary> SummariseByCluster(absl::Span<const PairedEpisodes> outcomes);
 
 // The same for one state: cases solved and right.
 struct RateSummary {

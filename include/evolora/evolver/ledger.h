@@ -89,7 +89,7 @@ struct TrainingAttempt {
 };
 enum class GateResult { kAccept, kReject, kInconclusive };
 const char* GateResultName(GateResult result);
-struct GateOutcome {
+struct GateRecord {
   std::string adapter;
   GateResult result = GateResult::kInconclusive;
   double gain = 0;  // measured paired gain on query
@@ -97,7 +97,7 @@ struct GateOutcome {
 };
 
 using TicketPayload = std::variant<Transition, ProbeRecord, VerifiedExample, PatchAttempt,
-                                   TrainingAttempt, GateOutcome>;
+                                   TrainingAttempt, GateRecord>;
 
 struct TicketEvent {
   int64_t seq = 0;  // 1, 2, 3, ... over the whole ledger, without gaps
@@ -119,7 +119,7 @@ struct Ticket {
   int64_t num_duplicates = 0;
   std::vector<PatchAttempt> patch_attempts;
   std::vector<TrainingAttempt> training_attempts;
-  std::vector<GateOutcome> gate_outcomes;
+  std::vector<GateRecord> gate_outcomes;
 };
 
 struct Ledger {
@@ -172,7 +172,7 @@ struct TicketSummary {
   int64_t trained_examples = 0;  // of the last completed training; 0 = never
   std::vector<VerifiedExample> examples;
   std::vector<PatchAttempt> patch_attempts;
-  std::vector<GateOutcome> gate_outcomes;
+  std::vector<GateRecord> gate_outcomes;
 };
 
 struct LedgerSnapshot {

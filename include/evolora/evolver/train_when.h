@@ -17,7 +17,7 @@ namespace evolora {
 enum class DataSource { kTeacherAnswers, kOwnVerifiedSamples, kHintedSelfSamples };
 const char* DataSourceName(DataSource source);
 
-struct LoraRecipe {
+struct RecipeSuggestion {
   int rank = 16;
   double alpha = 32;
   double learning_rate = 3e-4;
@@ -37,7 +37,7 @@ struct TrainingPlan {
   std::vector<std::string> example_case_ids;  // in order of arrival
   DataSource data_source = DataSource::kTeacherAnswers;
   ScopeSuggestion scope;
-  LoraRecipe recipe;
+  RecipeSuggestion recipe;
   std::string reason;
   std::map<std::string, double> numbers;
 };
