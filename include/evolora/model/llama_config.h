@@ -28,18 +28,25 @@ struct LlamaConfig {
   double rope_low_freq_factor = 1;      // llama3
   double rope_high_freq_factor = 4;     // llama3
   int64_t rope_original_positions = 0;  // llama3
-  bool tied_head = false;       // the head is the embedding matrix
-  bool qkv_bias = false;        // Qwen2; also attention_bias of Llama
-  bool output_bias = false;     // o_proj bias (attention_bias of Llama)
-  bool qk_norm = false;         // Qwen3: RMSNorm per head on q and k, before RoPE
-  int64_t sliding_window = 0;   // 0 = full attention; a token sees itself and window - 1 before it
+  // Divisors of the inverse frequencies, [head_dim / 2], applied after the scaling above; empty =
+  // none. GGUF files of Llama 3 carry their scaling in this form (tensor rope_freqs.weight).
+  std::vector<double> rope_freq_factors;
+  bool tied_head = false;      // the head is the embedding matrix
+  bool qkv_bias = false;       // Qwen2; also attention_bias of Llama
+  bool output_bias = false;    // o_proj bias (attention_bias of Llama)
+  bool qk_norm = false;        // Qwen3: RMSNorm per head on q and k, before RoPE
+  int64_t sliding_window = 0;  // 0 = full attention; a token sees itself and window - 1 before it
   // Layers that use the window; empty = all of them (when sliding_window > 0).
   std::vector<bool> layer_uses_window;
 };
 
 // Every size in range, heads divisible, finite positive theta and eps.
-// InvalidArgument names the key and the number.
+// InvalidArgument names the key and the number. Upper limits keep a corrupt file from asking for
+// absurd memory: 1024 layers, 4M vocabulary, 1M positions * 64, widths of 1M.
 absl::Status ValidateLlamaConfig(const LlamaConfig& config);
+
+// Attention window of one layer in tokens, 0 = full attention.
+int64_t LayerWindow(const LlamaConfig& config, int64_t layer);
 
 // Parameters of the base without adapters; a tied head is counted once.
 int64_t CountParameters(const LlamaConfig& config);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "ATen/core/Tensor.h"
@@ -12,9 +13,9 @@ namespace evolora {
 // (linear weights are [out, in]; q and k rows are in rotate-half order, whatever the file held).
 // Undefined tensors: parts the architecture does not have.
 struct LlamaLayer {
-  at::Tensor input_norm;      // [D]
-  at::Tensor post_norm;       // [D]
-  at::Tensor q, k, v, o;      // [Hq*Dh, D], [Hk*Dh, D], [Hk*Dh, D], [D, Hq*Dh]
+  at::Tensor input_norm;  // [D]
+  at::Tensor post_norm;   // [D]
+  at::Tensor q, k, v, o;  // [Hq*Dh, D], [Hk*Dh, D], [Hk*Dh, D], [D, Hq*Dh]
   at::Tensor q_bias, k_bias, v_bias, o_bias;
   at::Tensor q_norm, k_norm;  // [Dh]
   at::Tensor gate, up, down;  // [F, D], [F, D], [D, F]
@@ -24,7 +25,7 @@ struct LlamaLayer {
 // threads. The head is the same storage as the embedding when the config says so.
 struct LlamaWeights {
   LlamaConfig config;
-  at::Tensor embedding;   // [V, D]
+  at::Tensor embedding;  // [V, D]
   std::vector<LlamaLayer> layers;
   at::Tensor final_norm;  // [D]
   at::Tensor head;        // [V, D]
@@ -33,6 +34,10 @@ struct LlamaWeights {
 // The weight of one linear layer by its Hugging Face module path ("model.layers.3.mlp.up_proj"),
 // or an undefined tensor when there is none.
 at::Tensor FindLinear(const LlamaWeights& weights, const std::string& module_path);
+
+// [out_features, in_features] of the linear layer at `module_path`, or {0, 0} when the config has
+// no such layer. The head ("lm_head") is not a linear layer in this sense.
+std::pair<int64_t, int64_t> LinearShape(const LlamaConfig& config, const std::string& module_path);
 
 // Paths of all linear layers of the decoder (what "all-linear" means: every one but the head), in
 // layer order, q k v o gate up down within a layer.

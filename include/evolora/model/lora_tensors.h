@@ -1,0 +1,40 @@
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "ATen/core/Tensor.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "evolora/adapters/lora_adapter.h"
+#include "evolora/model/llama_config.h"
+
+namespace evolora {
+
+// One adapted linear layer as tensors: y = W x + scale * B (A x).
+struct LoraTensor {
+  at::Tensor a;      // [rank, in_features]
+  at::Tensor b;      // [out_features, rank]
+  double scale = 1;  // the factor that is applied (alpha / r, or alpha / sqrt(r))
+};
+
+// A LoRA adapter as tensors. Whoever wants gradients sets requires_grad on a and b.
+struct LoraTensors {
+  std::map<std::string, LoraTensor> modules;  // by full Hugging Face module path
+};
+
+// Whether `adapter` is well formed and fits the base: every module is a linear layer of `config`
+// and has its shape. InvalidArgument names the module and the numbers.
+absl::Status CheckAdapterFits(const LlamaConfig& config, const LoraAdapter& adapter);
+
+// Copies into fresh fp32 CPU tensors without gradient. Errors: as CheckAdapterFits.
+absl::StatusOr<LoraTensors> LoraTensorsFromAdapter(const LlamaConfig& config,
+                                                   const LoraAdapter& adapter);
+
+// Copies out (any device, any floating type, rounded to fp32), modules sorted by path.
+// InvalidArgument: shapes of a and b do not agree, or a value is not finite; names the module.
+absl::StatusOr<LoraAdapter> LoraTensorsToAdapter(const LoraTensors& lora,
+                                                 const std::string& base_name,
+                                                 const std::string& base_revision);
+
+}  // namespace evolora

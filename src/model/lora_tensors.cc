@@ -1,0 +1,87 @@
+#include "evolora/model/lora_tensors.h"
+
+#include <utility>
+
+#include "ATen/Functions.h"
+#include "absl/strings/str_cat.h"
+#include "evolora/core/status_macros.h"
+#include "evolora/model/llama_weights.h"
+#include "evolora/model/torch_status.h"
+
+namespace evolora {
+namespace {
+
+at::Tensor CopyIn(const std::vector<float>& values, int64_t rows, int64_t columns) {
+  at::Tensor tensor = at::empty({rows, columns}, at::kFloat);
+  std::copy(values.begin(), values.end(), tensor.mutable_data_ptr<float>());
+  return tensor;
+}
+
+std::vector<float> CopyOut(const at::Tensor& tensor) {
+  const at::Tensor flat = tensor.detach().to(at::kCPU, at::kFloat).contiguous();
+  const float* data = flat.const_data_ptr<float>();
+  return {data, data + flat.numel()};
+}
+
+bool ShapesAgree(const LoraTensor& module) {
+  return module.a.defined() && module.b.defined() && module.a.dim() == 2 && module.b.dim() == 2 &&
+         module.a.size(0) == module.b.size(1);
+}
+
+}  // namespace
+
+absl::Status CheckAdapterFits(const LlamaConfig& config, const LoraAdapter& adapter) {
+  RETURN_IF_ERROR(ValidateLoraAdapter(adapter));
+  for (const LoraModule& module : adapter.modules) {
+    const auto [out, in] = LinearShape(config, module.path);
+    if (out == 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("adapter module ", module.path, ": the base has no such linear layer"));
+    }
+    if (module.in_features != in || module.out_features != out) {
+      return absl::InvalidArgumentError(absl::StrCat("adapter module ", module.path, ": made for [",
+                                                     module.out_features, ", ", module.in_features,
+                                                     "], the base has [", out, ", ", in, "]"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<LoraTensors> LoraTensorsFromAdapter(const LlamaConfig& config,
+                                                   const LoraAdapter& adapter) {
+  RETURN_IF_ERROR(CheckAdapterFits(config, adapter));
+  return CatchTorch("LoraTensorsFromAdapter", [&]() -> absl::StatusOr<LoraTensors> {
+    LoraTensors lora;
+    for (const LoraModule& module : adapter.modules) {
+      lora.modules[module.path] = {CopyIn(module.a, module.rank, module.in_features),
+                                   CopyIn(module.b, module.out_features, module.rank),
+                                   module.scale};
+    }
+    return lora;
+  });
+}
+
+absl::StatusOr<LoraAdapter> LoraTensorsToAdapter(const LoraTensors& lora,
+                                                 const std::string& base_name,
+                                                 const std::string& base_revision) {
+  return CatchTorch("LoraTensorsToAdapter", [&]() -> absl::StatusOr<LoraAdapter> {
+    LoraAdapter adapter{.base_name = base_name, .base_revision = base_revision};
+    for (const auto& [path, module] : lora.modules) {
+      if (!ShapesAgree(module)) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("adapter module ", path, ": A and B are not [r, in] and [out, r]"));
+      }
+      adapter.modules.push_back({.path = path,
+                                 .rank = module.a.size(0),
+                                 .in_features = module.a.size(1),
+                                 .out_features = module.b.size(0),
+                                 .scale = module.scale,
+                                 .a = CopyOut(module.a),
+                                 .b = CopyOut(module.b)});
+    }
+    RETURN_IF_ERROR(ValidateLoraAdapter(adapter));
+    return adapter;
+  });
+}
+
+}  // namespace evolora
