@@ -28,7 +28,8 @@ class FileSystem {
   virtual ~FileSystem() = default;
 
   // Whole file. ResourceExhausted when it is larger than `max_bytes`.
-  virtual absl::StatusOr<std::string> ReadFile(const std::string& path, uint64_t max_bytes) const = 0;
+  virtual absl::StatusOr<std::string> ReadFile(const std::string& path,
+                                               uint64_t max_bytes) const = 0;
   virtual absl::StatusOr<std::unique_ptr<MappedFile>> Map(const std::string& path) const = 0;
   virtual bool Exists(const std::string& path) const = 0;
   virtual absl::StatusOr<uint64_t> FileSize(const std::string& path) const = 0;
@@ -38,13 +39,15 @@ class FileSystem {
   // Creates the folder and its parents; OK when it is there already.
   virtual absl::Status CreateDirectories(const std::string& path) = 0;
   // Durable replacement: temp file in the same folder, fsync, rename, fsync folder.
-  // After a crash the path holds the old or the new bytes, nothing else. `mode` as in chmod.
+  // After a crash the path holds the old or the new bytes, nothing else; a file named
+  // "<path>.tmp-..." may be left behind and may be removed. `mode` as in chmod.
   virtual absl::Status WriteFileAtomic(const std::string& path, absl::string_view bytes,
                                        uint32_t mode = 0644) = 0;
   // The same for content produced in pieces: `write` gets the temp path and leaves a complete,
   // closed file there (libraries such as HDF5 write by path); a non-OK status removes it.
   virtual absl::Status ReplaceFile(
-      const std::string& path, const std::function<absl::Status(const std::string& temp_path)>& write,
+      const std::string& path,
+      const std::function<absl::Status(const std::string& temp_path)>& write,
       uint32_t mode = 0644) = 0;
   virtual absl::Status Rename(const std::string& from, const std::string& to) = 0;
   // OK when the file is not there.

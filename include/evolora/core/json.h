@@ -28,14 +28,22 @@ absl::StatusOr<Json> ParseJson(absl::string_view text, const JsonLimits& limits 
 absl::StatusOr<OrderedJson> ParseOrderedJson(absl::string_view text, const JsonLimits& limits = {});
 
 // Canonical text: keys sorted by byte, no white space, shortest round-trip numbers, UTF-8 as is.
-// Equal values give equal text; digests are taken over it. REQUIRES: strings are valid UTF-8.
+// Equal values give equal text (1, 1.0 and 1e0 are all "1", -0.0 is "0"); digests are taken over
+// it. REQUIRES: strings are valid UTF-8 (ReplaceInvalidUtf8 first what a model wrote), numbers are
+// finite.
 std::string CanonicalJson(const Json& value);
 
 // Text safe to show: as CanonicalJson, with invalid UTF-8 replaced by U+FFFD. For logs and reports.
 std::string DisplayJson(const Json& value);
 
+// `text` with each maximal invalid UTF-8 sequence replaced by U+FFFD; valid text comes back as it
+// is.
+std::string ReplaceInvalidUtf8(absl::string_view text);
+
 // Reads the fields of one JSON object strictly: each getter names its path in errors, and Done()
-// reports every key that no getter asked for. The first error sticks; later getters return defaults.
+// reports every key that no getter asked for. The first error sticks; later getters return
+// defaults. A null is a wrong type, not an absent key. Integer getters refuse 3.0, number getters
+// accept 3.
 //
 //   JsonFields f(json, "row");
 //   Case c{.id = f.String("id"), .score = f.OptionalNumber("score").value_or(0)};

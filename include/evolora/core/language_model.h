@@ -30,11 +30,11 @@ struct GenerateRequest {
 };
 
 struct Completion {
-  std::string text;              // empty when the model has no tokenizer
-  std::vector<TokenId> ids;      // generated ids, without the stop token
-  std::string finish_reason;     // "stop" (end token or stop string) or "length"
+  std::string text;           // empty when the model has no tokenizer
+  std::vector<TokenId> ids;   // generated ids, without the stop token
+  std::string finish_reason;  // "stop" (end token or stop string) or "length"
   int64_t num_prompt_tokens = 0;
-  double sum_logprob = 0;        // natural log, of the generated ids under the model
+  double sum_logprob = 0;  // natural log, of the generated ids under the model
 };
 
 struct ScoreRequest {

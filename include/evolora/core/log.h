@@ -8,7 +8,8 @@ namespace evolora {
 
 enum class LogLevel { kInfo, kWarning, kError };
 
-// Where libraries send words meant for an operator. Libraries never print. May be empty (drops all).
+// Where libraries send words meant for an operator. Libraries never print. May be empty (drops
+// all).
 using LogSink = std::function<void(LogLevel, absl::string_view)>;
 
 }  // namespace evolora

@@ -21,13 +21,13 @@ struct Provenance {
 
 // A fact (K). Put into the context as an earlier question-answer turn when retrieved.
 struct KnowledgeEntry {
-  std::string key;       // unique; equal key replaces
+  std::string key;  // unique; equal key replaces
   std::string question;
   std::string answer;
-  std::string rule;      // optional explanation, appended to the answer text when indexing only
-  int64_t valid_from_unix_ms = 0;   // 0 = always
-  int64_t valid_until_unix_ms = 0;  // 0 = no end; at or after it the entry is not used
-  std::vector<std::string> revokes; // keys that this entry replaces
+  std::string rule;  // optional explanation, appended to the answer text when indexing only
+  int64_t valid_from_unix_ms = 0;    // 0 = always
+  int64_t valid_until_unix_ms = 0;   // 0 = no end; at or after it the entry is not used
+  std::vector<std::string> revokes;  // keys that this entry replaces
   Provenance provenance;
 };
 
@@ -49,7 +49,8 @@ struct PromptLine {
   Provenance provenance;
 };
 
-// A correction of a tool's documentation (T), put into the system prompt when the request names the tool.
+// A correction of a tool's documentation (T), put into the system prompt when the request names the
+// tool.
 struct ToolNote {
   std::string tool;
   std::string text;
@@ -62,14 +63,30 @@ struct ValidationCase {
   std::string reason;  // "failure", "verifier_disputed", "ambiguous"
 };
 
-struct PutKnowledge { KnowledgeEntry entry; };
-struct PutSkill { Skill skill; };
-struct PutPromptLine { PromptLine line; };
-struct PutToolNote { ToolNote note; };
-struct PutValidationCase { ValidationCase validation_case; };
-struct SetSkillTrigger { std::string skill; Trigger trigger; };
+struct PutKnowledge {
+  KnowledgeEntry entry;
+};
+struct PutSkill {
+  Skill skill;
+};
+struct PutPromptLine {
+  PromptLine line;
+};
+struct PutToolNote {
+  ToolNote note;
+};
+struct PutValidationCase {
+  ValidationCase validation_case;
+};
+struct SetSkillTrigger {
+  std::string skill;
+  Trigger trigger;
+};
 // kind: knowledge, skill, prompt, tool, validation.
-struct RemoveItem { std::string kind; std::string key; };
+struct RemoveItem {
+  std::string kind;
+  std::string key;
+};
 
 using PatchOp = std::variant<PutKnowledge, PutSkill, PutPromptLine, PutToolNote, PutValidationCase,
                              SetSkillTrigger, RemoveItem>;

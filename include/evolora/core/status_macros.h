@@ -5,11 +5,12 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
-// RETURN_IF_ERROR(expr): returns from the enclosing function when `expr` (an absl::Status) is not OK.
-#define RETURN_IF_ERROR(expr)                                    \
-  do {                                                           \
-    absl::Status evolora_status_ = (expr);                       \
-    if (!evolora_status_.ok()) return evolora_status_;           \
+// RETURN_IF_ERROR(expr): returns from the enclosing function when `expr` (an absl::Status) is not
+// OK.
+#define RETURN_IF_ERROR(expr)                          \
+  do {                                                 \
+    absl::Status evolora_status_ = (expr);             \
+    if (!evolora_status_.ok()) return evolora_status_; \
   } while (false)
 
 // ASSIGN_OR_RETURN(lhs, expr): lhs = *expr, or returns the error. `lhs` may declare a variable.

@@ -27,7 +27,8 @@ struct Trigger {
 // System and user turns joined by "\n": what a trigger sees. Assistant and tool turns are left out.
 std::string RequestText(absl::Span<const Message> messages);
 
-// InvalidArgument: regex does not compile or exceeds limits, `all` together with other fields.
+// InvalidArgument: regex does not compile or exceeds limits, an empty or too long term, too many
+// terms, `all` together with other fields.
 absl::Status ValidateTrigger(const Trigger& trigger);
 // REQUIRES: ValidateTrigger(trigger) is OK.
 bool Matches(const Trigger& trigger, absl::string_view request_text);
@@ -35,9 +36,15 @@ bool Matches(const Trigger& trigger, absl::string_view request_text);
 Json TriggerToJson(const Trigger& trigger);
 absl::StatusOr<Trigger> TriggerFromJson(const Json& json, const std::string& path);
 
-// Finds a trigger that matches every text of `inside` and no text of `outside`, built from the fewest,
-// longest shared word sequences; NotFound when there is none of at most `max_terms` terms.
-// Deterministic. Used to scope skills and adapters from the failures of a cluster.
+// Finds a trigger that matches every text of `inside` and no text of `outside`, for the scope of a
+// skill or an adapter from the failures of a cluster. Terms are word sequences shared by the inside
+// texts, at least 4 letters or digits long. The first of these that exists:
+//   1. all_of with the fewest phrases that every inside text contains; among equals the longest;
+//   2. any_of with few phrases (greedy cover), each in no outside text and in two inside texts or
+//   more.
+// Deterministic; the order of the texts does not matter. Linear in the length of the texts.
+// Errors: InvalidArgument  inside is empty or max_terms is not in [1, 4]
+//         NotFound         no such trigger has at most `max_terms` terms
 absl::StatusOr<Trigger> DeriveTrigger(absl::Span<const std::string> inside,
                                       absl::Span<const std::string> outside, int max_terms = 3);
 
