@@ -31,9 +31,9 @@ MATCHER(IsOk, "") {
 // ASSERT_OK_AND_ASSIGN(auto x, MakeX());
 #define ASSERT_OK_AND_ASSIGN(lhs, expr) \
   ASSERT_OK_AND_ASSIGN_(EVOLORA_TEST_CONCAT_(statusor_, __LINE__), lhs, expr)
-#define ASSERT_OK_AND_ASSIGN_(var, lhs, expr)   \
-  auto var = (expr);                            \
-  ASSERT_TRUE(var.ok()) << var.status();        \
+#define ASSERT_OK_AND_ASSIGN_(var, lhs, expr) \
+  auto var = (expr);                          \
+  ASSERT_TRUE(var.ok()) << var.status();      \
   lhs = *std::move(var)
 #define EVOLORA_TEST_CONCAT_(a, b) EVOLORA_TEST_CONCAT_INNER_(a, b)
 #define EVOLORA_TEST_CONCAT_INNER_(a, b) a##b
