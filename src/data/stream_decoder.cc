@@ -28,13 +28,6 @@ absl::string_view AppendComplete(absl::string_view bytes, std::string& out) {
 
 }  // namespace
 
-std::string ReplaceInvalidUtf8(absl::string_view bytes) {
-  std::string text;
-  text.reserve(bytes.size());
-  if (!AppendComplete(bytes, text).empty()) text += kReplacement;
-  return text;
-}
-
 StreamDecoder::StreamDecoder(std::shared_ptr<const Tokenizer> tokenizer)
     : tokenizer_(std::move(tokenizer)) {}
 

@@ -9,12 +9,8 @@
 
 namespace evolora {
 
-// `bytes` with each maximal invalid sequence as one U+FFFD, as Python's errors="replace" and
-// WHATWG do (Unicode 15, section 3.9, "substitution of maximal subparts").
-std::string ReplaceInvalidUtf8(absl::string_view bytes);
-
 // Turns generated ids into text piece by piece without ever cutting a character:
-//   all Push() results + Finish() == ReplaceInvalidUtf8(tokenizer.Decode(ids)).
+//   all Push() results + Finish() == ReplaceInvalidUtf8(tokenizer.Decode(ids))  (core/json.h).
 // An invalid byte becomes U+FFFD as soon as it is known to be invalid. Not thread-safe.
 class StreamDecoder {
  public:
