@@ -1,0 +1,106 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "evolora/adapters/lora_adapter.h"
+#include "evolora/core/clock.h"
+#include "evolora/core/compute.h"
+#include "evolora/core/language_model.h"
+#include "evolora/model/llama_weights.h"
+
+namespace evolora {
+
+class Decoder;
+struct PackedLora;
+
+struct EngineOptions {
+  int64_t max_rows = 64;                       // rows that decode at once; more wait their turn
+  int64_t max_step_tokens = 512;               // tokens of one forward step (bounds the buffers)
+  int64_t max_cache_bytes = int64_t{4} << 30;  // keys and values of all rows at once
+  const Clock* clock = &SystemClock();         // for spent().seconds; must outlive the engine
+};
+
+struct EngineRequest {
+  std::vector<TokenId> prompt;  // at least one id
+  std::string adapter;          // a loaded digest; empty = bare base
+  int32_t max_new_tokens = 64;  // >= 1
+  Sampling sampling;
+  std::vector<TokenId> stop_ids;  // end the row; not part of its ids
+  // Called with each id that joins the row, in order, on the caller's thread; true ends the row.
+  // May be empty.
+  std::function<bool(TokenId)> on_token;
+};
+
+struct EngineCompletion {
+  std::vector<TokenId> ids;  // without the stop id
+  bool stopped = false;      // by a stop id or on_token; false: max_new_tokens reached
+  double sum_logprob = 0;    // natural log, of `ids` under the model at temperature 1
+};
+
+// Generates and scores token ids with a frozen base on the CPU, fp32: rows of unequal length share
+// the matrix products without padding, each row with its own adapter or none; new rows join as
+// soon as others finish; a prompt that begins like another row's (same adapter) takes over that
+// row's keys and values instead of computing them again.
+//
+// Exactness: the sums behind one token run in one fixed order that depends on its row alone. So a
+//   row's logits are the same bits whatever rows stand beside it, however its prompt was cut into
+//   steps or shared, and with any number of threads; a row without an adapter is the bare base bit
+//   for bit. (Tested for each of these. Between CPU types the last bits may differ.)
+//   Logits agree with ReferenceLogits within 1e-4 on unit-scale models.
+// Threads: one caller at a time; LibTorch's threads inside (InitTorch).
+// Memory: the weights once more, packed; KvCache bytes per row: 8 * layers * kv heads * head_dim *
+//   (prompt + max_new_tokens).
+class Engine {
+ public:
+  // Errors: InvalidArgument  options out of range
+  //         ResourceExhausted  no memory for the packed weights
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(std::shared_ptr<const LlamaWeights> weights,
+                                                        const EngineOptions& options = {});
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  // Loads an adapter and returns its digest (AdapterDigest). Loading it again changes nothing.
+  // InvalidArgument: it does not fit the base; names the module.
+  absl::StatusOr<std::string> LoadAdapter(const LoraAdapter& adapter);
+  // NotFound when no such adapter is loaded.
+  absl::Status UnloadAdapter(const std::string& digest);
+  std::vector<std::string> LoadedAdapters() const;
+
+  // One completion per request, in order.
+  // Errors: InvalidArgument    names the row: empty prompt, id out of range, prompt +
+  //                            max_new_tokens over the context, bad sampling values
+  //         NotFound           adapter not loaded; names the row
+  //         ResourceExhausted  one row's cache is over max_cache_bytes, or memory ran out
+  //         Internal           logits are not finite
+  absl::StatusOr<std::vector<EngineCompletion>> Generate(absl::Span<const EngineRequest> requests);
+  // Log-probabilities of given ids. Errors: as Generate.
+  absl::StatusOr<std::vector<Scored>> Score(absl::Span<const ScoreRequest> requests);
+
+  // Since construction. prompt_tokens counts the ids of all prompts and scored rows; flops only
+  // what was computed (shared prefixes once).
+  const Compute& spent() const { return spent_; }
+  const LlamaConfig& config() const;
+
+ private:
+  Engine(std::shared_ptr<const LlamaWeights> weights, const EngineOptions& options);
+  absl::Status CheckRow(size_t row, absl::Span<const TokenId> ids, int64_t new_tokens,
+                        const std::string& adapter) const;
+  // Null for "": the bare base. REQUIRES: loaded.
+  const PackedLora* FindLora(const std::string& adapter) const;
+
+  EngineOptions options_;
+  std::unique_ptr<Decoder> decoder_;
+  std::map<std::string, std::unique_ptr<const PackedLora>> loras_;
+  Compute spent_;
+};
+
+}  // namespace evolora

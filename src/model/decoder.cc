@@ -1,0 +1,204 @@
+#include "decoder.h"
+
+#include <algorithm>
+
+#include "ATen/Functions.h"
+#include "ATen/Parallel.h"
+#include "attention.h"
+#include "evolora/model/rope.h"
+#include "kernels.h"
+
+// M tokens of a step, D model width, F MLP width.
+namespace evolora {
+namespace {
+
+std::vector<float> JoinedBias(const LlamaLayer& layer) {
+  std::vector<float> joined;
+  for (const at::Tensor* bias : {&layer.q_bias, &layer.k_bias, &layer.v_bias}) {
+    if (!bias->defined()) return {};
+    const float* data = bias->const_data_ptr<float>();
+    joined.insert(joined.end(), data, data + bias->numel());
+  }
+  return joined;
+}
+
+void AddRow(const float* values, int64_t n, float* y) {
+  for (int64_t i = 0; i < n; ++i) y[i] += values[i];
+}
+
+// Runs body(token) over the tokens of a step on all threads.
+template <typename Body>
+void ForTokens(int64_t count, const Body& body) {
+  at::parallel_for(0, count, 8, [&](int64_t begin, int64_t end) {
+    for (int64_t m = begin; m < end; ++m) body(m);
+  });
+}
+
+}  // namespace
+
+Decoder::Decoder(std::shared_ptr<const LlamaWeights> weights)
+    : weights_(std::move(weights)), rope_frequencies_(RopeInverseFrequencies(weights_->config)) {
+  for (const LlamaLayer& layer : weights_->layers) {
+    layers_.push_back({.qkv = PackedMatrix({layer.q, layer.k, layer.v}),
+                       .o = PackedMatrix({layer.o}),
+                       .gate_up = PackedMatrix({layer.gate, layer.up}),
+                       .down = PackedMatrix({layer.down}),
+                       .qkv_bias = JoinedBias(layer)});
+  }
+  head_ = PackedMatrix({weights_->head});
+}
+
+void Decoder::GrowRope(int64_t positions) {
+  const int64_t have = rope_cos_.defined() ? rope_cos_.size(0) : 0;
+  if (positions <= have) return;
+  const RopeTables tables =
+      RopeAt(rope_frequencies_, at::arange(std::max(positions, 2 * have), at::kLong));
+  rope_cos_ = tables.cos;
+  rope_sin_ = tables.sin;
+}
+
+void Decoder::Prepare(absl::Span<const Row> rows) {
+  tokens_.clear();
+  runs_.clear();
+  int64_t longest = 0;
+  int64_t max_rank = 0;
+  for (const Row& row : rows) {
+    const auto begin = static_cast<int64_t>(tokens_.size());
+    for (size_t i = 0; i < row.ids.size(); ++i) {
+      tokens_.push_back({row.cache, row.cache->length() + static_cast<int64_t>(i)});
+    }
+    longest = std::max(longest, tokens_.back().position + 1);
+    if (row.lora == nullptr) continue;
+    max_rank = std::max(max_rank, row.lora->max_rank);
+    const auto count = static_cast<int64_t>(row.ids.size());
+    if (!runs_.empty() && runs_.back().lora == row.lora &&
+        runs_.back().begin + runs_.back().count == begin) {
+      runs_.back().count += count;
+    } else {
+      runs_.push_back({row.lora, begin, count});
+    }
+  }
+  GrowRope(longest);
+  num_tokens_ = static_cast<int64_t>(tokens_.size());
+  const LlamaConfig& c = config();
+  const auto m = static_cast<size_t>(num_tokens_);
+  const auto heads = static_cast<size_t>(c.num_heads * c.head_dim);
+  const auto kv = static_cast<size_t>(c.num_kv_heads * c.head_dim);
+  const auto width = static_cast<size_t>(c.hidden_size);
+  const auto mlp_width = static_cast<size_t>(c.intermediate_size);
+  x_.resize(m * width);
+  norm_.resize(m * width);
+  qkv_.resize(m * (heads + 2 * kv));
+  mixed_.resize(m * heads);
+  gate_up_.resize(m * 2 * mlp_width);
+  act_.resize(m * mlp_width);
+  lora_scratch_.resize(m * static_cast<size_t>(max_rank));
+}
+
+void Decoder::Norm(const at::Tensor& weight, const float* x, float* y) const {
+  const int64_t width = config().hidden_size;
+  const float* scale = weight.const_data_ptr<float>();
+  const auto eps = static_cast<float>(config().rms_norm_eps);
+  ForTokens(num_tokens_, [&](int64_t m) {
+    Kernels().rms_norm(x + m * width, scale, width, eps, y + m * width);
+  });
+}
+
+void Decoder::AddLora(const LoraGroup PackedLora::Layer::*group, int64_t layer, const float* x,
+                      int64_t ldx, float* y, int64_t ldy) {
+  for (const AdapterRun& run : runs_) {
+    const LoraGroup& lora = run.lora->layers[static_cast<size_t>(layer)].*group;
+    lora.ApplyAdd(x + run.begin * ldx, ldx, run.count, y + run.begin * ldy, ldy,
+                  lora_scratch_.data());
+  }
+}
+
+// Adds the biases, normalises heads where the architecture does, turns q and k, and keeps k and v.
+void Decoder::RotateAndStore(int64_t layer) {
+  const LlamaConfig& c = config();
+  const LlamaLayer& weights = weights_->layers[static_cast<size_t>(layer)];
+  const std::vector<float>& bias = layers_[static_cast<size_t>(layer)].qkv_bias;
+  const int64_t width = c.head_dim;
+  const int64_t stride = (c.num_heads + 2 * c.num_kv_heads) * width;
+  const float* cos = rope_cos_.const_data_ptr<float>();
+  const float* sin = rope_sin_.const_data_ptr<float>();
+  const auto eps = static_cast<float>(c.rms_norm_eps);
+  const KernelTable& kernels = Kernels();
+  ForTokens(num_tokens_, [&](int64_t m) {
+    float* row = qkv_.data() + m * stride;
+    const Token& token = tokens_[static_cast<size_t>(m)];
+    if (!bias.empty()) AddRow(bias.data(), stride, row);
+    for (int64_t h = 0; h < c.num_heads + c.num_kv_heads; ++h) {
+      float* head = row + h * width;
+      if (c.qk_norm) {
+        const at::Tensor& scale = h < c.num_heads ? weights.q_norm : weights.k_norm;
+        kernels.rms_norm(head, scale.const_data_ptr<float>(), width, eps, head);
+      }
+      const int64_t offset = token.position * (width / 2);
+      kernels.rotate(head, cos + offset, sin + offset, width / 2);
+    }
+    const float* key = row + c.num_heads * width;
+    token.cache->Put(layer, token.position, key, key + c.num_kv_heads * width);
+  });
+}
+
+void Decoder::Mlp(int64_t layer) {
+  const Layer& packed = layers_[static_cast<size_t>(layer)];
+  const int64_t width = config().hidden_size;
+  const int64_t mlp_width = config().intermediate_size;
+  Norm(weights_->layers[static_cast<size_t>(layer)].post_norm, x_.data(), norm_.data());
+  packed.gate_up.Apply(norm_.data(), width, num_tokens_, gate_up_.data(), 2 * mlp_width);
+  AddLora(&PackedLora::Layer::gate_up, layer, norm_.data(), width, gate_up_.data(), 2 * mlp_width);
+  ForTokens(num_tokens_, [&](int64_t m) {
+    const float* gate = gate_up_.data() + m * 2 * mlp_width;
+    Kernels().silu_mul(gate, gate + mlp_width, mlp_width, act_.data() + m * mlp_width);
+  });
+  packed.down.ApplyAdd(act_.data(), mlp_width, num_tokens_, x_.data(), width);
+  AddLora(&PackedLora::Layer::down, layer, act_.data(), mlp_width, x_.data(), width);
+}
+
+const float* Decoder::Step(absl::Span<const Row> rows) {
+  Prepare(rows);
+  const LlamaConfig& c = config();
+  const int64_t width = c.hidden_size;
+  const int64_t heads = c.num_heads * c.head_dim;
+  const int64_t qkv_width = heads + 2 * c.num_kv_heads * c.head_dim;
+  std::vector<AttentionRow> attention_rows;
+  int64_t m = 0;
+  for (const Row& row : rows) {
+    const auto count = static_cast<int64_t>(row.ids.size());
+    attention_rows.push_back({m, count, row.cache->length(), row.cache});
+    for (TokenId id : row.ids) {
+      std::copy_n(weights_->embedding.const_data_ptr<float>() + id * width, width,
+                  x_.data() + m++ * width);
+    }
+  }
+  const Attention attention(c, attention_rows);
+  for (int64_t layer = 0; layer < c.num_layers; ++layer) {
+    const Layer& packed = layers_[static_cast<size_t>(layer)];
+    const LlamaLayer& weights = weights_->layers[static_cast<size_t>(layer)];
+    Norm(weights.input_norm, x_.data(), norm_.data());
+    packed.qkv.Apply(norm_.data(), width, num_tokens_, qkv_.data(), qkv_width);
+    AddLora(&PackedLora::Layer::qkv, layer, norm_.data(), width, qkv_.data(), qkv_width);
+    RotateAndStore(layer);
+    attention.Run(layer, qkv_.data(), qkv_width, mixed_.data(), heads);
+    packed.o.ApplyAdd(mixed_.data(), heads, num_tokens_, x_.data(), width);
+    AddLora(&PackedLora::Layer::o, layer, mixed_.data(), heads, x_.data(), width);
+    if (weights.o_bias.defined()) {
+      const float* bias = weights.o_bias.const_data_ptr<float>();
+      ForTokens(num_tokens_, [&](int64_t i) { AddRow(bias, width, x_.data() + i * width); });
+    }
+    Mlp(layer);
+  }
+  for (const Row& row : rows) {
+    row.cache->set_length(row.cache->length() + static_cast<int64_t>(row.ids.size()));
+  }
+  Norm(weights_->final_norm, x_.data(), norm_.data());
+  return norm_.data();
+}
+
+void Decoder::Head(const float* hidden, int64_t rows, float* logits) const {
+  head_.Apply(hidden, config().hidden_size, rows, logits, config().vocab_size);
+}
+
+}  // namespace evolora

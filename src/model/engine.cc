@@ -1,0 +1,145 @@
+#include "evolora/model/engine.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "c10/core/InferenceMode.h"
+#include "decoder.h"
+#include "evolora/core/status_macros.h"
+#include "evolora/model/lora_tensors.h"
+#include "evolora/model/torch_status.h"
+#include "generation.h"
+#include "packed_lora.h"
+#include "sampler.h"
+#include "scoring.h"
+
+namespace evolora {
+namespace {
+
+absl::Status CheckOptions(const EngineOptions& options) {
+  if (options.max_rows < 1 || options.max_step_tokens < 1 || options.max_cache_bytes < 1) {
+    return absl::InvalidArgumentError(absl::StrCat("engine options: max_rows = ", options.max_rows,
+                                                   ", max_step_tokens = ", options.max_step_tokens,
+                                                   ", max_cache_bytes = ", options.max_cache_bytes,
+                                                   "; all must be positive"));
+  }
+  if (options.clock == nullptr) return absl::InvalidArgumentError("engine options: no clock");
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(std::shared_ptr<const LlamaWeights> weights,
+                                                       const EngineOptions& options) {
+  if (weights == nullptr) return absl::InvalidArgumentError("engine: no weights");
+  RETURN_IF_ERROR(CheckOptions(options));
+  return CatchTorch("Engine::Create", [&]() -> absl::StatusOr<std::unique_ptr<Engine>> {
+    c10::InferenceMode inference;
+    return std::unique_ptr<Engine>(new Engine(std::move(weights), options));
+  });
+}
+
+Engine::Engine(std::shared_ptr<const LlamaWeights> weights, const EngineOptions& options)
+    : options_(options), decoder_(std::make_unique<Decoder>(std::move(weights))) {}
+
+Engine::~Engine() = default;
+
+const LlamaConfig& Engine::config() const { return decoder_->config(); }
+
+absl::StatusOr<std::string> Engine::LoadAdapter(const LoraAdapter& adapter) {
+  ASSIGN_OR_RETURN(const LoraTensors lora, LoraTensorsFromAdapter(config(), adapter));
+  std::string digest = AdapterDigest(adapter);
+  return CatchTorch("Engine::LoadAdapter", [&]() -> absl::StatusOr<std::string> {
+    auto& slot = loras_[digest];
+    if (slot == nullptr) slot = std::make_unique<PackedLora>(config(), lora);
+    return digest;
+  });
+}
+
+absl::Status Engine::UnloadAdapter(const std::string& digest) {
+  if (loras_.erase(digest) == 1) return absl::OkStatus();
+  return absl::NotFoundError(absl::StrCat("adapter ", digest, " is not loaded"));
+}
+
+std::vector<std::string> Engine::LoadedAdapters() const {
+  std::vector<std::string> digests;
+  for (const auto& [digest, lora] : loras_) digests.push_back(digest);
+  return digests;
+}
+
+const PackedLora* Engine::FindLora(const std::string& adapter) const {
+  return adapter.empty() ? nullptr : loras_.at(adapter).get();
+}
+
+absl::Status Engine::CheckRow(size_t row, absl::Span<const TokenId> ids, int64_t new_tokens,
+                              const std::string& adapter) const {
+  const auto count = static_cast<int64_t>(ids.size());
+  if (count == 0) return absl::InvalidArgumentError(absl::StrCat("row ", row, ": empty prompt"));
+  for (size_t t = 0; t < ids.size(); ++t) {
+    if (ids[t] < 0 || ids[t] >= config().vocab_size) {
+      return absl::InvalidArgumentError(absl::StrCat("row ", row, ": id ", ids[t], " at position ",
+                                                     t, " is outside the vocabulary of ",
+                                                     config().vocab_size));
+    }
+  }
+  if (count + new_tokens > config().max_positions) {
+    return absl::InvalidArgumentError(absl::StrCat("row ", row, ": ", count, " prompt and ",
+                                                   new_tokens, " new tokens exceed the context of ",
+                                                   config().max_positions));
+  }
+  const int64_t bytes = KvCache::BytesFor(config(), count + new_tokens);
+  if (bytes > options_.max_cache_bytes) {
+    return absl::ResourceExhaustedError(absl::StrCat("row ", row, ": needs ", bytes,
+                                                     " cache bytes, max_cache_bytes is ",
+                                                     options_.max_cache_bytes));
+  }
+  if (!adapter.empty() && loras_.count(adapter) == 0) {
+    return absl::NotFoundError(absl::StrCat("row ", row, ": adapter ", adapter, " is not loaded"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<EngineCompletion>> Engine::Generate(
+    absl::Span<const EngineRequest> requests) {
+  std::vector<const PackedLora*> loras;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const EngineRequest& request = requests[i];
+    if (request.max_new_tokens < 1) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("row ", i, ": max_new_tokens = ", request.max_new_tokens));
+    }
+    RETURN_IF_ERROR(CheckRow(i, request.prompt, request.max_new_tokens, request.adapter));
+    RETURN_IF_ERROR(Annotate(CheckSampling(request.sampling), absl::StrCat("row ", i)));
+    loras.push_back(FindLora(request.adapter));
+  }
+  using Result = absl::StatusOr<std::vector<EngineCompletion>>;
+  return CatchTorch("Engine::Generate", [&]() -> Result {
+    c10::InferenceMode inference;
+    const double start = options_.clock->MonotonicSeconds();
+    Generation generation(*decoder_, options_, requests, std::move(loras));
+    Result result = generation.Run();
+    spent_ += generation.spent();
+    spent_.seconds += options_.clock->MonotonicSeconds() - start;
+    return result;
+  });
+}
+
+absl::StatusOr<std::vector<Scored>> Engine::Score(absl::Span<const ScoreRequest> requests) {
+  std::vector<const PackedLora*> loras;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    RETURN_IF_ERROR(CheckRow(i, requests[i].ids, 0, requests[i].adapter));
+    loras.push_back(FindLora(requests[i].adapter));
+  }
+  using Result = absl::StatusOr<std::vector<Scored>>;
+  return CatchTorch("Engine::Score", [&]() -> Result {
+    c10::InferenceMode inference;
+    const double start = options_.clock->MonotonicSeconds();
+    Scoring scoring(*decoder_, options_, requests, std::move(loras));
+    Result result = scoring.Run();
+    spent_ += scoring.spent();
+    spent_.seconds += options_.clock->MonotonicSeconds() - start;
+    return result;
+  });
+}
+
+}  // namespace evolora

@@ -1,0 +1,63 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "decoder.h"
+#include "evolora/core/random.h"
+#include "evolora/model/engine.h"
+
+namespace evolora {
+
+// One Generate call: admits rows while there is room, steps them together, samples, retires.
+// Requests are checked already; `loras` has one entry per request.
+class Generation {
+ public:
+  Generation(Decoder& decoder, const EngineOptions& options,
+             absl::Span<const EngineRequest> requests, std::vector<const PackedLora*> loras);
+
+  absl::StatusOr<std::vector<EngineCompletion>> Run();
+  // Of this run.
+  const Compute& spent() const { return spent_; }
+
+ private:
+  struct Row {
+    size_t request;
+    std::vector<TokenId> context;  // prompt and what was generated
+    std::unique_ptr<KvCache> cache;
+    const PackedLora* lora;
+    Random random;
+    int64_t cache_bytes;
+    bool is_done = false;
+    // Tokens whose keys and values are missing; the last of them gives the next logits.
+    int64_t todo() const { return static_cast<int64_t>(context.size()) - cache->length(); }
+  };
+  struct Planned {
+    Row* row;
+    int64_t count;  // tokens of this step
+  };
+
+  void Admit();
+  bool TakesPrefixLater(size_t index);
+  std::vector<Planned> PlanStep();
+  absl::Status Step(const std::vector<Planned>& plan);
+  absl::Status SampleRows(absl::Span<Row* const> rows, const std::vector<float>& logits);
+  void Accept(Row& row, TokenId id, double logprob);
+  void Retire();
+
+  Decoder& decoder_;
+  const EngineOptions& options_;
+  absl::Span<const EngineRequest> requests_;
+  std::vector<const PackedLora*> loras_;
+  std::vector<EngineCompletion> completions_;
+  std::vector<std::unique_ptr<Row>> rows_;  // active, equal adapters side by side
+  size_t next_request_ = 0;
+  int64_t cache_bytes_ = 0;
+  std::vector<float> hidden_, logits_;
+  Compute spent_;
+};
+
+}  // namespace evolora

@@ -1,0 +1,179 @@
+// The loops behind one KernelTable. Included by kernels_<isa>.cc after EVOLORA_KERNEL_TABLE (name
+// of the table), EVOLORA_KERNEL_NAME and EVOLORA_GEMM_ROWS (rows of one register block) are
+// defined, and compiled with that instruction set's flags. Everything has internal linkage and no
+// standard function is called, so that no code compiled for a newer CPU can be merged into other
+// files.
+
+#include <cstdint>
+
+#include "kernels.h"
+
+namespace evolora {
+namespace {
+
+constexpr int kLanes = 16;
+typedef float Lanes __attribute__((vector_size(64), aligned(4)));
+
+inline float RoundToFloat(double x) { return static_cast<float>(x); }
+
+// exp(x) within 2 ulp (range reduction and degree-6 polynomial as in Cephes expf); 0 below -87.
+inline float Exp(float x) {
+  const float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  const float clamped = x < -87.0f ? -87.0f : (x > 88.0f ? 88.0f : x);
+  const float shifted = clamped * 1.44269504088896341f + kMagic;
+  const float n = shifted - kMagic;
+  float r = clamped - n * 0.693359375f;
+  r = r + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  const float y = p * (r * r) + (r + 1.0f);
+  const int32_t exponent = (static_cast<int32_t>(n) + 127) << 23;
+  float power;
+  __builtin_memcpy(&power, &exponent, sizeof power);
+  return x < -87.0f ? 0.0f : y * power;
+}
+
+// Adds 16 partial sums in a fixed order.
+inline double SumLanes(const double* lanes) {
+  double sum = 0;
+  for (int i = 0; i < kLanes; ++i) sum += lanes[i];
+  return sum;
+}
+
+template <int kRows>
+__attribute__((always_inline)) inline void GemmBlock(const GemmArgs& args, int64_t first_row) {
+  const float* x = args.x + first_row * args.ldx;
+  const float* panel = args.panel;
+  Lanes sums[kRows][2];
+  for (int i = 0; i < kRows; ++i) sums[i][0] = sums[i][1] = Lanes{};
+  for (int64_t k = 0; k < args.depth; ++k) {
+    const Lanes left = *reinterpret_cast<const Lanes*>(panel + k * kPanelColumns);
+    const Lanes right = *reinterpret_cast<const Lanes*>(panel + k * kPanelColumns + kLanes);
+    for (int i = 0; i < kRows; ++i) {
+      const float value = x[i * args.ldx + k];
+      sums[i][0] += value * left;
+      sums[i][1] += value * right;
+    }
+  }
+  for (int i = 0; i < kRows; ++i) {
+    float* y = args.y + (first_row + i) * args.ldy;
+    if (args.columns == kPanelColumns) {
+      Lanes* out = reinterpret_cast<Lanes*>(y);
+      Lanes* out_right = reinterpret_cast<Lanes*>(y + kLanes);
+      const bool add = args.store == GemmStore::kAdd;
+      *out = add ? *out + sums[i][0] : sums[i][0];
+      *out_right = add ? *out_right + sums[i][1] : sums[i][1];
+      continue;
+    }
+    float row[kPanelColumns];
+    *reinterpret_cast<Lanes*>(row) = sums[i][0];
+    *reinterpret_cast<Lanes*>(row + kLanes) = sums[i][1];
+    for (int64_t j = 0; j < args.columns; ++j) {
+      y[j] = args.store == GemmStore::kAdd ? y[j] + row[j] : row[j];
+    }
+  }
+}
+
+// Runs the block of exactly `rows` <= kRows rows.
+template <int kRows>
+__attribute__((always_inline)) inline void GemmTail(const GemmArgs& args, int64_t first_row,
+                                                    int64_t rows) {
+  if (rows == kRows) return GemmBlock<kRows>(args, first_row);
+  if constexpr (kRows > 1) GemmTail<kRows - 1>(args, first_row, rows);
+}
+
+void Gemm(const GemmArgs& args) {
+  int64_t row = 0;
+  while (row < args.rows) {
+    const int64_t left = args.rows - row;
+    int64_t take = EVOLORA_GEMM_ROWS;
+    if (left <= EVOLORA_GEMM_ROWS) {
+      take = left;
+    } else if (left < 2 * EVOLORA_GEMM_ROWS) {
+      take = (left + 1) / 2;  // two even blocks beat a full one and a stump
+    }
+    GemmTail<EVOLORA_GEMM_ROWS>(args, row, take);
+    row += take;
+  }
+}
+
+void RmsNorm(const float* x, const float* weight, int64_t n, float eps, float* y) {
+  double lanes[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int j = 0; j < kLanes; ++j) lanes[j] += static_cast<double>(x[i + j]) * x[i + j];
+  }
+  for (; i < n; ++i) lanes[i % kLanes] += static_cast<double>(x[i]) * x[i];
+  const float mean = RoundToFloat(SumLanes(lanes) / static_cast<double>(n));
+  const float factor = 1.0f / __builtin_sqrtf(mean + eps);
+  for (int64_t j = 0; j < n; ++j) y[j] = weight[j] * (x[j] * factor);
+}
+
+void Rotate(float* head, const float* cos, const float* sin, int64_t half) {
+  for (int64_t i = 0; i < half; ++i) {
+    const float a = head[i];
+    const float b = head[i + half];
+    head[i] = a * cos[i] - b * sin[i];
+    head[i + half] = b * cos[i] + a * sin[i];
+  }
+}
+
+void SiluMul(const float* gate, const float* up, int64_t n, float* y) {
+  for (int64_t i = 0; i < n; ++i) y[i] = gate[i] / (1.0f + Exp(-gate[i])) * up[i];
+}
+
+inline float Max(const float* x, int64_t n) {
+  float lanes[kLanes];
+  for (int j = 0; j < kLanes; ++j) lanes[j] = x[0];
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int j = 0; j < kLanes; ++j) lanes[j] = x[i + j] > lanes[j] ? x[i + j] : lanes[j];
+  }
+  for (; i < n; ++i) lanes[0] = x[i] > lanes[0] ? x[i] : lanes[0];
+  float max = lanes[0];
+  for (int j = 1; j < kLanes; ++j) max = lanes[j] > max ? lanes[j] : max;
+  return max;
+}
+
+void Softmax(float* x, int64_t n, float scale) {
+  const float max = Max(x, n);
+  float lanes[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int j = 0; j < kLanes; ++j) {
+      x[i + j] = Exp((x[i + j] - max) * scale);
+      lanes[j] += x[i + j];
+    }
+  }
+  for (; i < n; ++i) {
+    x[i] = Exp((x[i] - max) * scale);
+    lanes[i % kLanes] += x[i];
+  }
+  double sum = 0;
+  for (int j = 0; j < kLanes; ++j) sum += lanes[j];
+  const float factor = RoundToFloat(1.0 / sum);
+  for (int64_t j = 0; j < n; ++j) x[j] *= factor;
+}
+
+double LogSumExp(const float* x, int64_t n) {
+  const float max = Max(x, n);
+  double lanes[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int j = 0; j < kLanes; ++j) lanes[j] += Exp(x[i + j] - max);
+  }
+  for (; i < n; ++i) lanes[i % kLanes] += Exp(x[i] - max);
+  return static_cast<double>(max) + __builtin_log(SumLanes(lanes));
+}
+
+}  // namespace
+
+extern const KernelTable EVOLORA_KERNEL_TABLE;
+const KernelTable EVOLORA_KERNEL_TABLE = {
+    EVOLORA_KERNEL_NAME, Gemm, RmsNorm, Rotate, SiluMul, Softmax, LogSumExp};
+
+}  // namespace evolora

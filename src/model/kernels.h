@@ -1,0 +1,56 @@
+#pragma once
+
+#include <cstdint>
+
+namespace evolora {
+
+// The inner loops of the engine, compiled once per instruction set (kernel_body.h) and chosen at
+// run time. Each function treats rows independently and adds in one fixed order, so the result of a
+// row depends neither on the other rows of a call nor on how rows are split over calls and threads.
+// With FMA (AVX2 and AVX-512 tables, equal to each other bit for bit) the last bits differ from the
+// generic table's.
+//
+// Panel: columns of a matrix [depth, 32], row-major: what PackedMatrix and KvCache store.
+constexpr int64_t kPanelColumns = 32;
+
+enum class GemmStore { kSet, kAdd };
+
+struct GemmArgs {
+  const float* x = nullptr;  // [rows, depth], row stride ldx
+  int64_t ldx = 0;
+  int64_t rows = 0;
+  const float* panel = nullptr;  // [depth, 32]
+  int64_t depth = 0;
+  float* y = nullptr;  // [rows, columns], row stride ldy
+  int64_t ldy = 0;
+  int64_t columns = 0;  // <= 32; the panel's further columns are computed and dropped
+  GemmStore store = GemmStore::kSet;
+};
+
+struct KernelTable {
+  const char* name;
+  // y = x panel, or y += x panel; sums run over depth in ascending order.
+  void (*gemm)(const GemmArgs& args);
+  // y = weight * x / sqrt(mean(x^2) + eps), over n values.
+  void (*rms_norm)(const float* x, const float* weight, int64_t n, float eps, float* y);
+  // Rotate-half RoPE in place on one head of 2 * half values.
+  void (*rotate)(float* head, const float* cos, const float* sin, int64_t half);
+  // y[i] = silu(gate[i]) * up[i].
+  void (*silu_mul)(const float* gate, const float* up, int64_t n, float* y);
+  // In place: softmax of scale * x over n >= 1 values.
+  void (*softmax)(float* x, int64_t n, float scale);
+  // log(sum(exp(x))) over n >= 1 values.
+  double (*log_sum_exp)(const float* x, int64_t n);
+};
+
+// The best table this CPU runs. Thread-safe.
+const KernelTable& Kernels();
+
+// All tables this CPU runs, generic first: for tests.
+struct KernelTableList {
+  const KernelTable* tables[3];
+  int count;
+};
+KernelTableList RunnableKernels();
+
+}  // namespace evolora

@@ -1,0 +1,113 @@
+#include "model/random_model.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "ATen/Functions.h"
+#include "evolora/core/random.h"
+
+namespace evolora::testing {
+namespace {
+
+at::Tensor Normal(Random& random, std::vector<int64_t> shape, double scale, double shift = 0) {
+  at::Tensor tensor = at::empty(shape, at::kFloat);
+  float* data = tensor.mutable_data_ptr<float>();
+  for (int64_t i = 0; i < tensor.numel(); ++i) {
+    const double radius = std::sqrt(-2 * std::log(1 - random.NextDouble()));
+    data[i] = static_cast<float>(shift + scale * radius * std::cos(2 * M_PI * random.NextDouble()));
+  }
+  return tensor;
+}
+
+at::Tensor Linear(Random& random, int64_t out, int64_t in) {
+  return Normal(random, {out, in}, 1 / std::sqrt(static_cast<double>(in)));
+}
+
+LlamaLayer RandomLayer(const LlamaConfig& c, Random& random) {
+  const int64_t q = c.num_heads * c.head_dim;
+  const int64_t kv = c.num_kv_heads * c.head_dim;
+  LlamaLayer layer;
+  layer.input_norm = Normal(random, {c.hidden_size}, 0.1, 1);
+  layer.post_norm = Normal(random, {c.hidden_size}, 0.1, 1);
+  layer.q = Linear(random, q, c.hidden_size);
+  layer.k = Linear(random, kv, c.hidden_size);
+  layer.v = Linear(random, kv, c.hidden_size);
+  layer.o = Linear(random, c.hidden_size, q);
+  if (c.qkv_bias) {
+    layer.q_bias = Normal(random, {q}, 0.3);
+    layer.k_bias = Normal(random, {kv}, 0.3);
+    layer.v_bias = Normal(random, {kv}, 0.3);
+  }
+  if (c.output_bias) layer.o_bias = Normal(random, {c.hidden_size}, 0.3);
+  if (c.qk_norm) {
+    layer.q_norm = Normal(random, {c.head_dim}, 0.1, 1);
+    layer.k_norm = Normal(random, {c.head_dim}, 0.1, 1);
+  }
+  layer.gate = Linear(random, c.intermediate_size, c.hidden_size);
+  layer.up = Linear(random, c.intermediate_size, c.hidden_size);
+  layer.down = Linear(random, c.hidden_size, c.intermediate_size);
+  return layer;
+}
+
+}  // namespace
+
+LlamaConfig SmallConfig() {
+  LlamaConfig config;
+  config.architecture = "llama";
+  config.vocab_size = 37;
+  config.hidden_size = 24;
+  config.intermediate_size = 44;
+  config.num_layers = 3;
+  config.num_heads = 6;
+  config.num_kv_heads = 2;
+  config.head_dim = 10;
+  config.max_positions = 512;
+  return config;
+}
+
+std::shared_ptr<const LlamaWeights> RandomWeights(const LlamaConfig& config, uint64_t seed) {
+  Random random(seed);
+  auto weights = std::make_shared<LlamaWeights>();
+  weights->config = config;
+  weights->embedding = Normal(random, {config.vocab_size, config.hidden_size}, 1);
+  for (int64_t i = 0; i < config.num_layers; ++i) {
+    weights->layers.push_back(RandomLayer(config, random));
+  }
+  weights->final_norm = Normal(random, {config.hidden_size}, 0.1, 1);
+  weights->head =
+      config.tied_head ? weights->embedding : Linear(random, config.vocab_size, config.hidden_size);
+  return weights;
+}
+
+LoraAdapter RandomAdapter(const LlamaConfig& config, int64_t rank, uint64_t seed, size_t stride) {
+  Random random(seed);
+  LoraAdapter adapter{.base_name = "random"};
+  const std::vector<std::string> paths = LinearModulePaths(config);
+  for (size_t i = 0; i < paths.size(); i += stride) {
+    const auto [out, in] = LinearShape(config, paths[i]);
+    LoraModule module{.path = paths[i],
+                      .rank = rank,
+                      .in_features = in,
+                      .out_features = out,
+                      .scale = 2,
+                      .a = std::vector<float>(static_cast<size_t>(rank * in)),
+                      .b = std::vector<float>(static_cast<size_t>(out * rank))};
+    for (float& value : module.a) value = static_cast<float>(random.NextDouble() - 0.5) * 0.5f;
+    for (float& value : module.b) value = static_cast<float>(random.NextDouble() - 0.5) * 0.5f;
+    adapter.modules.push_back(std::move(module));
+  }
+  std::sort(adapter.modules.begin(), adapter.modules.end(),
+            [](const LoraModule& a, const LoraModule& b) { return a.path < b.path; });
+  return adapter;
+}
+
+std::vector<TokenId> RandomIds(const LlamaConfig& config, int64_t count, uint64_t seed) {
+  Random random(seed);
+  std::vector<TokenId> ids;
+  for (int64_t i = 0; i < count; ++i) {
+    ids.push_back(static_cast<TokenId>(random.NextBelow(static_cast<uint64_t>(config.vocab_size))));
+  }
+  return ids;
+}
+
+}  // namespace evolora::testing
