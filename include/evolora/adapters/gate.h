@@ -55,7 +55,7 @@ struct GatePolicy {
   double alpha = 0.05;  // level of each bound, (0, 0.5]
   double min_gain = 0;  // the proven gain must exceed it, [0, 1)
   // Greatest net loss on protected behaviour, (0, 1). 0.05 because it can be proven with anchor
-  // sets of practical size (ZerosNeeded: 75 loss-free pairs) and is about what sampling noise
+  // sets of practical size (ZerosNeeded: 74 loss-free pairs) and is about what sampling noise
   // hides.
   double anchor_delta = 0.05;
   int64_t min_query_pairs = 10;  // no query decision before as many pairs
@@ -143,20 +143,24 @@ class SequentialGate {
     int64_t identical = 0;
     std::map<std::string, ClusterCounts> clusters;
     Part part = Part::kOpen;
+    double threshold;  // the mean gain is tested against it
+    MixtureBet above;  // evidence for gain > threshold
+    MixtureBet below;  // on the negated values: for gain < threshold
   };
   explicit SequentialGate(const GatePolicy& policy);
-  absl::Status Count(const PairedOutcome& pair, const char* split, Stream& stream);
+  static Stream MakeStream(double threshold);
+  // A split's evidence as numbers. Anchor turns gain into loss.
+  GateEvidence EvidenceOf(const Stream& stream, bool as_loss) const;
+  absl::Status Observe(const PairedOutcome& pair, int64_t min_pairs, Stream& stream);
+  std::string QueryReason(const GateEvidence& evidence) const;
+  std::string AnchorReason(const GateEvidence& evidence) const;
+  // Which limits are exceeded, in words; "" when none.
   std::string ShiftFailure() const;
 
   GatePolicy policy_;
-  MixtureBet gain_above_;  // evidence for gain > min_gain
-  MixtureBet gain_below_;  // for gain < min_gain
-  MixtureBet loss_above_;  // for loss > delta
-  MixtureBet loss_below_;  // for loss < delta
-  double log_threshold_;   // ln(1/alpha)
   std::set<std::string> seen_;
-  Stream query_;
-  Stream anchor_;
+  Stream query_;   // threshold min_gain
+  Stream anchor_;  // threshold -delta: a loss below delta is a gain above -delta
   ShiftMeasures shift_;
 };
 
