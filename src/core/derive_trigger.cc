@@ -1,9 +1,10 @@
 #include <algorithm>
 #include <cstdint>
+#include <iterator>
 #include <map>
 #include <set>
+#include <string_view>
 #include <unordered_map>
-#include <unordered_set>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -19,6 +20,7 @@ constexpr size_t kMaxPhrases = 64;  // longest shared phrases tried in combinati
 constexpr int kMinWordBytes = 4;    // shorter terms say nothing about a request
 constexpr size_t kMaxPhraseBytes = 1000;
 constexpr size_t kMaxCoverWords = 8;  // longest phrase of an any_of cover
+constexpr size_t kMaxCoverPhrases = 2000;
 constexpr size_t kMinCoverTexts = 2;  // one text's own phrase would be learned by heart
 
 using Symbol = int32_t;
@@ -32,6 +34,13 @@ bool IsWordByte(char c) {
 
 int CountWordBytes(absl::string_view text) {
   return static_cast<int>(std::count_if(text.begin(), text.end(), IsWordByte));
+}
+
+// Without blanks and punctuation at both ends: they vary most between requests of one kind.
+absl::string_view TrimToWords(absl::string_view text) {
+  while (!text.empty() && !IsWordByte(text.front())) text.remove_prefix(1);
+  while (!text.empty() && !IsWordByte(text.back())) text.remove_suffix(1);
+  return text;
 }
 
 // Cuts a folded text into words, blanks and single other bytes.
@@ -156,7 +165,7 @@ std::vector<std::string> SharedPhrases(const std::vector<std::string>& texts) {
     const char* begin = tokens[i + 1 - static_cast<size_t>(shared[i])].data();
     const char* end = tokens[i].data() + tokens[i].size();
     const absl::string_view phrase =
-        absl::StripAsciiWhitespace(absl::string_view(begin, static_cast<size_t>(end - begin)));
+        TrimToWords(absl::string_view(begin, static_cast<size_t>(end - begin)));
     if (CountWordBytes(phrase) >= kMinWordBytes && phrase.size() <= kMaxPhraseBytes) {
       phrases.emplace(phrase);
     }
@@ -200,7 +209,7 @@ std::vector<std::string> AllOfTerms(const std::vector<std::string>& inside,
 // Calls visit(phrase) for every sequence of 1 to kMaxCoverWords words of a text, as it stands
 // there.
 template <typename Visit>
-void ForEachPhrase(absl::string_view folded, const Visit& visit) {
+void ForEachPhrase(const std::string& folded, const Visit& visit) {
   std::vector<absl::string_view> words;
   for (const absl::string_view token : Tokens(folded)) {
     if (IsWordByte(token[0])) words.push_back(token);
@@ -209,47 +218,57 @@ void ForEachPhrase(absl::string_view folded, const Visit& visit) {
     const size_t end = std::min(words.size(), first + kMaxCoverWords);
     for (size_t last = first; last < end; ++last) {
       const char* stop = words[last].data() + words[last].size();
-      visit(
-          absl::string_view(words[first].data(), static_cast<size_t>(stop - words[first].data())));
+      visit(std::string_view(words[first].data(), static_cast<size_t>(stop - words[first].data())));
     }
   }
 }
 
-using PhraseTexts = std::map<std::string, std::vector<size_t>>;
+struct CoverPhrase {
+  std::string_view text;       // lies in an inside text
+  std::vector<size_t> inside;  // the inside texts it stands in
+};
 
-// Phrases of two or more inside texts that stand in no outside text, with the texts they stand in.
-PhraseTexts CoverPhrases(const std::vector<std::string>& inside,
-                         const std::vector<std::string>& outside) {
-  std::unordered_set<std::string> seen_outside;
-  for (const std::string& text : outside) {
-    ForEachPhrase(text, [&](absl::string_view phrase) { seen_outside.emplace(phrase); });
-  }
-  std::unordered_map<std::string, std::vector<size_t>> texts_of;
+bool CoversMore(const CoverPhrase& a, const CoverPhrase& b) {
+  if (a.inside.size() != b.inside.size()) return a.inside.size() > b.inside.size();
+  return a.text.size() != b.text.size() ? a.text.size() > b.text.size() : a.text < b.text;
+}
+
+// Phrases of two or more inside texts that are no phrase of an outside text, best cover first.
+std::vector<CoverPhrase> CoverPhrases(const std::vector<std::string>& inside,
+                                      const std::vector<std::string>& outside) {
+  std::unordered_map<std::string_view, std::vector<size_t>> texts_of;
   for (size_t i = 0; i < inside.size(); ++i) {
-    ForEachPhrase(inside[i], [&](absl::string_view phrase) {
-      std::string key(phrase);
-      if (CountWordBytes(phrase) < kMinWordBytes || seen_outside.count(key) > 0) return;
-      std::vector<size_t>& texts = texts_of[std::move(key)];
+    ForEachPhrase(inside[i], [&](std::string_view phrase) {
+      std::vector<size_t>& texts = texts_of[phrase];
       if (texts.empty() || texts.back() != i) texts.push_back(i);
     });
   }
-  PhraseTexts shared;
-  for (auto& [phrase, texts] : texts_of) {
-    if (texts.size() >= kMinCoverTexts) shared.emplace(phrase, std::move(texts));
+  for (auto it = texts_of.begin(); it != texts_of.end();) {
+    const absl::string_view phrase(it->first.data(), it->first.size());
+    const bool useful =
+        it->second.size() >= kMinCoverTexts && CountWordBytes(phrase) >= kMinWordBytes;
+    it = useful ? std::next(it) : texts_of.erase(it);
   }
-  return shared;
+  for (const std::string& text : outside) {
+    ForEachPhrase(text, [&](std::string_view phrase) { texts_of.erase(phrase); });
+  }
+  std::vector<CoverPhrase> phrases;
+  for (auto& [phrase, texts] : texts_of) phrases.push_back({phrase, std::move(texts)});
+  std::sort(phrases.begin(), phrases.end(), CoversMore);
+  if (phrases.size() > kMaxCoverPhrases) phrases.resize(kMaxCoverPhrases);
+  return phrases;
 }
 
-// The phrase that covers most uncovered texts; among equals the longest, then the first by byte.
-const PhraseTexts::value_type* BestCover(const PhraseTexts& phrases, const TextSet& covered) {
-  const PhraseTexts::value_type* best = nullptr;
+// The phrase with the most texts that are not covered yet, the first among equals; nullptr when no
+// phrase adds any.
+const CoverPhrase* BestCover(const std::vector<CoverPhrase>& phrases, const TextSet& covered) {
+  const CoverPhrase* best = nullptr;
   int64_t best_gain = 0;
-  for (const auto& entry : phrases) {
-    const int64_t gain = std::count_if(entry.second.begin(), entry.second.end(),
+  for (const CoverPhrase& phrase : phrases) {
+    const int64_t gain = std::count_if(phrase.inside.begin(), phrase.inside.end(),
                                        [&](size_t text) { return !covered[text]; });
-    if (gain == 0 || gain < best_gain) continue;
-    if (gain == best_gain && !LongerFirst(entry.first, best->first)) continue;
-    best = &entry;
+    if (gain <= best_gain) continue;
+    best = &phrase;
     best_gain = gain;
   }
   return best;
@@ -257,19 +276,20 @@ const PhraseTexts::value_type* BestCover(const PhraseTexts& phrases, const TextS
 
 std::vector<std::string> AnyOfTerms(const std::vector<std::string>& inside,
                                     const std::vector<std::string>& outside, int max_terms) {
-  PhraseTexts phrases = CoverPhrases(inside, outside);
+  std::vector<CoverPhrase> phrases = CoverPhrases(inside, outside);
   TextSet covered(inside.size());
   std::vector<std::string> picked;
   while (std::find(covered.begin(), covered.end(), false) != covered.end()) {
-    const PhraseTexts::value_type* best = BestCover(phrases, covered);
+    const CoverPhrase* best = BestCover(phrases, covered);
     if (best == nullptr || static_cast<int>(picked.size()) == max_terms) return {};
+    const std::string term(best->text);
     // A phrase may still stand inside longer words of an outside text.
-    const TextSet hits = TextsWith(outside, best->first);
+    const TextSet hits = TextsWith(outside, term);
     if (std::find(hits.begin(), hits.end(), true) == hits.end()) {
-      for (const size_t text : best->second) covered[text] = true;
-      picked.push_back(best->first);
+      for (const size_t text : best->inside) covered[text] = true;
+      picked.push_back(term);
     }
-    phrases.erase(std::string(best->first));
+    phrases.erase(phrases.begin() + (best - phrases.data()));
   }
   return picked;
 }
