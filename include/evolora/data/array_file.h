@@ -46,7 +46,7 @@ struct ArrayFileLimits {
 //
 //   file       = user-block hdf5
 //   user-block = "EVOLORA-ARRAYS\r\n" version:u32le=1 zero:u32 hdf5-size:u64le sha256(hdf5):32
-//   zero* hdf5       = superblock with base address 512; root group with one contiguous,
+//   zero* hdf5       = superblock; root group with one contiguous,
 //   unfiltered,
 //                little-endian dataset per array and one scalar attribute per attribute
 //
