@@ -26,8 +26,8 @@ struct ArtifactState {
 // Errors: FailedPrecondition "ambiguous": a knowledge entry asks the same question (NormaliseText)
 //           as another one valid at the same time, with another answer, and does not revoke it
 //         NotFound           RemoveItem, SetSkillTrigger or `revokes` names nothing there
-//         InvalidArgument    a field is empty, too long (kMaxItemBytes), a bad name, kind or
-//                            trigger, or valid_until <= valid_from
+//         InvalidArgument    a field is empty, too long (kMaxItemBytes), a bad name, kind,
+//                            trigger or provenance, or valid_until <= valid_from
 // Every message starts with the number and kind of the operation: "op 2 (put_knowledge 'x'): ...".
 absl::StatusOr<ArtifactState> Apply(const ArtifactState& state, const Patch& patch);
 
