@@ -14,7 +14,7 @@
 namespace evolora {
 
 // A linear layer of a base model.
-struct LinearShape {
+struct LinearLayer {
   std::string path;  // full Hugging Face module path
   int64_t in_features = 0;
   int64_t out_features = 0;
@@ -23,7 +23,7 @@ struct LinearShape {
 struct PeftReadOptions {
   // The base's linear layers. When given: each tensor must belong to one of them and fit it, and
   // each one that the config targets must have its tensors. Empty: not checked.
-  std::vector<LinearShape> base_modules;
+  std::vector<LinearLayer> base_modules;
 };
 
 struct PeftAdapter {
@@ -46,7 +46,7 @@ struct PeftWriteOptions {
   DType dtype = DType::kF32;  // kF32, kF16 or kBF16; half types round to nearest even
   // The base's linear layers, to decide whether leaf names ("q_proj") describe the targets exactly.
   // Empty: judged from the adapter's own layers.
-  std::vector<LinearShape> base_modules;
+  std::vector<LinearLayer> base_modules;
   // Written as effect_proof.json when it has probes.
   EffectProof effect_proof;
 };
