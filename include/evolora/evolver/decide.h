@@ -64,14 +64,16 @@ struct Decision {
 // Masks first (POLICY.md lists them), then the candidates of the class's table row in order: the
 // first open one with a positive utility is taken, else abstain. Utility of an action a, per
 // failure, in prefill tokens:
-//   U(a) = n g v (P_fix + P_sib)/2  -  n t_a (1 - h)  -  n c_slot  -  C_build  -  C_verify
-//          - n rho v_reg  -  d share v
-//   n = H share: requests of this failure within the horizon; share = the cluster's smoothed share
-//   of requests / its distinct failures; g = mean validity of a volatile fact over H; d = requests
-//   until live. Costs paid once per cluster (skill, adapter) are divided by the distinct failures
-//   they serve.
+//   U(a) = n g v (P_fix + P_sib)/2  -  n_t t (1 - h)  -  n c_slot  -  n rho v_reg
+//          -  (C_build + C_verify)/m  -  d s v
+//   m  distinct failures of the cluster; in the costs paid once, 1 for a knowledge entry, which
+//      serves its own question only
+//   s  the cluster's smoothed share of requests / m;  n = H s  requests of this failure within H
+//   g  mean validity over H, below 1 for a volatile fact;  d  requests until the change is live
+//   t  patch tokens, carried by n_t requests: n, for a prompt line H/m
+//   P  (successes + 1)/(trials + 2) of the probes; for weights a prior or what the gate measured
 // Break-even of an adapter against a patch of t tokens:
-//   R* = train_factor T_train / (t (1 - h)) requests.
+//   R* = train_factor T_train / (t (1 - h)) requests that carry the patch.
 // The snapshot may or may not hold this failure already; its example counts once, by case id.
 Decision Decide(const Diagnosis& diagnosis, const LedgerSnapshot& snapshot,
                 const DecisionPolicy& policy);

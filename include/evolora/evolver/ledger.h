@@ -144,9 +144,11 @@ std::string TicketId(absl::string_view cluster);  // "t-" + 12 hex digits
 absl::StatusOr<Ledger> ApplyEvent(Ledger ledger, const TicketEvent& event);
 absl::StatusOr<Ledger> Replay(Ledger empty, absl::Span<const TicketEvent> events);
 
-// A ready example of a case. InvalidArgument: private or volatile case, no answer, text that fails
+// The example of a case with a verified `answer`: the feedback's own, or a sample of the model's.
+// InvalidArgument: private or volatile case, empty answer, question or answer fails
 // CheckUntrustedText.
-absl::StatusOr<VerifiedExample> MakeExample(const Case& c, ExampleSource source, int64_t tokens);
+absl::StatusOr<VerifiedExample> MakeExample(const Case& c, absl::string_view answer,
+                                            ExampleSource source, int64_t tokens);
 
 // The probe record of a diagnosis.
 ProbeRecord RecordOf(const Diagnosis& diagnosis);

@@ -8,8 +8,10 @@
 
 namespace evolora {
 
-// ASCII lower case, every run of ASCII punctuation and white space as one blank, none at the ends.
-// What keys, near-duplicates and contradictions are compared by. Other bytes stay as they are.
+// ASCII lower case, with runs of white space and sentence marks (. , ; : ! ? quotes) as one blank
+// and none at the ends. Marks between digits and all operators and brackets stay: 5+3, 5-3 and 3.5
+// differ. What keys, near-duplicates and contradictions are compared by. Other bytes stay as they
+// are.
 std::string NormalizeText(absl::string_view text);
 
 struct TextLimits {
