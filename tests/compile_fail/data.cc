@@ -1,0 +1,5 @@
+// Compiled with the flags of module `data`: it must compile as it is and not with the forbidden include.
+#ifdef EVOLORA_FORBIDDEN_INCLUDE
+#include EVOLORA_FORBIDDEN_INCLUDE
+#endif
+#include "evolora/data/stream.h"
