@@ -27,7 +27,8 @@ Json PolicyToJson(const GatePolicy& p) {
 Json EvidenceToJson(const GateEvidence& e) {
   Json clusters = Json::object();
   for (const auto& [name, c] : e.clusters) {
-    clusters[name] = {{"pairs", c.pairs}, {"wins", c.wins}, {"losses", c.losses}};
+    clusters[ReplaceInvalidUtf8(name)] = {
+        {"pairs", c.pairs}, {"wins", c.wins}, {"losses", c.losses}};
   }
   return {{"pairs", e.pairs},       {"wins", e.wins},
           {"losses", e.losses},     {"identical", e.identical},
@@ -158,7 +159,7 @@ absl::Status CheckPass(const GateVerdict& v) {
 Json GateVerdictToJson(const GateVerdict& v) {
   return {{"schema", 1},
           {"outcome", GateOutcomeName(v.outcome)},
-          {"reason", v.reason},
+          {"reason", ReplaceInvalidUtf8(v.reason)},
           {"query", EvidenceToJson(v.query)},
           {"anchor", EvidenceToJson(v.anchor)},
           {"shift", ShiftToJson(v.shift)},

@@ -111,6 +111,7 @@ struct RegistryOptions {
 // Errors of every call: Unavailable  another program holds the database; try again
 //                       DataLoss     the file is damaged, or a blob is
 //                       ResourceExhausted  disk full
+// Reasons are kept as valid UTF-8 (bad bytes become U+FFFD) and must not be empty.
 class Registry {
  public:
   // Opens or creates the registry in `home` (created). `files` and `clock` must outlive it.
@@ -147,9 +148,9 @@ class Registry {
   absl::StatusOr<std::string> RecordVerdict(absl::string_view version_id,
                                             absl::string_view baseline_id,
                                             const GateVerdict& verdict);
-  // Quarantine also clears every alias but `champion` from the version, in the same transaction.
-  // FailedPrecondition: transition not allowed, or `champion` holds the version (roll back first).
-  // Idempotent for the present state.
+  // Retiring and quarantine also clear the aliases that point at the version, in the same
+  // transaction. FailedPrecondition: transition not allowed, or `champion` holds the version (roll
+  // back first). Idempotent for the present state.
   absl::Status SetState(absl::string_view version_id, VersionState state, absl::string_view reason);
 
   // Moves an alias in one transaction: state check, verdict check, epoch check, alias row, log row,
