@@ -3,6 +3,7 @@
 #include <sqlite3.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
@@ -42,8 +43,7 @@ bool IsSentenceStart(absl::string_view before) {
 
 bool LooksLikeName(absl::string_view text, size_t begin, size_t end) {
   for (size_t i = begin; i < end; ++i) {
-    const auto c = static_cast<unsigned char>(text[i]);
-    if (absl::ascii_isdigit(c) || (i > begin && absl::ascii_isupper(c))) return true;
+    if (i > begin && absl::ascii_isupper(static_cast<unsigned char>(text[i]))) return true;
   }
   return absl::ascii_isupper(static_cast<unsigned char>(text[begin])) &&
          !IsSentenceStart(text.substr(0, begin));
@@ -59,9 +59,11 @@ int Collect(void* context, int flags, const char* token, int num_bytes, int begi
   if ((flags & FTS5_TOKEN_COLOCATED) != 0) return SQLITE_OK;
   const auto from = static_cast<size_t>(begin);
   const auto to = static_cast<size_t>(end);
-  out.words.push_back({std::string(token, static_cast<size_t>(num_bytes)),
-                       std::string(out.text.substr(from, to - from)),
-                       LooksLikeName(out.text, from, to)});
+  Word word;
+  word.term.assign(token, static_cast<size_t>(num_bytes));
+  word.raw = std::string(out.text.substr(from, to - from));
+  word.is_name = LooksLikeName(out.text, from, to);
+  out.words.push_back(std::move(word));
   return SQLITE_OK;
 }
 

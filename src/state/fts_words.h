@@ -19,8 +19,8 @@ namespace evolora::internal {
 struct Word {
   std::string term;  // folded and stemmed: what two texts are compared by
   std::string raw;   // the bytes of the text
-  // Looks like the name of something: holds a digit, or an ASCII upper-case letter that is not just
-  // the first letter of a sentence.
+  // Looks like the name of something: holds an ASCII upper-case letter that is not just the first
+  // letter of a sentence.
   bool is_name = false;
 };
 

@@ -1,8 +1,10 @@
 #include "evolora/state/retriever.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <map>
+#include <numeric>
 #include <set>
 #include <tuple>
 #include <utility>
@@ -21,8 +23,6 @@ using internal::WordSplitter;
 
 constexpr int kMaxQueryTerms = 64;
 constexpr int kMaxCandidates = 200;
-constexpr double kNameFactor = 3;
-constexpr double kStopFactor = 1.0 / 50;
 constexpr double kPseudoItems = 10;
 
 constexpr char kCreate[] =
@@ -41,13 +41,48 @@ struct Item {
   std::set<std::string> all_terms;      // and of the rule
 };
 
+enum class WordKind { kName, kNumber, kContent, kStop };
+
 // The distinct terms of one query, each with its weight and one spelling.
 struct QueryTerm {
+  WordKind kind = WordKind::kContent;
   double weight = 0;
-  bool is_stop = false;
   std::string raw;
 };
 using QueryTerms = std::map<std::string, QueryTerm>;
+
+// How much of one text's weight another text holds, by kind of word.
+class Share {
+ public:
+  void Add(WordKind kind, double weight, bool found) {
+    all_[static_cast<size_t>(kind)] += weight;
+    if (found) found_[static_cast<size_t>(kind)] += weight;
+  }
+  // The smallest over names, numbers and content words; stop words count only when there is nothing
+  // else.
+  double Coverage() const {
+    if (all_[0] + all_[1] + all_[2] == 0) return Of(3, 0);
+    return std::min({Of(0, 1), Of(1, 1), Of(2, 1)});
+  }
+  // Over all words alike.
+  double Total() const {
+    const double all = std::accumulate(all_.begin(), all_.end(), 0.0);
+    return all == 0 ? 0 : std::accumulate(found_.begin(), found_.end(), 0.0) / all;
+  }
+
+ private:
+  double Of(size_t kind, double if_none) const {
+    return all_[kind] == 0 ? if_none : found_[kind] / all_[kind];
+  }
+  std::array<double, 4> all_ = {};
+  std::array<double, 4> found_ = {};
+};
+
+// A hit and how alike the two texts are, stop words included: it ranks equal coverages.
+struct RankedHit {
+  RetrievalHit hit;
+  double likeness = 0;
+};
 
 double Coverage(const RetrievalHit& hit) {
   return std::min(hit.query_coverage, hit.entry_coverage);
@@ -81,8 +116,8 @@ class Retriever::Index {
                                                   const RetrievalPolicy& policy) const {
     const QueryTerms query = TermsOf(text);
     const std::string match = MatchExpression(query);
-    std::vector<RetrievalHit> hits;
-    if (match.empty()) return hits;
+    std::vector<RankedHit> hits;
+    if (match.empty()) return std::vector<RetrievalHit>();
     absl::MutexLock lock(&mutex_);
     ASSIGN_OR_RETURN(SqliteStatement search, db_->Prepare(kSearch));
     search.BindText(1, match).BindInt64(2, kMaxCandidates);
@@ -94,40 +129,51 @@ class Retriever::Index {
       if (now_unix_ms < item.valid_from_unix_ms || ended) continue;
       hits.push_back(Judge(item, -search.Double(1), query, policy));
     }
-    std::sort(hits.begin(), hits.end(), [](const RetrievalHit& a, const RetrievalHit& b) {
-      return std::make_tuple(-Coverage(a), -a.bm25, std::tie(a.kind, a.key)) <
-             std::make_tuple(-Coverage(b), -b.bm25, std::tie(b.kind, b.key));
-    });
-    if (hits.size() > static_cast<size_t>(std::max(0, policy.limit))) hits.resize(policy.limit);
-    return hits;
+    return BestFirst(std::move(hits), policy.limit);
   }
 
  private:
+  static std::vector<RetrievalHit> BestFirst(std::vector<RankedHit> hits, int limit) {
+    const auto order = [](const RankedHit& h) {
+      return std::make_tuple(-Coverage(h.hit), -h.likeness, -h.hit.bm25,
+                             std::tie(h.hit.kind, h.hit.key));
+    };
+    std::sort(hits.begin(), hits.end(),
+              [&](const RankedHit& a, const RankedHit& b) { return order(a) < order(b); });
+    std::vector<RetrievalHit> out;
+    for (RankedHit& hit : hits) {
+      if (static_cast<int64_t>(out.size()) >= limit) break;
+      out.push_back(std::move(hit.hit));
+    }
+    return out;
+  }
+
   void Learn(const Word& word, std::set<std::string>& terms) {
     terms.insert(word.term);
     if (word.is_name) names_.insert(word.term);
   }
 
-  bool IsStop(const std::string& term) const { return splitter_->stop_terms().count(term) != 0; }
+  WordKind KindOf(const std::string& term, bool looks_like_name) const {
+    if (term.find_first_of("0123456789") != std::string::npos) return WordKind::kNumber;
+    if (splitter_->stop_terms().count(term) != 0) return WordKind::kStop;
+    return looks_like_name || names_.count(term) != 0 ? WordKind::kName : WordKind::kContent;
+  }
 
-  double Weight(const std::string& term, bool is_name) const {
+  double Weight(const std::string& term) const {
     const auto it = document_count_.find(term);
     const double df = it == document_count_.end() ? 0 : static_cast<double>(it->second);
-    const double idf = std::log1p((static_cast<double>(items_.size()) + kPseudoItems) / (df + 1));
-    if (IsStop(term)) return idf * kStopFactor;
-    return is_name || names_.count(term) != 0 ? idf * kNameFactor : idf;
+    return std::log1p((static_cast<double>(items_.size()) + kPseudoItems) / (df + 1));
   }
 
   QueryTerms TermsOf(absl::string_view text) const {
-    std::map<std::string, Word> words;
-    for (Word& word : splitter_->Split(text)) {
-      Word& kept = words[word.term];
-      kept.is_name |= word.is_name;
-      kept.raw = std::move(word.raw);
-    }
     QueryTerms terms;
-    for (auto& [term, word] : words) {
-      terms[term] = {Weight(term, word.is_name), IsStop(term), std::move(word.raw)};
+    for (Word& word : splitter_->Split(text)) {
+      const auto [it, is_new] = terms.try_emplace(word.term);
+      const WordKind kind = KindOf(word.term, word.is_name);
+      // One look as a name is enough, wherever the word stands.
+      if (is_new || kind == WordKind::kName) it->second.kind = kind;
+      it->second.weight = Weight(word.term);
+      it->second.raw = std::move(word.raw);
     }
     return terms;
   }
@@ -138,8 +184,9 @@ class Retriever::Index {
     bool only_stops = true;
     for (const auto& [term, word] : query) {
       if (document_count_.count(term) == 0) continue;
-      if (!word.is_stop && std::exchange(only_stops, false)) known.clear();
-      if (word.is_stop && !only_stops) continue;
+      const bool is_stop = word.kind == WordKind::kStop;
+      if (!is_stop && std::exchange(only_stops, false)) known.clear();
+      if (is_stop && !only_stops) continue;
       known.emplace_back(-word.weight, word.raw);
     }
     std::sort(known.begin(), known.end());
@@ -151,27 +198,24 @@ class Retriever::Index {
     return match;
   }
 
-  RetrievalHit Judge(const Item& item, double bm25, const QueryTerms& query,
-                     const RetrievalPolicy& policy) const {
-    double query_total = 0;
-    double query_found = 0;
-    double entry_found = 0;
+  RankedHit Judge(const Item& item, double bm25, const QueryTerms& query,
+                  const RetrievalPolicy& policy) const {
+    Share of_query;
     for (const auto& [term, word] : query) {
-      query_total += word.weight;
-      if (item.all_terms.count(term) != 0) query_found += word.weight;
-      if (item.subject_terms.count(term) != 0) entry_found += word.weight;
+      of_query.Add(word.kind, word.weight, item.all_terms.count(term) != 0);
     }
-    double entry_total = 0;
+    Share of_entry;
     for (const std::string& term : item.subject_terms) {
       const auto it = query.find(term);
-      entry_total += it != query.end() ? it->second.weight : Weight(term, false);
+      const bool found = it != query.end();
+      of_entry.Add(found ? it->second.kind : KindOf(term, false), Weight(term), found);
     }
     RetrievalHit hit{item.kind, item.key, bm25};
-    if (query_total > 0) hit.query_coverage = query_found / query_total;
-    if (entry_total > 0) hit.entry_coverage = entry_found / entry_total;
+    hit.query_coverage = of_query.Coverage();
+    hit.entry_coverage = of_entry.Coverage();
     hit.relevant = hit.query_coverage >= policy.min_query_coverage &&
                    hit.entry_coverage >= policy.min_entry_coverage;
-    return hit;
+    return {std::move(hit), std::min(of_query.Total(), of_entry.Total())};
   }
 
   // The tokenizer belongs to the connection: declared first, destroyed last.
