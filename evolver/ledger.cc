@@ -237,7 +237,7 @@ absl::StatusOr<Ledger> ApplyEvent(Ledger ledger, const TicketEvent& event) {
   return ledger;
 }
 
-absl::StatusOr<Ledger> Replay(Ledger empty, absl::Span<const TicketEvent> events) {
+absl::StatusOr<Ledger> ReplayEvents(Ledger empty, absl::Span<const TicketEvent> events) {
   Ledger ledger = std::move(empty);
   for (const TicketEvent& event : events) {
     ASSIGN_OR_RETURN(ledger, ApplyEvent(std::move(ledger), event));

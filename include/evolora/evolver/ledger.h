@@ -15,7 +15,7 @@
 #include "evolora/evolver/diagnose.h"
 
 // The ledger: one ticket per failure cluster, as a fold over append-only events. The caller stores
-// the events; Replay over the stored events gives the same ledger again.
+// the events; ReplayEvents over the stored events gives the same ledger again.
 namespace evolora {
 
 enum class TicketState {
@@ -142,7 +142,7 @@ std::string TicketId(absl::string_view cluster);  // "t-" + 12 hex digits
 //                             outside `gated`
 // A duplicate example is not an error: it is counted, not kept.
 absl::StatusOr<Ledger> ApplyEvent(Ledger ledger, const TicketEvent& event);
-absl::StatusOr<Ledger> Replay(Ledger empty, absl::Span<const TicketEvent> events);
+absl::StatusOr<Ledger> ReplayEvents(Ledger empty, absl::Span<const TicketEvent> events);
 
 // The example of a case with a verified `answer`: the feedback's own, or a sample of the model's.
 // InvalidArgument: private or volatile case, empty answer, question or answer fails
