@@ -37,7 +37,7 @@ struct EffectProof {
 };
 
 // A probe from full rows of logits [vocab]: the ids are the union of both top-k sets.
-// InvalidArgument: empty prompt, rows of different length or shorter than k, not finite, k < 1.
+// InvalidArgument: empty prompt, rows of different length or shorter than k, not finite, k < 2.
 absl::StatusOr<EffectProbe> MakeEffectProbe(std::vector<TokenId> prompt_ids,
                                             absl::Span<const float> base_logits,
                                             absl::Span<const float> adapted_logits, int k);

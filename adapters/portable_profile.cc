@@ -1,0 +1,93 @@
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "evolora/adapters/dequantize.h"
+#include "evolora/adapters/peft.h"
+#include "evolora/core/status_macros.h"
+
+namespace evolora {
+namespace {
+
+constexpr int64_t kPortableRanks[] = {8, 16, 32, 64};
+
+absl::StatusOr<int64_t> PortableRank(const LoraAdapter& adapter) {
+  const LoraModule* widest = &adapter.modules.front();
+  for (const LoraModule& module : adapter.modules) {
+    if (module.rank > widest->rank) widest = &module;
+  }
+  for (int64_t rank : kPortableRanks) {
+    if (widest->rank <= rank) return rank;
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      widest->path, ": rank ", widest->rank, ", the portable profile ends at ", kPortableRanks[3]));
+}
+
+bool HasOneScale(const LoraAdapter& adapter) {
+  for (const LoraModule& module : adapter.modules) {
+    if (module.scale != adapter.modules.front().scale) return false;
+  }
+  return true;
+}
+
+// Zero rows of A and zero columns of B: the function stays the same.
+void PadRank(LoraModule& module, int64_t rank) {
+  if (module.rank == rank) return;
+  module.a.resize(rank * module.in_features, 0.0f);
+  std::vector<float> b(module.out_features * rank, 0.0f);
+  for (int64_t o = 0; o < module.out_features; ++o) {
+    for (int64_t r = 0; r < module.rank; ++r) b[o * rank + r] = module.b[o * module.rank + r];
+  }
+  module.b = std::move(b);
+  module.rank = rank;
+}
+
+void FoldScale(LoraModule& module) {
+  for (float& value : module.b) value = static_cast<float>(module.scale * value);
+  module.scale = 1;
+}
+
+float Rounded(float value, DType dtype) {
+  switch (dtype) {
+    case DType::kF16:
+      return HalfToFloat(FloatToHalf(value));
+    case DType::kBF16:
+      return BFloat16ToFloat(FloatToBFloat16(value));
+    default:
+      return value;
+  }
+}
+
+absl::Status RoundMatrix(const std::string& path, const char* name, DType dtype,
+                         std::vector<float>& values) {
+  for (float& value : values) {
+    const float rounded = Rounded(value, dtype);
+    if (!std::isfinite(rounded)) {
+      return absl::InvalidArgumentError(absl::StrCat(path, ": ", name, " holds ", value,
+                                                     ", outside the range of ", DTypeName(dtype)));
+    }
+    value = rounded;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<LoraAdapter> ToPortableProfile(const LoraAdapter& adapter, DType dtype) {
+  if (dtype != DType::kF32 && dtype != DType::kF16 && dtype != DType::kBF16) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("adapters are not written as ", DTypeName(dtype)));
+  }
+  RETURN_IF_ERROR(ValidateLoraAdapter(adapter));
+  ASSIGN_OR_RETURN(const int64_t rank, PortableRank(adapter));
+  const bool one_scale = HasOneScale(adapter);
+  LoraAdapter result = adapter;
+  for (LoraModule& module : result.modules) {
+    PadRank(module, rank);
+    if (!one_scale) FoldScale(module);
+    RETURN_IF_ERROR(RoundMatrix(module.path, "A", dtype, module.a));
+    RETURN_IF_ERROR(RoundMatrix(module.path, "B", dtype, module.b));
+  }
+  return result;
+}
+
+}  // namespace evolora
