@@ -160,9 +160,9 @@ absl::StatusOr<Header> ReadHeader(Cursor& cursor) {
   Header header;
   ASSIGN_OR_RETURN(header.num_tensors, cursor.Read<uint64_t>("tensor count"));
   ASSIGN_OR_RETURN(header.num_pairs, cursor.Read<uint64_t>("key count"));
-  // Smallest possible pair: key of 1, type, value of 1; smallest info: name of 1, one axis.
+  // Smallest possible pair: key of 1, type, value of 1; smallest info: name of 1, no axes.
   constexpr uint64_t kMinPairBytes = 8 + 1 + 4 + 1;
-  constexpr uint64_t kMinInfoBytes = 8 + 1 + 4 + 8 + 4 + 8;
+  constexpr uint64_t kMinInfoBytes = 8 + 1 + 4 + 4 + 8;
   if (header.num_pairs > cursor.remaining() / kMinPairBytes ||
       header.num_tensors > cursor.remaining() / kMinInfoBytes) {
     return absl::DataLossError(absl::StrCat("offset 8: ", header.num_tensors, " tensors and ",
