@@ -1,5 +1,7 @@
-# evolora_module(NAME SRCS .. HDRS .. DEPS .. LIBS .. PRIVATE_LIBS ..)
+# evolora_module(NAME SRCS .. CUDA_SRCS .. HDRS .. DEPS .. LIBS .. PRIVATE_LIBS ..)
 #   SRCS          .cc files of the module's own folder
+#   CUDA_SRCS     .cu files, compiled with EVOLORA_CUDA only (then the .cc files see EVOLORA_HAVE_CUDA);
+#                 they include no LibTorch header: one that does takes a minute
 #   HDRS          public headers below include/evolora/<NAME>/
 #   DEPS          other modules this one may include; each must be a target already (= lower layer)
 #   LIBS          third parties whose types stand in the public headers
@@ -9,7 +11,7 @@
 # so including a header of a module that DEPS does not name fails to compile.
 # VERIFY_INTERFACE_HEADER_SETS compiles each public header alone (target all_verify_interface_header_sets).
 function(evolora_module NAME)
-  cmake_parse_arguments(ARG "" "" "SRCS;HDRS;DEPS;LIBS;PRIVATE_LIBS" ${ARGN})
+  cmake_parse_arguments(ARG "" "" "SRCS;CUDA_SRCS;HDRS;DEPS;LIBS;PRIVATE_LIBS" ${ARGN})
   set(target evolora_${NAME})
   foreach(dep IN LISTS ARG_DEPS)
     if(NOT TARGET evolora_${dep})
@@ -31,6 +33,21 @@ function(evolora_module NAME)
     PUBLIC ${dep_targets} ${ARG_LIBS}
     PRIVATE evolora_build ${ARG_PRIVATE_LIBS})
   set_target_properties(${target} PROPERTIES VERIFY_INTERFACE_HEADER_SETS ON)
+  if(EVOLORA_CUDA AND ARG_CUDA_SRCS)
+    evolora_cuda_objects(${target} ${ARG_CUDA_SRCS})
+  endif()
+endfunction()
+
+# Compiles .cu files into TARGET; the target `evolora_cuda` builds those of all modules and no more.
+function(evolora_cuda_objects TARGET)
+  add_library(${TARGET}_cuda OBJECT ${ARGN})
+  target_include_directories(${TARGET}_cuda PRIVATE
+    "${CMAKE_CURRENT_SOURCE_DIR}" $<TARGET_PROPERTY:${TARGET},INTERFACE_INCLUDE_DIRECTORIES>)
+  target_link_libraries(${TARGET}_cuda PRIVATE CUDA::cudart)
+  target_sources(${TARGET} PRIVATE $<TARGET_OBJECTS:${TARGET}_cuda>)
+  target_link_libraries(${TARGET} PRIVATE CUDA::cudart)
+  target_compile_definitions(${TARGET} PRIVATE EVOLORA_HAVE_CUDA=1)
+  add_dependencies(evolora_cuda ${TARGET}_cuda)
 endfunction()
 
 # evolora_test(NAME SRCS .. DEPS <modules> LIBS .. LABELS cpu|gpu|slow|e2e TIMEOUT seconds DATA NAME=VALUE ..)

@@ -1,5 +1,7 @@
 # LibTorch from the wheel's folder as own imported targets: find_package(Torch) of a CUDA wheel insists
-# on the toolkit, which a CPU build does not need. A CPU build links torch_cpu and c10 only.
+# on the toolkit, which a CPU build does not need. A CPU build links torch_cpu and c10 only; a CUDA build links the
+# CUDA libraries too, which at run time need the wheels nvidia-nvshmem-cu13, nvidia-cusparselt-cu13,
+# nvidia-cudnn-cu13, nvidia-nccl-cu13 and nvidia-cufile, or the same from the system.
 if(NOT EVOLORA_TORCH_ROOT)
   file(GLOB candidates "${CMAKE_SOURCE_DIR}/.deps/venv/lib/python3*/site-packages/torch")
   list(LENGTH candidates count)
@@ -12,7 +14,14 @@ endif()
 add_library(evolora_torch INTERFACE)
 target_include_directories(evolora_torch SYSTEM INTERFACE "${EVOLORA_TORCH_ROOT}/include")
 target_compile_definitions(evolora_torch INTERFACE _GLIBCXX_USE_CXX11_ABI=1)
-foreach(lib c10 torch_cpu)
+set(torch_libraries c10 torch_cpu)
+if(EVOLORA_CUDA)
+  list(APPEND torch_libraries c10_cuda torch_cuda)
+  target_link_libraries(evolora_torch INTERFACE CUDA::cudart)
+  # Nothing names a symbol of torch_cuda: its kernels register themselves when it is loaded.
+  target_link_options(evolora_torch INTERFACE "LINKER:--no-as-needed")
+endif()
+foreach(lib IN LISTS torch_libraries)
   add_library(evolora_torch_${lib} SHARED IMPORTED)
   set_target_properties(evolora_torch_${lib} PROPERTIES
     IMPORTED_LOCATION "${EVOLORA_TORCH_ROOT}/lib/lib${lib}.so")
