@@ -92,7 +92,7 @@ main() {
   command -v dpkg-query >/dev/null || die "this needs Debian 12; elsewhere install by hand: ${PACKAGES[*]}"
   [[ $(dpkg --print-architecture) == amd64 ]] || die "LibTorch's wheel is taken for amd64 only so far"
   mkdir -p .deps 2>/dev/null || true
-  [[ -w .deps ]] || die "cannot write $ROOT/.deps: run it as the owner of the folder"
+  [[ -w .deps ]] || die "cannot write $ROOT/.deps, which belongs to $(stat -c %U .deps 2>/dev/null || stat -c %U .)"
   exec 9>.deps/lock
   flock 9
 
