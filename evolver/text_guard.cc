@@ -138,7 +138,7 @@ bool OverridesInstructions(const std::vector<absl::string_view>& words, size_t v
 std::string PlainWords(absl::string_view text) {
   std::string spaced = absl::AsciiStrToLower(text);
   for (char& c : spaced) {
-    if (absl::ascii_ispunct(c)) c = ' ';
+    if (absl::ascii_ispunct(c) || absl::ascii_isspace(c)) c = ' ';
   }
   absl::RemoveExtraAsciiWhitespace(&spaced);
   return spaced;
