@@ -96,9 +96,15 @@ struct Options {
 };
 
 Action ChooseByRules(const Diagnosis& d, const Options& o) {
-  for (const Lever lever : RowOf(d.failure_class)) {
+  const std::vector<Lever> row = RowOf(d.failure_class);
+  const bool preferred_is_text = !row.empty() && row.front() == Lever::kText;
+  for (const Lever lever : row) {
     if (lever == Lever::kText && o.text_open && o.u_text > 0) return o.text;
-    if (lever == Lever::kWeights && o.weights_open && o.u_weights > 0) return o.weights;
+    // Feeding a ticket costs nothing, only training must pay; but an open patch that does not pay
+    // says that the failure is too rare for any change.
+    const bool is_rare = preferred_is_text && o.text_open;
+    const bool pays = o.u_weights > 0 || (o.weights == Action::kFeedLora && !is_rare);
+    if (lever == Lever::kWeights && o.weights_open && pays) return o.weights;
   }
   return d.failure_class == C::kUndetermined ? Action::kValidationCase : Action::kAbstain;
 }

@@ -5,6 +5,7 @@
 #include "evolora/core/status_macros.h"
 #include "evolora/evolver/propose.h"
 #include "propose_common.h"
+#include "scope.h"
 
 namespace evolora {
 namespace {
@@ -108,7 +109,8 @@ absl::StatusOr<Proposal> ProposeSkill(const Failure& failure, absl::Span<const C
   ASSIGN_OR_RETURN(Skill skill, MakeSkill(failure, siblings, options));
   std::vector<std::string> inside = RequestTexts(siblings);
   inside.push_back(RequestText(failure.value.messages));
-  ASSIGN_OR_RETURN(skill.trigger, DeriveTrigger(inside, outside, options.max_trigger_terms));
+  ASSIGN_OR_RETURN(DerivedScope scope, DeriveScope(inside, outside, options.max_trigger_terms));
+  skill.trigger = std::move(scope.trigger);
   return PutSkillProposal(std::move(skill));
 }
 

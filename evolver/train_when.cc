@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "evolora/evolver/decide.h"
+#include "scope.h"
 #include "utility.h"
 
 namespace evolora {
@@ -130,16 +131,15 @@ ScopeSuggestion SuggestScope(const ScopeTexts& texts, int max_terms) {
     scope.reason = "all requests: no request texts to tell apart";
     return scope;
   }
-  absl::StatusOr<Trigger> trigger = DeriveTrigger(texts.inside, texts.outside, max_terms);
-  if (!trigger.ok()) {
-    scope.reason = absl::StrCat("all requests: ", trigger.status().message());
+  absl::StatusOr<DerivedScope> derived = DeriveScope(texts.inside, texts.outside, max_terms);
+  if (!derived.ok()) {
+    scope.reason = absl::StrCat("all requests: ", derived.status().message());
     return scope;
   }
-  scope.trigger = *std::move(trigger);
-  scope.disjoint = true;
-  scope.reason =
-      absl::StrCat("matches all ", texts.inside.size(), " requests of the cluster and none of ",
-                   texts.outside.size(), " others");
+  scope.trigger = std::move(derived->trigger);
+  scope.disjoint = derived->outside_matches == 0;
+  scope.reason = absl::StrCat("matches all ", texts.inside.size(), " requests of the cluster and ",
+                              derived->outside_matches, " of ", texts.outside.size(), " others");
   return scope;
 }
 

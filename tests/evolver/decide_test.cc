@@ -291,6 +291,16 @@ TEST(Decide, RareFailureIsNotWorthAPatch) {
   EXPECT_THAT(decision.reason, HasSubstr("costs more than it brings"));
 }
 
+TEST(Decide, FeedingATicketIsFreeButSchedulingMustPay) {
+  const Decision rare = Decide(Of(Tool(), kAbsent), {.requests_seen = 100000}, {});
+  EXPECT_LT(rare.numbers.at("u_weights"), 0);
+  EXPECT_EQ(rare.action, Action::kFeedLora);
+  const LedgerBook ready = ReadyTicket(40);
+  const Decision full = Decide(Of(Tool(), kAbsent), Snapshot(ready.ledger(), 10000000), {});
+  EXPECT_LT(full.numbers.at("u_weights"), 0);
+  EXPECT_EQ(full.action, Action::kAbstain);
+}
+
 TEST(Decide, BreakEvenFollowsTheFormula) {
   const Decision decision = Decide(Of(Tool(), kAbsent), Early(), {});
   // 32 examples x 200 tokens x 4 epochs, a trained token at 3, a patch of 40 tokens.

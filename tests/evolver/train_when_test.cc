@@ -145,6 +145,20 @@ TEST(TrainWhen, ScopedAdapterReplaysNoAnchorsUnscopedOneDoes) {
   EXPECT_EQ(unscoped->recipe.anchor_replay_share, 0.25);
 }
 
+TEST(SuggestScope, FewLookAlikesDoNotForceTheClusterToBeLearnedByHeart) {
+  ScopeTexts texts;
+  for (int i = 0; i < 12; ++i) {
+    texts.inside.push_back(absl::StrCat("Reply with one call. fn", i, "()"));
+  }
+  for (int i = 0; i < 39; ++i) texts.outside.push_back(absl::StrCat("Who leads town ", i, "?"));
+  texts.outside.push_back("Reply with one call. broken does nothing");
+  const ScopeSuggestion scope = SuggestScope(texts, 3);
+  EXPECT_FALSE(scope.trigger.all);
+  EXPECT_FALSE(scope.disjoint);
+  EXPECT_TRUE(Matches(scope.trigger, "Reply with one call. unseen does something"));
+  EXPECT_THAT(scope.reason, HasSubstr("1 of 40 others"));
+}
+
 TEST(TrainWhen, EpochsShrinkAsExamplesGrow) {
   const auto epochs = [](int n) { return TrainWhen(Waiting(n, 200), {}, {})->recipe.epochs; };
   EXPECT_EQ(epochs(32), 4);

@@ -62,8 +62,9 @@ struct Decision {
 // Decides one failure. Pure: same input, same output.
 //
 // Masks first (POLICY.md lists them), then the candidates of the class's table row in order: the
-// first open one with a positive utility is taken, else abstain. Utility of an action a, per
-// failure, in prefill tokens:
+// first open one with a positive utility is taken, else abstain. feed_lora costs nothing and needs
+// none, unless the row's open patch does not pay either: then the failure is too rare for any
+// change. Utility of an action a, per failure, in prefill tokens:
 //   U(a) = n g v (P_fix + P_sib)/2  -  n_t t (1 - h)  -  n c_slot  -  n rho v_reg
 //          -  (C_build + C_verify)/m  -  d s v
 //   m  distinct failures of the cluster; in the costs paid once, 1 for a knowledge entry, which

@@ -50,7 +50,7 @@ absl::StatusOr<Proposal> ProposeKnowledgeAlias(const KnowledgeEntry& entry, cons
 // Skill of the cluster: the rule, else a template for the answer's form; a worked example, taken
 // from the first usable sibling so that the failure's own answer does not leak into its own probe
 // (from the failure only when it has no sibling); a trigger that matches failure and siblings and
-// none of `outside` (request texts of other clusters). Private cases are never the example.
+// at most 5 % of `outside` (request texts of other clusters). Private cases are never the example.
 absl::StatusOr<Proposal> ProposeSkill(const Failure& failure, absl::Span<const Case> siblings,
                                       absl::Span<const std::string> outside,
                                       const ProposeOptions& options);

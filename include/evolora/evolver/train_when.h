@@ -42,7 +42,9 @@ struct TrainingPlan {
   std::map<std::string, double> numbers;
 };
 
-// Request texts (RequestText) of the cluster and of everything else seen so far.
+// Request texts (RequestText) of the cluster and of what must stay as it is: requests that pass,
+// and other clusters that no adapter is meant for. Leave out failures that look alike but are
+// plumbing.
 struct ScopeTexts {
   std::vector<std::string> inside;
   std::vector<std::string> outside;
@@ -70,7 +72,9 @@ struct StreamOutlook {
 std::optional<TrainingPlan> TrainWhen(const LedgerSnapshot& snapshot, const DecisionPolicy& policy,
                                       const StreamOutlook& outlook);
 
-// DeriveTrigger over the texts; `all` when there is none or nothing to separate from.
+// A trigger of all inside texts and at most 5 % of the outside ones (`disjoint`: none), a phrase
+// that all inside texts share before a list of alternatives; `all` when there is none or nothing to
+// separate from.
 ScopeSuggestion SuggestScope(const ScopeTexts& texts, int max_terms);
 
 Json TrainingPlanToJson(const TrainingPlan& plan);
