@@ -84,16 +84,9 @@ absl::Status CheckValue(const std::string& key, const GgufValue& value) {
   return absl::OkStatus();
 }
 
-}  // namespace
-
-absl::StatusOr<std::string> SerializeGguf(
-    absl::Span<const std::pair<std::string, GgufValue>> values,
-    absl::Span<const GgufTensor> tensors) {
-  std::string out = gguf::kMagic;
-  Append(out, gguf::kVersion);
-  Append(out, uint64_t{tensors.size()});
-  Append(out, uint64_t{values.size()});
-  std::set<absl::string_view> keys, names;
+absl::Status AppendPairs(absl::Span<const std::pair<std::string, GgufValue>> values,
+                         std::string& out) {
+  std::set<absl::string_view> keys;
   for (const auto& [key, value] : values) {
     RETURN_IF_ERROR(CheckValue(key, value));
     if (!keys.insert(key).second) {
@@ -104,6 +97,11 @@ absl::StatusOr<std::string> SerializeGguf(
     std::visit([&, &described = value](const auto& v) { AppendValue(out, described, v); },
                value.value);
   }
+  return absl::OkStatus();
+}
+
+absl::Status AppendInfos(absl::Span<const GgufTensor> tensors, std::string& out) {
+  std::set<absl::string_view> names;
   uint64_t offset = 0;
   for (const GgufTensor& tensor : tensors) {
     RETURN_IF_ERROR(gguf::CheckName("tensor name", tensor.name, gguf::kMaxNameBytes));
@@ -124,6 +122,20 @@ absl::StatusOr<std::string> SerializeGguf(
     Append(out, offset);
     offset = gguf::Pad(offset + bytes, gguf::kDefaultAlignment);
   }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> SerializeGguf(
+    absl::Span<const std::pair<std::string, GgufValue>> values,
+    absl::Span<const GgufTensor> tensors) {
+  std::string out = gguf::kMagic;
+  Append(out, gguf::kVersion);
+  Append(out, uint64_t{tensors.size()});
+  Append(out, uint64_t{values.size()});
+  RETURN_IF_ERROR(AppendPairs(values, out));
+  RETURN_IF_ERROR(AppendInfos(tensors, out));
   const auto pad = [&] { out.resize(gguf::Pad(out.size(), gguf::kDefaultAlignment), '\0'); };
   pad();
   for (const GgufTensor& tensor : tensors) {
