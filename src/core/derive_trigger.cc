@@ -253,6 +253,7 @@ std::vector<CoverPhrase> CoverPhrases(const std::vector<std::string>& inside,
     ForEachPhrase(text, [&](std::string_view phrase) { texts_of.erase(phrase); });
   }
   std::vector<CoverPhrase> phrases;
+  phrases.reserve(texts_of.size());
   for (auto& [phrase, texts] : texts_of) phrases.push_back({phrase, std::move(texts)});
   std::sort(phrases.begin(), phrases.end(), CoversMore);
   if (phrases.size() > kMaxCoverPhrases) phrases.resize(kMaxCoverPhrases);
@@ -302,6 +303,7 @@ std::vector<std::string> FoldAll(absl::Span<const std::string> texts) {
     folded.emplace(one.size(), std::move(one));
   }
   std::vector<std::string> sorted;
+  sorted.reserve(folded.size());
   for (const auto& [size, text] : folded) sorted.push_back(text);
   return sorted;
 }
