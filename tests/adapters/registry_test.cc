@@ -485,6 +485,29 @@ TEST_F(RegistryTest, IntegrityCheckFindsDamage) {
   ASSERT_THAT(Sql("UPDATE aliases SET epoch=1"), IsOk());
 }
 
+// Promise of FORMAT.md: a registry of every released schema opens and says the same.
+TEST_F(RegistryTest, ReadsTheFirstReleasedSchema) {
+  registry_.reset();
+  std::filesystem::remove(home() + "/registry.db");
+  ASSERT_OK_AND_ASSIGN(
+      const std::string sql,
+      PosixFileSystem().ReadFile(SourcePath("tests/fixtures/registry/schema1.sql"), 1 << 20));
+  ASSERT_OK_AND_ASSIGN(
+      const std::string expected,
+      PosixFileSystem().ReadFile(SourcePath("tests/fixtures/registry/schema1.txt"), 1 << 20));
+  ASSERT_THAT(Sql(sql), IsOk());
+  Open();
+  EXPECT_EQ(Snapshot(*registry_), expected);
+  EXPECT_EQ(registry_->ServingNames(registry_->List()->back().id)->at(0).name,
+            "main-v3-" + Sha256Hex("adapter of third").substr(0, 8));
+  // Its blobs were not kept with it; putting them back makes it whole.
+  EXPECT_THAT(registry_->CheckIntegrity(), StatusIs(kDataLoss, HasSubstr("blob")));
+  for (const char* tag : {"first", "second", "third"}) StoredManifest(*registry_, tag);
+  for (const GateVerdict& verdict : {PassingVerdict(), FailingVerdict()}) {
+    ASSERT_THAT(registry_->blobs().PutJson(GateVerdictToJson(verdict)), IsOk());
+  }
+}
+
 TEST_F(RegistryTest, RefusesForeignAndNewerDatabases) {
   registry_.reset();
   ASSERT_THAT(Sql("PRAGMA user_version=99"), IsOk());
