@@ -56,24 +56,26 @@ bool MayBeMissing(const Json& allowed) {
 
 bool IsAllowedObject(const Json& value, const Json& allowed);
 
-// `allowed` is one allowed value. Types of JSON decide, except that 1 equals 1.0.
-bool IsAllowed(const Json& value, const Json& allowed) {
+// `allowed` is one allowed value. Types of JSON decide, except that 1 equals 1.0. An object inside
+// an object may also stand as it is, without lists of allowed values.
+bool IsAllowed(const Json& value, const Json& allowed, bool inside_object) {
   if (value.is_string() && allowed.is_string()) {
     return StandardForm(value.get_ref<const std::string&>()) ==
            StandardForm(allowed.get_ref<const std::string&>());
   }
   if (value.is_array() && allowed.is_array()) {
-    return std::equal(value.begin(), value.end(), allowed.begin(), allowed.end(), IsAllowed);
+    return std::equal(value.begin(), value.end(), allowed.begin(), allowed.end(),
+                      [&](const Json& a, const Json& b) { return IsAllowed(a, b, inside_object); });
   }
   if (value.is_object() && allowed.is_object()) {
-    return value == allowed || IsAllowedObject(value, allowed);
+    return (inside_object && value == allowed) || IsAllowedObject(value, allowed);
   }
   return value == allowed;
 }
 
-bool IsAllowedByAny(const Json& value, const Json& options) {
+bool IsAllowedByAny(const Json& value, const Json& options, bool inside_object = false) {
   return std::any_of(options.begin(), options.end(),
-                     [&](const Json& option) { return IsAllowed(value, option); });
+                     [&](const Json& option) { return IsAllowed(value, option, inside_object); });
 }
 
 // `allowed` holds for each key the list of its allowed values; a bare value stands for itself.
@@ -81,8 +83,8 @@ bool IsAllowedObject(const Json& value, const Json& allowed) {
   for (const auto& [key, item] : value.items()) {
     const auto options = allowed.find(key);
     if (options == allowed.end()) return false;
-    const bool good = options->is_array() ? IsAllowedByAny(item, *options) || item == *options
-                                          : IsAllowed(item, *options);
+    const bool good = options->is_array() ? IsAllowedByAny(item, *options, true)
+                                          : IsAllowed(item, *options, true);
     if (!good) return false;
   }
   for (const auto& [key, options] : allowed.items()) {

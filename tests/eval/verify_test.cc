@@ -131,7 +131,8 @@ VerifySpec Weather() {
       false};
   spec.arguments["rows"] = {"array", {Json::parse(R"([{"k":[1,"one"]},{"k":[2]}])")}, false};
   spec.arguments["count"] = {"integer", {"", "n"}, false};
-  spec.arguments["plain"] = {"object", {Json::parse(R"({"list":[1,2]})")}, false};
+  spec.arguments["plain"] = {
+      "object", {Json::parse(R"({"list":[[1,2]],"in":[{"l":[3]},""]})")}, false};
   return spec;
 }
 
@@ -177,6 +178,9 @@ TEST(VerifyToolCall, ComparesArgumentsAsBfclDoes) {
       {R"("count":"N")", "'count' is"},  // ... and then only exactly
       {R"("count":5)", "'count' is 5"},
       {R"("plain":{"list":[1,2]})", ""},
+      {R"("plain":{"list":1})", "'plain'"},
+      {R"("plain":{"list":[[1,2]]})", "'plain'"},
+      {R"("plain":{"list":[1,2],"in":{"l":[3]}})", ""},
       {R"("extra":1)", "unexpected argument 'extra'"},
   };
   for (const Row& row : rows) {
