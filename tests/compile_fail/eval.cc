@@ -1,4 +1,4 @@
-// Compiled with the flags of module `eval`: it must compile as it is and not with the forbidden include.
+// Compiled with its module's flags: compiles as it is, and must not with the forbidden include.
 #ifdef EVOLORA_FORBIDDEN_INCLUDE
 #include EVOLORA_FORBIDDEN_INCLUDE
 #endif
