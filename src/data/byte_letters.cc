@@ -8,6 +8,7 @@
 namespace evolora {
 namespace {
 
+constexpr char kHexDigits[] = "0123456789ABCDEF";
 constexpr uint32_t kNumLetters = 0x144;
 
 struct Alphabet {
@@ -56,6 +57,18 @@ std::string LettersToBytes(absl::string_view letters) {
     rest.remove_prefix(step.num_bytes);
   }
   return bytes;
+}
+
+std::optional<uint8_t> ByteOfToken(absl::string_view token) {
+  if (token.size() != 6 || token.substr(0, 3) != "<0x" || token[5] != '>') return std::nullopt;
+  const size_t high = absl::string_view(kHexDigits).find(token[3]);
+  const size_t low = absl::string_view(kHexDigits).find(token[4]);
+  if (high > 15 || low > 15) return std::nullopt;
+  return static_cast<uint8_t>(high * 16 + low);
+}
+
+std::string TokenOfByte(unsigned char byte) {
+  return std::string("<0x") + kHexDigits[byte >> 4] + kHexDigits[byte & 15] + ">";
 }
 
 }  // namespace evolora

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <string>
 
 #include "absl/strings/string_view.h"
@@ -18,5 +20,9 @@ std::string BytesToLetters(absl::string_view bytes);
 
 // The bytes behind `letters`; a text with any other character is returned as it is.
 std::string LettersToBytes(absl::string_view letters);
+
+// The byte of a fallback token "<0x00>" .. "<0xFF>" (upper-case digits); none for any other text.
+std::optional<uint8_t> ByteOfToken(absl::string_view token);
+std::string TokenOfByte(unsigned char byte);
 
 }  // namespace evolora

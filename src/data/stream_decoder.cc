@@ -39,10 +39,12 @@ absl::StatusOr<std::string> StreamDecoder::Push(TokenId id) {
   if (tokenizer_->IsSpecial(id)) return std::string();
   std::string bytes = std::move(pending_);
   if (at_start_) {
-    absl::StatusOr<std::string> first = tokenizer_->Decode({&id, 1});
+    start_ids_.push_back(id);
+    absl::StatusOr<std::string> first = tokenizer_->Decode(start_ids_);
     if (!first.ok()) return first.status();
-    bytes += *first;
-    at_start_ = false;
+    bytes = *first;
+    at_start_ = bytes.empty();
+    if (!at_start_) start_ids_.clear();
   } else {
     bytes += tokenizer_->TokenBytes(id);
   }
@@ -54,6 +56,7 @@ absl::StatusOr<std::string> StreamDecoder::Push(TokenId id) {
 std::string StreamDecoder::Finish() {
   std::string text = pending_.empty() ? "" : kReplacement;
   pending_.clear();
+  start_ids_.clear();
   at_start_ = true;
   return text;
 }

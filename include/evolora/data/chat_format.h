@@ -28,15 +28,20 @@ struct ChatFormat {
   // ChatML: the system turn put in front of a chat that starts with another role; none = no turn.
   std::optional<std::string> default_system;
   ToolTurn tool_turn = ToolTurn::kOwnRole;
-  std::string bos_text;          // what the template's bos_token stands for
-  std::string eos_text;          // ... and eos_token
-  std::string before_assistant;  // Mistral: in front of an assistant's content, "" or " "
-  std::string after_eos;         // Mistral: behind an assistant's eos, "" or " "
+  std::string bos_text;  // what the template's bos_token stands for
+  std::string eos_text;  // ... and eos_token
+  // Mistral's spellings of its template over time: blanks around the turns, and whether a system
+  // turn goes into the first user turn (else it is refused).
+  std::string before_user;       // in front of [INST], "" or " "
+  std::string before_assistant;  // in front of an assistant's content, "" or " "
+  std::string after_eos;         // behind an assistant's eos, "" or " "
+  bool folds_system = false;
   friend bool operator==(const ChatFormat&, const ChatFormat&) = default;
 };
 
-// One piece of a rendered chat. kAsTokens: exactly one mark of the format, e.g. "<|im_end|>", the
-// only text that may become a special token. kAsText: all other text, content above all.
+// One piece of a rendered chat. kAsTokens: exactly one mark of the format, e.g. "<|im_end|>" or
+// "[INST]", the only text that may become a special token (where the tokenizer has one for it).
+// kAsText: all other text, content above all.
 struct ChatSegment {
   std::string text;
   SpecialText special = SpecialText::kAsText;
@@ -68,8 +73,10 @@ std::string JoinSegments(absl::Span<const ChatSegment> segments);
 
 // Ids of the rendered chat; a template's BOS is part of it, no other BOS is added.
 // Equal to Hugging Face's encoding of the rendered text, except where content itself holds the text
-// of a special token (or joins with a mark to one): there it stays plain text here.
-// Errors: as RenderChat; FailedPrecondition names a mark of the format that the tokenizer lacks.
+// of a special token: there it stays plain text here.
+// Errors: as RenderChat; FailedPrecondition names a special token of the format (<|im_end|>, BOS,
+// EOS
+//         ..) that the tokenizer lacks.
 absl::StatusOr<std::vector<TokenId>> EncodeChat(const Tokenizer& tokenizer,
                                                 const ChatFormat& format,
                                                 absl::Span<const Message> messages,

@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -25,8 +26,9 @@ class StreamDecoder {
 
  private:
   std::shared_ptr<const Tokenizer> tokenizer_;
-  std::string pending_;   // at most 3 bytes: a character's beginning
-  bool at_start_ = true;  // no text yet: Decode removes a dummy prefix here
+  std::string pending_;             // at most 3 bytes: a character's beginning
+  std::vector<TokenId> start_ids_;  // ids so far, while they decode to no text
+  bool at_start_ = true;            // Decode may remove blanks at the start
 };
 
 }  // namespace evolora

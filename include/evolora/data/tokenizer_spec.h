@@ -78,10 +78,9 @@ struct TokenizerSpec {
   // SentencePiece kinds.
   std::vector<float> scores;     // by id
   std::vector<TokenType> types;  // by id
-  bool add_dummy_prefix = true;
+  bool add_dummy_prefix = true;  // kCharacterBpe: Decode removes the first blank
   bool remove_extra_whitespaces = false;
   bool escape_whitespaces = true;
-  bool treat_whitespace_as_suffix = false;
   std::string precompiled_charsmap;            // SentencePiece's normalisation table, "" = identity
   std::string unk_surface = " \xE2\x81\x87 ";  // what Decode writes for unk
 };
@@ -117,9 +116,10 @@ absl::StatusOr<TokenizerSpec> TokenizerSpecFromGguf(GgufVocabulary vocabulary);
 absl::StatusOr<TokenizerSpec> TokenizerSpecFromHfJson(absl::string_view tokenizer_json,
                                                       absl::string_view tokenizer_config);
 
-// Reads the bytes of a SentencePiece .model file (types BPE and unigram).
+// Reads the bytes of a SentencePiece .model file (types BPE and unigram). The file does not say
+// whether prompts start with BOS: adds_bos is set when it has one, as Llama's tokenizers do.
 // Errors: InvalidArgument     not a well-formed model; names the byte offset
-//         Unimplemented       model types word and char
+//         Unimplemented       model types word and char, white space as suffix
 absl::StatusOr<TokenizerSpec> TokenizerSpecFromSentencePiece(absl::string_view model);
 
 // Checks `spec` and builds its tokenizer: immutable, thread-safe, deterministic.
