@@ -1,8 +1,10 @@
 #include "evolora/model/llama_weights.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 
+#include "ATen/Functions.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
@@ -44,7 +46,79 @@ ParsedPath ParsePath(absl::string_view path) {
   return parsed;
 }
 
+// Calls visit(name, shape, tensor) for every tensor the config has. `Weights` is LlamaWeights or
+// const LlamaWeights.
+template <typename Weights, typename Visit>
+void VisitTensors(const LlamaConfig& c, Weights& w, const Visit& visit) {
+  const int64_t q = c.num_heads * c.head_dim;
+  const int64_t kv = c.num_kv_heads * c.head_dim;
+  visit("model.embed_tokens.weight", {c.vocab_size, c.hidden_size}, w.embedding);
+  visit("model.norm.weight", {c.hidden_size}, w.final_norm);
+  if (!c.tied_head) visit("lm_head.weight", {c.vocab_size, c.hidden_size}, w.head);
+  for (int64_t i = 0; i < c.num_layers; ++i) {
+    auto& layer = w.layers[static_cast<size_t>(i)];
+    const std::string prefix = absl::StrCat("model.layers.", i, ".");
+    const std::string attention = prefix + "self_attn.";
+    visit(prefix + "input_layernorm.weight", {c.hidden_size}, layer.input_norm);
+    visit(prefix + "post_attention_layernorm.weight", {c.hidden_size}, layer.post_norm);
+    for (const LinearKind& kind : kLinears) {
+      const auto [out, in] = LinearShape(c, prefix + kind.suffix);
+      visit(absl::StrCat(prefix, kind.suffix, ".weight"), {out, in}, layer.*kind.weight);
+    }
+    if (c.qkv_bias) {
+      visit(attention + "q_proj.bias", {q}, layer.q_bias);
+      visit(attention + "k_proj.bias", {kv}, layer.k_bias);
+      visit(attention + "v_proj.bias", {kv}, layer.v_bias);
+    }
+    if (c.output_bias) visit(attention + "o_proj.bias", {c.hidden_size}, layer.o_bias);
+    if (c.qk_norm) {
+      visit(attention + "q_norm.weight", {c.head_dim}, layer.q_norm);
+      visit(attention + "k_norm.weight", {c.head_dim}, layer.k_norm);
+    }
+  }
+}
+
+template <typename Named>
+std::vector<Named> SortedByName(std::vector<Named> list) {
+  std::sort(list.begin(), list.end(),
+            [](const Named& a, const Named& b) { return a.name < b.name; });
+  return list;
+}
+
 }  // namespace
+
+std::vector<NamedShape> TensorShapes(const LlamaConfig& config) {
+  LlamaWeights blank;
+  blank.layers.resize(static_cast<size_t>(config.num_layers));
+  std::vector<NamedShape> shapes;
+  VisitTensors(config, blank,
+               [&](const std::string& name, const std::vector<int64_t>& shape, const at::Tensor&) {
+                 shapes.push_back({name, shape});
+               });
+  return SortedByName(std::move(shapes));
+}
+
+std::vector<NamedTensor> NamedTensors(const LlamaWeights& weights) {
+  std::vector<NamedTensor> tensors;
+  VisitTensors(weights.config, weights,
+               [&](const std::string& name, const std::vector<int64_t>&, const at::Tensor& tensor) {
+                 tensors.push_back({name, tensor});
+               });
+  return SortedByName(std::move(tensors));
+}
+
+BlankWeights AllocateWeights(const LlamaConfig& config) {
+  BlankWeights blank;
+  blank.weights.config = config;
+  blank.weights.layers.resize(static_cast<size_t>(config.num_layers));
+  VisitTensors(config, blank.weights,
+               [](const std::string&, const std::vector<int64_t>& shape, at::Tensor& tensor) {
+                 tensor = at::empty(shape, at::kFloat);
+               });
+  if (config.tied_head) blank.weights.head = blank.weights.embedding;
+  blank.tensors = NamedTensors(blank.weights);
+  return blank;
+}
 
 at::Tensor FindLinear(const LlamaWeights& weights, const std::string& module_path) {
   const ParsedPath parsed = ParsePath(module_path);

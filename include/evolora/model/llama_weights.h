@@ -31,6 +31,32 @@ struct LlamaWeights {
   at::Tensor head;        // [V, D]
 };
 
+// One tensor of a base under its Hugging Face name ("model.layers.0.mlp.up_proj.weight"); shares
+// storage with the weights.
+struct NamedTensor {
+  std::string name;
+  at::Tensor tensor;
+};
+
+// Names and shapes of all tensors a base with this config has, sorted by name (bytes). A tied head
+// is not listed. REQUIRES: ValidateLlamaConfig(config) is OK.
+struct NamedShape {
+  std::string name;
+  std::vector<int64_t> shape;
+};
+std::vector<NamedShape> TensorShapes(const LlamaConfig& config);
+
+// The tensors themselves, in the order of TensorShapes.
+std::vector<NamedTensor> NamedTensors(const LlamaWeights& weights);
+
+// Weights whose tensors are allocated (fp32, CPU) but not filled, in the order of TensorShapes in
+// `tensors`: for loaders. Throws as LibTorch does.
+struct BlankWeights {
+  LlamaWeights weights;
+  std::vector<NamedTensor> tensors;
+};
+BlankWeights AllocateWeights(const LlamaConfig& config);
+
 // The weight of one linear layer by its Hugging Face module path ("model.layers.3.mlp.up_proj"),
 // or an undefined tensor when there is none.
 at::Tensor FindLinear(const LlamaWeights& weights, const std::string& module_path);

@@ -1,0 +1,122 @@
+#include "weight_source.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+
+#include "ATen/Parallel.h"
+#include "absl/strings/str_cat.h"
+#include "evolora/adapters/tensor_file.h"
+#include "evolora/core/status_macros.h"
+
+namespace evolora {
+namespace {
+
+std::string Shown(const std::string& name, const SourceTensor& tensor) {
+  if (tensor.file_name.empty() || tensor.file_name == name) return absl::StrCat("tensor ", name);
+  return absl::StrCat("tensor ", name, " (", tensor.file_name, ")");
+}
+
+absl::Status CheckTensors(const WeightSource& source, const std::vector<NamedShape>& wanted) {
+  for (const NamedShape& want : wanted) {
+    const auto found = source.tensors.find(want.name);
+    if (found == source.tensors.end()) {
+      return absl::InvalidArgumentError(absl::StrCat("tensor ", want.name, " is missing"));
+    }
+    if (want.shape != found->second.shape) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(Shown(want.name, found->second), ": shape ", ShapeText(found->second.shape),
+                       ", the config asks for ", ShapeText(want.shape)));
+    }
+  }
+  if (wanted.size() == source.tensors.size()) return absl::OkStatus();
+  for (const auto& [name, tensor] : source.tensors) {
+    const bool is_wanted = std::any_of(wanted.begin(), wanted.end(),
+                                       [&](const NamedShape& w) { return w.name == name; });
+    if (!is_wanted) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(Shown(name, tensor), " is not part of this architecture"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Index of the first value that is NaN or infinite, or -1.
+int64_t FindNonFinite(const float* values, int64_t count) {
+  constexpr int64_t kBlock = 4096;
+  for (int64_t start = 0; start < count; start += kBlock) {
+    const int64_t end = std::min(count, start + kBlock);
+    uint32_t largest = 0;
+    for (int64_t i = start; i < end; ++i) {
+      uint32_t bits;
+      std::memcpy(&bits, values + i, sizeof bits);
+      largest = std::max(largest, bits & 0x7fffffffu);
+    }
+    if (largest < 0x7f800000u) continue;
+    for (int64_t i = start; i < end; ++i) {
+      if (!std::isfinite(values[i])) return i;
+    }
+  }
+  return -1;
+}
+
+// Rows (0, h, 1, h + 1, ...) of each head to (0, 1, ...).
+void ToRotateHalf(float* values, int64_t rows, int64_t row_size, int64_t num_heads) {
+  const int64_t head_rows = rows / num_heads;
+  const int64_t half = head_rows / 2;
+  std::vector<float> head(static_cast<size_t>(head_rows * row_size));
+  for (int64_t h = 0; h < num_heads; ++h) {
+    float* target = values + h * head_rows * row_size;
+    std::copy_n(target, head_rows * row_size, head.data());
+    for (int64_t j = 0; j < head_rows; ++j) {
+      const int64_t from = j < half ? 2 * j : 2 * (j - half) + 1;
+      std::copy_n(head.data() + from * row_size, row_size, target + j * row_size);
+    }
+  }
+}
+
+absl::Status ReadOne(const std::string& name, const SourceTensor& source,
+                     const at::Tensor& tensor) {
+  auto* values = tensor.mutable_data_ptr<float>();
+  RETURN_IF_ERROR(Annotate(source.read(values), Shown(name, source)));
+  const int64_t bad = FindNonFinite(values, tensor.numel());
+  if (bad >= 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(Shown(name, source), ": value ", bad, " is ", values[bad]));
+  }
+  if (source.adjacent_pair_heads > 0) {
+    ToRotateHalf(values, tensor.size(0), tensor.numel() / tensor.size(0),
+                 source.adjacent_pair_heads);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<const LlamaWeights>> ReadWeights(const WeightSource& source) {
+  RETURN_IF_ERROR(ValidateLlamaConfig(source.config));
+  // Before any memory is taken: a file's sizes bound what is allocated.
+  RETURN_IF_ERROR(CheckTensors(source, TensorShapes(source.config)));
+  BlankWeights blank = AllocateWeights(source.config);
+  // Large tensors first, so that threads finish together.
+  std::vector<size_t> order(blank.tensors.size());
+  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    return blank.tensors[a].tensor.numel() > blank.tensors[b].tensor.numel();
+  });
+  std::vector<absl::Status> statuses(order.size());
+  std::atomic<size_t> next{0};
+  at::parallel_for(0, at::get_num_threads(), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t worker = begin; worker < end; ++worker) {
+      for (size_t i = next++; i < order.size(); i = next++) {
+        const NamedTensor& target = blank.tensors[order[i]];
+        statuses[order[i]] = ReadOne(target.name, source.tensors.at(target.name), target.tensor);
+      }
+    }
+  });
+  for (const absl::Status& status : statuses) RETURN_IF_ERROR(status);
+  return std::make_shared<const LlamaWeights>(std::move(blank.weights));
+}
+
+}  // namespace evolora
