@@ -1,0 +1,15 @@
+#pragma once
+
+#include "absl/status/statusor.h"
+#include "evolora/adapters/lora_adapter.h"
+
+namespace evolora {
+
+struct LlamaWeights;
+
+// The greatest relative size of the adapter's updates: max over its modules of
+// ||scale B A||_F / ||W||_F. Computed without forming B A: ||B A||_F^2 = <A A^T, B^T B>.
+// Errors: InvalidArgument a module does not fit the base.
+absl::StatusOr<double> MaxRelativeNorm(const LlamaWeights& weights, const LoraAdapter& adapter);
+
+}  // namespace evolora

@@ -1,0 +1,50 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "evolora/core/language_model.h"
+#include "evolora/model/base_model.h"
+#include "evolora/model/engine.h"
+
+namespace evolora {
+
+// The LanguageModel over a real base: engine, tokenizer and chat format together.
+// Ends a completion at the end-of-turn id (chats), the end-of-text id, or a stop string; a stop
+// string and what follows it are not part of the text, the ids that hold it are not part of the ids.
+// Threads: one caller at a time, as Engine.
+class TextModel : public LanguageModel {
+ public:
+  // Shares the base's weights and tokenizer. Errors: those of Engine::Create.
+  static absl::StatusOr<std::unique_ptr<TextModel>> Create(const BaseModel& base,
+                                                           const EngineOptions& options = {});
+
+  // Loads an adapter and returns its digest, under which requests name it. Loading it again is OK.
+  // InvalidArgument: it does not fit the base; names the module.
+  absl::StatusOr<std::string> LoadAdapter(const LoraAdapter& adapter);
+  absl::Status UnloadAdapter(const std::string& digest);
+
+  // Requests with messages need a tokenizer and a chat format: FailedPrecondition without.
+  absl::StatusOr<std::vector<Completion>> Generate(
+      absl::Span<const GenerateRequest> requests) override;
+  absl::StatusOr<std::vector<Scored>> Score(absl::Span<const ScoreRequest> requests) override;
+  absl::StatusOr<std::vector<TokenId>> EncodeChat(
+      absl::Span<const Message> messages) const override;
+  Compute spent() const override;
+
+  const LlamaConfig& config() const;
+
+ private:
+  TextModel(const BaseModel& base, std::unique_ptr<Engine> engine);
+
+  std::shared_ptr<const Tokenizer> tokenizer_;  // null: ids only
+  absl::StatusOr<ChatFormat> chat_format_;
+  std::vector<TokenId> stop_ids_;
+  std::unique_ptr<Engine> engine_;
+};
+
+}  // namespace evolora
