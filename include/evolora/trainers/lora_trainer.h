@@ -1,0 +1,74 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "evolora/adapters/lora_adapter.h"
+#include "evolora/core/clock.h"
+#include "evolora/core/file_system.h"
+#include "evolora/model/llama_weights.h"
+#include "evolora/trainers/recipe.h"
+#include "evolora/trainers/training_data.h"
+
+namespace evolora {
+
+struct TrainingJob {
+  std::shared_ptr<const LlamaWeights> base;
+  std::string base_name;                 // written into the adapter
+  std::string base_weights_fingerprint;  // a checkpoint of another base is refused
+  std::vector<TrainingRow> rows;
+  LoraRecipe recipe;
+  std::optional<LoraAdapter> init;       // start from here instead of kaiming A, zero B
+};
+
+// One optimiser step, after it was taken.
+struct StepReport {
+  int64_t step = 0;         // from 1
+  int64_t total_steps = 0;
+  double loss = 0;          // mean over the step's labelled tokens, before the update
+  double grad_norm = 0;     // before clipping
+  double learning_rate = 0;
+  int64_t tokens = 0;           // tokens of the step's rows, padding not counted
+  int64_t labelled_tokens = 0;
+  double seconds = 0;           // wall time of the step
+};
+
+struct TrainOptions {
+  std::string work_dir;   // holds the checkpoint; created if missing; "" = no checkpoints
+  bool resume = false;    // go on from the checkpoint in work_dir if there is one
+  std::function<void(const StepReport&)> on_step;  // may be empty; called on the training thread
+};
+
+struct TrainedAdapter {
+  LoraAdapter adapter;
+  std::vector<StepReport> history;  // every step, those before a resume included
+  double total_flops = 0;           // of every step, counted from shapes
+};
+
+// Optimiser steps of a whole run: epochs x ceil(rows of an epoch / rows_per_step), cut by max_steps.
+int64_t TotalSteps(const LoraRecipe& recipe, int64_t num_rows, int64_t num_replay_rows);
+
+// Trains one LoRA adapter by supervised fine-tuning: autograd over the reference forward, AdamW.
+//
+// Loss:     sum of cross entropies over the labelled tokens of the whole optimiser step divided by
+//           their number, however the step is cut into micro-batches.
+// Init:     A ~ U(-1/sqrt(in), 1/sqrt(in)) (kaiming_uniform with a = sqrt 5, as PEFT), B = 0.
+// Exact:    same job, threads and machine give the same bytes, with or without interruption.
+// Writes:   only `work_dir`/checkpoint.h5 through `fs` (temp file, fsync, rename).
+// Errors:   InvalidArgument    bad recipe, rows that fail LintTrainingRows, a target that matches
+//                              nothing, `init` that does not fit
+//           FailedPrecondition the checkpoint belongs to another job
+//           ResourceExhausted  out of memory or disk (work_dir is left resumable)
+//           Aborted            the loss became non-finite; names step and loss
+//           Cancelled          `stop` was requested; the checkpoint holds the last finished step
+// Threads:  one call per process at a time.
+absl::StatusOr<TrainedAdapter> TrainLora(const TrainingJob& job, const TrainOptions& options,
+                                         FileSystem& fs, const Clock& clock, std::stop_token stop);
+
+}  // namespace evolora

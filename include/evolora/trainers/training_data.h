@@ -1,0 +1,43 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "evolora/core/tokenizer.h"
+#include "evolora/model/base_model.h"
+
+namespace evolora {
+
+inline constexpr TokenId kIgnoreLabel = -100;
+
+// One tokenised training row. labels[t] is the target at position t in Hugging Face's convention:
+// equal to ids[t] where the row teaches, kIgnoreLabel elsewhere; the trainer shifts by one.
+struct TrainingRow {
+  std::vector<TokenId> ids;
+  std::vector<TokenId> labels;  // same length
+  bool replay = false;          // protects behaviour; mixed in by LoraRecipe::replay_share
+  std::string text;             // request text, for leak checks and messages; may be empty
+};
+
+// Parses a JSON-lines training file. A row is one of
+//   {"messages": [{"role","content"} ..]}   assistant turns and their end-of-turn marks are labelled
+//   {"prompt": str, "completion": str}      the completion and the end token are labelled
+//   {"ids": [..], "labels": [..]}           as they are (no tokenizer needed)
+// each with an optional "replay": bool. Errors: InvalidArgument "line N: ..." for bad JSON, unknown
+// fields, ids outside the vocabulary, lengths that differ; FailedPrecondition when text rows meet a
+// base without tokenizer.
+absl::StatusOr<std::vector<TrainingRow>> ParseTrainingRows(absl::string_view jsonl,
+                                                           const BaseModel& base);
+
+// Refuses a data set that cannot teach what it says: no row, a row without labelled target, longer
+// than `max_row_tokens` or the context. InvalidArgument names the rows (at most five).
+absl::Status LintTrainingRows(absl::Span<const TrainingRow> rows, int64_t max_row_tokens,
+                              int64_t max_positions);
+
+// SHA-256 over ids, labels and replay marks: the data identity a checkpoint is bound to.
+std::string TrainingRowsDigest(absl::Span<const TrainingRow> rows);
+
+}  // namespace evolora

@@ -1,0 +1,206 @@
+#include "evolora/trainers/lora_trainer.h"
+
+#include <cmath>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "ATen/ops/mm.h"
+#include "ATen/ops/randn.h"
+#include "ATen/ops/tensor.h"
+#include "evolora/core/random.h"
+#include "head_loss.h"
+#include "model/random_model.h"
+#include "support/failing_file_system.h"
+#include "support/fake_clock.h"
+#include "support/status_matchers.h"
+#include "support/temp_dir.h"
+
+namespace evolora {
+namespace {
+
+using ::evolora::testing::FakeClock;
+using ::evolora::testing::StatusIs;
+using ::evolora::testing::TempDir;
+using ::testing::HasSubstr;
+
+TrainingJob TinyJob(int64_t num_rows = 12) {
+  TrainingJob job;
+  const LlamaConfig config = testing::SmallConfig();
+  job.base = testing::RandomWeights(config, 7);
+  job.base_name = "tiny";
+  job.base_weights_fingerprint = "tiny-7";
+  Random random(5);
+  for (int64_t i = 0; i < num_rows; ++i) {
+    TrainingRow row;
+    const uint64_t length = 4 + random.NextBelow(6);
+    for (uint64_t t = 0; t < length; ++t) {
+      row.ids.push_back(static_cast<TokenId>(random.NextBelow(static_cast<uint64_t>(config.vocab_size))));
+      row.labels.push_back(t < 2 ? kIgnoreLabel : row.ids.back());
+    }
+    job.rows.push_back(row);
+  }
+  job.recipe.rank = 4;
+  job.recipe.alpha = 8;
+  job.recipe.learning_rate = 1e-2;
+  job.recipe.epochs = 3;
+  job.recipe.rows_per_step = 4;
+  job.recipe.checkpoint_every_steps = 2;
+  return job;
+}
+
+absl::StatusOr<TrainedAdapter> Train(const TrainingJob& job, const TrainOptions& options = {},
+                                     std::stop_token stop = {}) {
+  FakeClock clock;
+  return TrainLora(job, options, PosixFileSystem(), clock, stop);
+}
+
+TEST(TrainLora, LossFallsAndEveryModuleLearns) {
+  TrainingJob job = TinyJob();
+  job.recipe.epochs = 20;
+  ASSERT_OK_AND_ASSIGN(const TrainedAdapter trained, Train(job));
+  ASSERT_EQ(trained.history.size(), 60u);
+  EXPECT_LT(trained.history.back().loss, 0.7 * trained.history.front().loss);
+  EXPECT_EQ(trained.adapter.modules.size(), LinearModulePaths(job.base->config).size());
+  for (const LoraModule& module : trained.adapter.modules) {
+    double largest = 0;
+    for (const float b : module.b) largest = std::max(largest, std::abs(static_cast<double>(b)));
+    EXPECT_GT(largest, 0) << module.path;
+    EXPECT_DOUBLE_EQ(module.scale, 2.0);
+  }
+}
+
+TEST(TrainLora, SameJobGivesTheSameBytes) {
+  const TrainingJob job = TinyJob();
+  ASSERT_OK_AND_ASSIGN(const TrainedAdapter first, Train(job));
+  ASSERT_OK_AND_ASSIGN(const TrainedAdapter second, Train(job));
+  EXPECT_EQ(AdapterDigest(first.adapter), AdapterDigest(second.adapter));
+}
+
+TEST(TrainLora, MicroBatchingDoesNotChangeTheStep) {
+  TrainingJob whole = TinyJob();
+  whole.recipe.tokens_per_micro_batch = 1000;
+  TrainingJob cut = whole;
+  cut.recipe.tokens_per_micro_batch = 1;
+  ASSERT_OK_AND_ASSIGN(const TrainedAdapter a, Train(whole));
+  ASSERT_OK_AND_ASSIGN(const TrainedAdapter b, Train(cut));
+  for (size_t i = 0; i < a.history.size(); ++i) {
+    EXPECT_NEAR(a.history[i].loss, b.history[i].loss, 1e-5 * a.history[i].loss) << "step " << i;
+    EXPECT_NEAR(a.history[i].grad_norm, b.history[i].grad_norm, 1e-4 * a.history[i].grad_norm);
+  }
+}
+
+TEST(TrainLora, StoppedAndResumedGivesTheBytesOfTheUnbrokenRun) {
+  const TrainingJob job = TinyJob();
+  ASSERT_OK_AND_ASSIGN(const TrainedAdapter unbroken, Train(job));
+  for (const int64_t stop_after : {1, 2, 5, 8}) {
+    SCOPED_TRACE(stop_after);
+    const TempDir work;
+    std::stop_source stop;
+    const TrainOptions stopping{.work_dir = work.path(), .on_step = [&](const StepReport& step) {
+                                  if (step.step == stop_after) stop.request_stop();
+                                }};
+    ASSERT_THAT(Train(job, stopping, stop.get_token()),
+                StatusIs(absl::StatusCode::kCancelled, HasSubstr("stopped after step")));
+    int64_t steps_taken = 0;
+    const TrainOptions resuming{.work_dir = work.path(), .resume = true,
+                                .on_step = [&](const StepReport&) { ++steps_taken; }};
+    ASSERT_OK_AND_ASSIGN(const TrainedAdapter resumed, Train(job, resuming));
+    EXPECT_EQ(steps_taken, 9 - stop_after);
+    EXPECT_EQ(AdapterDigest(resumed.adapter), AdapterDigest(unbroken.adapter));
+    ASSERT_EQ(resumed.history.size(), unbroken.history.size());
+    for (size_t i = 0; i < resumed.history.size(); ++i) {
+      EXPECT_EQ(resumed.history[i].loss, unbroken.history[i].loss);
+    }
+  }
+}
+
+TEST(TrainLora, CheckpointOfAnotherJobIsRefused) {
+  const TempDir work;
+  TrainingJob job = TinyJob();
+  ASSERT_OK_AND_ASSIGN(const TrainedAdapter done, Train(job, {.work_dir = work.path()}));
+  job.recipe.learning_rate *= 2;
+  EXPECT_THAT(Train(job, {.work_dir = work.path(), .resume = true}),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("another job")));
+}
+
+TEST(TrainLora, FailedCheckpointWriteKeepsTheLastOne) {
+  const TempDir work;
+  const TrainingJob job = TinyJob();
+  FakeClock clock;
+  testing::FailingFileSystem failing(PosixFileSystem());
+  failing.FailAt(3, absl::ResourceExhaustedError("disk full"));  // folder, checkpoint, then this
+  const TrainOptions options{.work_dir = work.path()};
+  ASSERT_THAT(TrainLora(job, options, failing, clock, {}),
+              StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("disk full")));
+  int64_t first_step = 0;
+  const TrainOptions resuming{.work_dir = work.path(), .resume = true,
+                              .on_step = [&](const StepReport& step) {
+                                if (first_step == 0) first_step = step.step;
+                              }};
+  ASSERT_OK_AND_ASSIGN(const TrainedAdapter resumed, Train(job, resuming));
+  EXPECT_EQ(first_step, 3);
+  ASSERT_OK_AND_ASSIGN(const TrainedAdapter unbroken, Train(job));
+  EXPECT_EQ(AdapterDigest(resumed.adapter), AdapterDigest(unbroken.adapter));
+}
+
+TEST(TrainLora, StartsFromAGivenAdapter) {
+  TrainingJob job = TinyJob();
+  ASSERT_OK_AND_ASSIGN(const TrainedAdapter first, Train(job));
+  job.init = first.adapter;
+  ASSERT_OK_AND_ASSIGN(const TrainedAdapter second, Train(job));
+  EXPECT_LT(second.history.front().loss, first.history.front().loss);
+  job.recipe.rank = 3;
+  EXPECT_THAT(Train(job), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("of rank 3")));
+}
+
+TEST(TrainLora, RefusesTargetsThatMatchNothingAndRanksAboveTheLayer) {
+  TrainingJob job = TinyJob();
+  job.recipe.target_modules = {"q_proj", "w1"};
+  EXPECT_THAT(Train(job), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("'w1'")));
+  job.recipe.target_modules = {"q_proj"};
+  ASSERT_OK_AND_ASSIGN(const TrainedAdapter trained, Train(job));
+  EXPECT_EQ(trained.adapter.modules.size(), static_cast<size_t>(job.base->config.num_layers));
+  job.recipe.rank = 500;
+  EXPECT_THAT(Train(job), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("rank 500")));
+}
+
+TEST(TrainLora, NonFiniteLossAborts) {
+  TrainingJob job = TinyJob();
+  job.recipe.learning_rate = 10;
+  job.recipe.max_grad_norm = 0;
+  job.recipe.epochs = 400;
+  job.recipe.schedule = LearningRateSchedule::kConstant;
+  LoraAdapter huge;
+  {
+    TrainingJob start = TinyJob();
+    ASSERT_OK_AND_ASSIGN(const TrainedAdapter trained, Train(start));
+    huge = trained.adapter;
+    for (LoraModule& module : huge.modules) {
+      for (float& b : module.b) b *= 1e30f;
+    }
+  }
+  job.init = huge;
+  EXPECT_THAT(Train(job), StatusIs(absl::StatusCode::kAborted, HasSubstr("step 1")));
+}
+
+// The chunked head against autograd's plain formula.
+TEST(ChunkedHeadLoss, EqualsTheUnchunkedLossAndItsGradient) {
+  const at::Tensor hidden = at::randn({37, 8}, at::kFloat).requires_grad_();
+  const at::Tensor head = at::randn({19, 8}, at::kFloat);
+  std::vector<int64_t> labels;
+  for (int64_t i = 0; i < 37; ++i) labels.push_back(i % 19);
+  const at::Tensor targets = at::tensor(labels, at::kLong);
+  const at::Tensor loss = at::mm(hidden, head.t())
+                              .log_softmax(1)
+                              .gather(1, targets.unsqueeze(1))
+                              .sum()
+                              .neg();
+  loss.backward();
+  const HeadLoss chunked = ChunkedHeadLoss(hidden.detach(), head, targets, 0.5, 10);
+  EXPECT_NEAR(chunked.loss_sum, loss.item<double>(), 1e-3);
+  EXPECT_LT(chunked.grad_hidden.sub(hidden.grad(), 0.5).abs().max().item<double>(), 1e-5);
+}
+
+}  // namespace
+}  // namespace evolora

@@ -1,0 +1,105 @@
+#include "checkpoint.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "evolora/core/sha256.h"
+#include "evolora/core/status_macros.h"
+#include "evolora/data/array_file.h"
+
+namespace evolora {
+namespace {
+
+constexpr int64_t kHistoryColumns = 6;  // loss, grad_norm, learning_rate, tokens, labelled, seconds
+
+std::string CheckpointPath(const std::string& work_dir) { return JoinPath(work_dir, "checkpoint.h5"); }
+
+Array FlatArray(const at::Tensor& flat) {
+  const float* data = flat.const_data_ptr<float>();
+  return {std::vector<float>(data, data + flat.numel()), {flat.numel()}};
+}
+
+absl::Status Restore(const ArrayFile& file, const std::string& name, at::Tensor& flat) {
+  ASSIGN_OR_RETURN(const absl::Span<const float> values, file.Values<float>(name));
+  if (static_cast<int64_t>(values.size()) != flat.numel()) {
+    return absl::DataLossError(absl::StrCat("checkpoint: ", name, " has ", values.size(),
+                                            " values, the adapter ", flat.numel()));
+  }
+  std::copy(values.begin(), values.end(), flat.mutable_data_ptr<float>());
+  return absl::OkStatus();
+}
+
+Array HistoryArray(const std::vector<StepReport>& history) {
+  std::vector<double> values;
+  for (const StepReport& r : history) {
+    values.insert(values.end(), {r.loss, r.grad_norm, r.learning_rate, static_cast<double>(r.tokens),
+                                 static_cast<double>(r.labelled_tokens), r.seconds});
+  }
+  return {std::move(values), {static_cast<int64_t>(history.size()), kHistoryColumns}};
+}
+
+absl::StatusOr<std::vector<StepReport>> HistoryFrom(const ArrayFile& file) {
+  ASSIGN_OR_RETURN(const absl::Span<const double> values, file.Values<double>("history"));
+  const auto total = file.attributes.find("total_steps");
+  if (total == file.attributes.end() || !std::holds_alternative<int64_t>(total->second)) {
+    return absl::DataLossError("checkpoint: no total_steps");
+  }
+  std::vector<StepReport> history;
+  for (size_t i = 0; i + kHistoryColumns <= values.size(); i += kHistoryColumns) {
+    history.push_back({.step = static_cast<int64_t>(history.size()) + 1,
+                       .total_steps = std::get<int64_t>(total->second),
+                       .loss = values[i],
+                       .grad_norm = values[i + 1],
+                       .learning_rate = values[i + 2],
+                       .tokens = static_cast<int64_t>(values[i + 3]),
+                       .labelled_tokens = static_cast<int64_t>(values[i + 4]),
+                       .seconds = values[i + 5]});
+  }
+  return history;
+}
+
+}  // namespace
+
+std::string JobDigest(const TrainingJob& job) {
+  Json recipe = RecipeToJson(job.recipe);
+  recipe.erase("checkpoint_every_steps");  // how often, not what
+  return Sha256Hex(CanonicalJson(Json{{"base", job.base_weights_fingerprint},
+                                      {"rows", TrainingRowsDigest(job.rows)},
+                                      {"recipe", recipe},
+                                      {"init", job.init ? AdapterDigest(*job.init) : ""}}));
+}
+
+absl::Status SaveCheckpoint(FileSystem& fs, const std::string& work_dir,
+                            const std::string& job_digest, const AdapterParameters& parameters,
+                            const std::vector<StepReport>& history) {
+  ArrayFile file;
+  file.arrays["value"] = FlatArray(parameters.value);
+  file.arrays["moment1"] = FlatArray(parameters.moment1);
+  file.arrays["moment2"] = FlatArray(parameters.moment2);
+  file.arrays["history"] = HistoryArray(history);
+  file.attributes["job"] = job_digest;
+  file.attributes["total_steps"] = history.empty() ? int64_t{0} : history.back().total_steps;
+  return WriteArrayFile(fs, CheckpointPath(work_dir), file);
+}
+
+absl::StatusOr<std::optional<std::vector<StepReport>>> LoadCheckpoint(
+    FileSystem& fs, const std::string& work_dir, const std::string& job_digest,
+    AdapterParameters& parameters) {
+  const std::string path = CheckpointPath(work_dir);
+  if (!fs.Exists(path)) return std::optional<std::vector<StepReport>>();
+  ASSIGN_OR_RETURN(const ArrayFile file, ReadArrayFile(fs, path));
+  const auto job = file.attributes.find("job");
+  if (job == file.attributes.end() || job->second != ArrayAttribute(job_digest)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(path, " belongs to another job (base, data, recipe or start differ): "
+                           "train into another folder or without --resume"));
+  }
+  RETURN_IF_ERROR(Restore(file, "value", parameters.value));
+  RETURN_IF_ERROR(Restore(file, "moment1", parameters.moment1));
+  RETURN_IF_ERROR(Restore(file, "moment2", parameters.moment2));
+  ASSIGN_OR_RETURN(std::vector<StepReport> history, HistoryFrom(file));
+  return std::make_optional(std::move(history));
+}
+
+}  // namespace evolora

@@ -1,0 +1,36 @@
+// N labelled rows, D model width, V vocabulary.
+#include "head_loss.h"
+
+#include <algorithm>
+
+#include "ATen/core/grad_mode.h"
+#include "ATen/ops/empty_like.h"
+#include "ATen/ops/full_like.h"
+#include "ATen/ops/mm.h"
+#include "ATen/ops/log_softmax.h"
+
+namespace evolora {
+
+HeadLoss ChunkedHeadLoss(const at::Tensor& hidden_ND, const at::Tensor& head_VD,
+                         const at::Tensor& targets_N, double factor, int64_t rows_per_chunk) {
+  const at::NoGradGuard no_grad;
+  HeadLoss result;
+  result.grad_hidden = at::empty_like(hidden_ND);
+  const int64_t num_rows = hidden_ND.size(0);
+  for (int64_t begin = 0; begin < num_rows; begin += rows_per_chunk) {
+    const int64_t count = std::min(rows_per_chunk, num_rows - begin);
+    const at::Tensor hidden = hidden_ND.narrow(0, begin, count);
+    const at::Tensor target = targets_N.narrow(0, begin, count).unsqueeze(1);
+    at::Tensor log_probs = at::log_softmax(at::mm(hidden, head_VD.t()), /*dim=*/1);
+    result.loss_sum -= log_probs.gather(1, target).sum(at::kDouble).item<double>();
+    // d loss / d logits = softmax - onehot
+    at::Tensor grad_logits = log_probs.exp_();
+    grad_logits.scatter_add_(1, target, at::full_like(target, -1, hidden.options()));
+    at::Tensor out = result.grad_hidden.narrow(0, begin, count);
+    at::mm_out(out, grad_logits, head_VD);
+  }
+  result.grad_hidden.mul_(factor);
+  return result;
+}
+
+}  // namespace evolora

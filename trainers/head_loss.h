@@ -1,0 +1,19 @@
+#pragma once
+
+#include "ATen/core/Tensor.h"
+
+namespace evolora {
+
+// Sum of cross entropies of the labelled rows, and its gradient.
+struct HeadLoss {
+  double loss_sum = 0;     // natural log
+  at::Tensor grad_hidden;  // [N, D], d(loss_sum * factor) / d hidden
+};
+
+// loss_sum = sum_n -log softmax(hidden_n W^T)[target_n], computed `rows_per_chunk` rows at a time so
+// that never more than that many logits rows exist. hidden_ND fp32 [N, D]; head_VD fp32 [V, D]
+// (frozen: no gradient); targets_N int64. The gradient is scaled by `factor`.
+HeadLoss ChunkedHeadLoss(const at::Tensor& hidden_ND, const at::Tensor& head_VD,
+                         const at::Tensor& targets_N, double factor, int64_t rows_per_chunk = 128);
+
+}  // namespace evolora

@@ -1,0 +1,143 @@
+#include "evolora/trainers/recipe.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+#include "absl/strings/str_cat.h"
+#include "evolora/core/status_macros.h"
+
+namespace evolora {
+namespace {
+
+absl::StatusOr<LearningRateSchedule> ParseSchedule(const std::string& name) {
+  if (name == "constant") return LearningRateSchedule::kConstant;
+  if (name == "linear") return LearningRateSchedule::kLinear;
+  if (name == "cosine") return LearningRateSchedule::kCosine;
+  return absl::InvalidArgumentError(
+      absl::StrCat("recipe.schedule: '", name, "' is not one of constant, linear, cosine"));
+}
+
+const char* ScheduleName(LearningRateSchedule schedule) {
+  switch (schedule) {
+    case LearningRateSchedule::kConstant: return "constant";
+    case LearningRateSchedule::kLinear: return "linear";
+    case LearningRateSchedule::kCosine: return "cosine";
+  }
+  return "linear";
+}
+
+// One bound of a recipe: the value must lie in [low, high].
+struct Bound {
+  const char* key;
+  double value;
+  double low;
+  double high;
+};
+
+}  // namespace
+
+absl::Status ValidateRecipe(const LoraRecipe& r) {
+  const Bound bounds[] = {
+      {"rank", static_cast<double>(r.rank), 1, 512},
+      {"alpha", r.alpha, 1e-6, 1e6},
+      {"learning_rate", r.learning_rate, 0, 10},
+      {"warmup_ratio", r.warmup_ratio, 0, 1},
+      {"epochs", static_cast<double>(r.epochs), 1, 10000},
+      {"max_steps", static_cast<double>(r.max_steps), 0, 1e9},
+      {"rows_per_step", static_cast<double>(r.rows_per_step), 1, 65536},
+      {"tokens_per_micro_batch", static_cast<double>(r.tokens_per_micro_batch), 1, 1 << 24},
+      {"weight_decay", r.weight_decay, 0, 1},
+      {"beta1", r.beta1, 0, 0.999999},
+      {"beta2", r.beta2, 0, 0.9999999},
+      {"epsilon", r.epsilon, 1e-20, 1},
+      {"max_grad_norm", r.max_grad_norm, 0, 1e9},
+      {"replay_share", r.replay_share, 0, 0.9},
+      {"max_row_tokens", static_cast<double>(r.max_row_tokens), 1, 1 << 24},
+      {"checkpoint_every_steps", static_cast<double>(r.checkpoint_every_steps), 1, 1e9},
+  };
+  for (const Bound& b : bounds) {
+    if (!(b.value >= b.low && b.value <= b.high)) {
+      return absl::InvalidArgumentError(absl::StrCat("recipe.", b.key, ": ", b.value,
+                                                     " is outside [", b.low, ", ", b.high, "]"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<LoraRecipe> RecipeFromJson(const Json& json) {
+  JsonFields f(json, "recipe");
+  LoraRecipe r;
+  constexpr int64_t kMax = int64_t{1} << 40;
+  r.rank = f.OptionalInteger("rank", -kMax, kMax).value_or(r.rank);
+  r.alpha = f.OptionalNumber("alpha").value_or(r.alpha);
+  if (f.Has("target_modules")) r.target_modules = f.StringArray("target_modules");
+  r.learning_rate = f.OptionalNumber("learning_rate").value_or(r.learning_rate);
+  const std::string schedule = f.OptionalString("schedule").value_or(ScheduleName(r.schedule));
+  r.warmup_ratio = f.OptionalNumber("warmup_ratio").value_or(r.warmup_ratio);
+  r.epochs = f.OptionalInteger("epochs", -kMax, kMax).value_or(r.epochs);
+  r.max_steps = f.OptionalInteger("max_steps", -kMax, kMax).value_or(r.max_steps);
+  r.rows_per_step = f.OptionalInteger("rows_per_step", -kMax, kMax).value_or(r.rows_per_step);
+  r.tokens_per_micro_batch =
+      f.OptionalInteger("tokens_per_micro_batch", -kMax, kMax).value_or(r.tokens_per_micro_batch);
+  r.weight_decay = f.OptionalNumber("weight_decay").value_or(r.weight_decay);
+  r.beta1 = f.OptionalNumber("beta1").value_or(r.beta1);
+  r.beta2 = f.OptionalNumber("beta2").value_or(r.beta2);
+  r.epsilon = f.OptionalNumber("epsilon").value_or(r.epsilon);
+  r.max_grad_norm = f.OptionalNumber("max_grad_norm").value_or(r.max_grad_norm);
+  r.replay_share = f.OptionalNumber("replay_share").value_or(r.replay_share);
+  r.seed = static_cast<uint64_t>(f.OptionalInteger("seed", 0, kMax).value_or(0));
+  r.max_row_tokens = f.OptionalInteger("max_row_tokens", -kMax, kMax).value_or(r.max_row_tokens);
+  r.checkpoint_every_steps =
+      f.OptionalInteger("checkpoint_every_steps", -kMax, kMax).value_or(r.checkpoint_every_steps);
+  RETURN_IF_ERROR(f.Done());
+  ASSIGN_OR_RETURN(r.schedule, ParseSchedule(schedule));
+  RETURN_IF_ERROR(ValidateRecipe(r));
+  return r;
+}
+
+absl::StatusOr<LoraRecipe> ParseRecipe(absl::string_view json_text) {
+  ASSIGN_OR_RETURN(const Json json, ParseJson(json_text));
+  return RecipeFromJson(json);
+}
+
+Json RecipeToJson(const LoraRecipe& r) {
+  return Json{{"rank", r.rank},
+              {"alpha", r.alpha},
+              {"target_modules", r.target_modules},
+              {"learning_rate", r.learning_rate},
+              {"schedule", ScheduleName(r.schedule)},
+              {"warmup_ratio", r.warmup_ratio},
+              {"epochs", r.epochs},
+              {"max_steps", r.max_steps},
+              {"rows_per_step", r.rows_per_step},
+              {"tokens_per_micro_batch", r.tokens_per_micro_batch},
+              {"weight_decay", r.weight_decay},
+              {"beta1", r.beta1},
+              {"beta2", r.beta2},
+              {"epsilon", r.epsilon},
+              {"max_grad_norm", r.max_grad_norm},
+              {"replay_share", r.replay_share},
+              {"seed", r.seed},
+              {"max_row_tokens", r.max_row_tokens},
+              {"checkpoint_every_steps", r.checkpoint_every_steps}};
+}
+
+double LearningRateAt(const LoraRecipe& recipe, int64_t step, int64_t total_steps) {
+  const int64_t warmup =
+      static_cast<int64_t>(std::ceil(recipe.warmup_ratio * static_cast<double>(total_steps)));
+  if (step < warmup) {
+    return recipe.learning_rate * static_cast<double>(step) / static_cast<double>(warmup);
+  }
+  const double span = static_cast<double>(std::max<int64_t>(1, total_steps - warmup));
+  const double done = std::min(1.0, static_cast<double>(step - warmup) / span);
+  switch (recipe.schedule) {
+    case LearningRateSchedule::kConstant: return recipe.learning_rate;
+    case LearningRateSchedule::kLinear: return recipe.learning_rate * (1.0 - done);
+    case LearningRateSchedule::kCosine:
+      return recipe.learning_rate * 0.5 * (1.0 + std::cos(std::numbers::pi * done));
+  }
+  return recipe.learning_rate;
+}
+
+}  // namespace evolora

@@ -1,0 +1,63 @@
+#include "row_order.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "evolora/core/random.h"
+
+namespace evolora {
+namespace {
+
+std::vector<int64_t> Shuffled(std::vector<int64_t> items, uint64_t seed) {
+  std::vector<int64_t> out(items.size());
+  const std::vector<int64_t> order = Random(seed).Permutation(static_cast<int64_t>(items.size()));
+  for (size_t i = 0; i < items.size(); ++i) out[i] = items[static_cast<size_t>(order[i])];
+  return out;
+}
+
+}  // namespace
+
+int64_t NumReplayPerEpoch(const LoraRecipe& recipe, int64_t num_task_rows, int64_t num_replay_rows) {
+  if (num_replay_rows == 0 || num_task_rows == 0) return num_replay_rows;
+  const double share = recipe.replay_share;
+  return static_cast<int64_t>(
+      std::llround(share / (1.0 - share) * static_cast<double>(num_task_rows)));
+}
+
+std::vector<int64_t> EpochOrder(const LoraRecipe& recipe, absl::Span<const TrainingRow> rows,
+                                int64_t epoch) {
+  std::vector<int64_t> order;
+  std::vector<int64_t> pool;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    (rows[i].replay ? pool : order).push_back(static_cast<int64_t>(i));
+  }
+  const int64_t pool_size = static_cast<int64_t>(pool.size());
+  const int64_t num_replay =
+      NumReplayPerEpoch(recipe, static_cast<int64_t>(order.size()), pool_size);
+  pool = Shuffled(std::move(pool), DeriveSeed(recipe.seed, "replay"));
+  for (int64_t i = 0; i < num_replay; ++i) {
+    order.push_back(pool[static_cast<size_t>((epoch * num_replay + i) % pool_size)]);
+  }
+  return Shuffled(std::move(order), DeriveSeed(recipe.seed, absl::StrCat("epoch", epoch)));
+}
+
+std::vector<std::vector<int64_t>> MicroBatches(absl::Span<const TrainingRow> rows,
+                                               absl::Span<const int64_t> step_rows,
+                                               int64_t max_padded_tokens) {
+  const auto length = [&](int64_t row) { return rows[static_cast<size_t>(row)].ids.size(); };
+  std::vector<int64_t> sorted(step_rows.begin(), step_rows.end());
+  std::stable_sort(sorted.begin(), sorted.end(),
+                   [&](int64_t x, int64_t y) { return length(x) > length(y); });
+  std::vector<std::vector<int64_t>> batches;
+  for (const int64_t row : sorted) {
+    const bool fits = !batches.empty() &&
+                      static_cast<int64_t>((batches.back().size() + 1) *
+                                           length(batches.back().front())) <= max_padded_tokens;
+    if (!fits) batches.emplace_back();
+    batches.back().push_back(row);
+  }
+  return batches;
+}
+
+}  // namespace evolora

@@ -1,0 +1,27 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "evolora/trainers/recipe.h"
+#include "evolora/trainers/training_data.h"
+
+namespace evolora {
+
+// Replay rows that go into each epoch beside `num_task_rows` so that they make up `replay_share` of it.
+int64_t NumReplayPerEpoch(const LoraRecipe& recipe, int64_t num_task_rows, int64_t num_replay_rows);
+
+// Row indices of one epoch in training order: every task row once, replay rows taken in turn from
+// their own shuffled pool (which goes on from epoch to epoch), all shuffled together.
+// A pure function of the recipe's seed, the epoch and the replay marks.
+std::vector<int64_t> EpochOrder(const LoraRecipe& recipe, absl::Span<const TrainingRow> rows,
+                                int64_t epoch);
+
+// Cuts one optimiser step's rows into micro-batches of at most `max_padded_tokens` (rows x longest
+// row), sorted by length so that little is padded. A single longer row is a batch of its own.
+std::vector<std::vector<int64_t>> MicroBatches(absl::Span<const TrainingRow> rows,
+                                               absl::Span<const int64_t> step_rows,
+                                               int64_t max_padded_tokens);
+
+}  // namespace evolora
