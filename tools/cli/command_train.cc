@@ -1,0 +1,198 @@
+// train: one LoRA adapter from a file of rows; also what the loop runs as a child process.
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+#include <utility>
+
+#include "CLI/CLI.hpp"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "evolora/adapters/peft.h"
+#include "evolora/core/clock.h"
+#include "evolora/core/status_macros.h"
+#include "evolora/model/init_torch.h"
+#include "evolora/pipeline/base_store.h"
+#include "evolora/trainers/leak_check.h"
+#include "evolora/trainers/lora_trainer.h"
+#include "interrupt.h"
+#include "options.h"
+#include "output.h"
+
+namespace evolora::cli {
+namespace {
+
+struct TrainCommand {
+  std::string base;
+  std::string data;
+  std::string recipe;
+  std::string out;
+  std::string init;
+  std::string protect;
+  bool resume = false;
+};
+
+// Holds an exclusive lock on a folder for the life of the object.
+class FolderLock {
+ public:
+  static absl::StatusOr<FolderLock> Take(const std::string& folder) {
+    const std::string path = JoinPath(folder, "lock");
+    const int file = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    if (file < 0) return absl::InternalError(absl::StrCat(path, ": ", std::strerror(errno)));
+    if (flock(file, LOCK_EX | LOCK_NB) != 0) {
+      close(file);
+      return absl::UnavailableError(absl::StrCat(folder, ": another process trains here"));
+    }
+    return FolderLock(file);
+  }
+  FolderLock(FolderLock&& other) noexcept : file_(std::exchange(other.file_, -1)) {}
+  ~FolderLock() {
+    if (file_ >= 0) close(file_);
+  }
+
+ private:
+  explicit FolderLock(int file) : file_(file) {}
+  int file_;
+};
+
+absl::StatusOr<std::vector<std::string>> ReadProtected(const std::string& path) {
+  std::vector<std::string> texts;
+  if (path.empty()) return texts;
+  ASSIGN_OR_RETURN(const std::string all, PosixFileSystem().ReadFile(path, uint64_t{1} << 30));
+  int64_t number = 0;
+  for (absl::string_view line : absl::StrSplit(all, '\n')) {
+    ++number;
+    if (absl::StripAsciiWhitespace(line).empty()) continue;
+    absl::StatusOr<Json> json = ParseJson(line);
+    if (!json.ok()) return Annotate(json.status(), absl::StrCat(path, ":", number));
+    JsonFields f(*json, absl::StrCat(path, ":", number));
+    texts.push_back(f.String("text"));
+    RETURN_IF_ERROR(f.Done());
+  }
+  return texts;
+}
+
+absl::StatusOr<TrainingJob> BuildJob(const GlobalOptions& global, const TrainCommand& command) {
+  FileSystem& files = PosixFileSystem();
+  ASSIGN_OR_RETURN(const std::string recipe_text, files.ReadFile(command.recipe, 1 << 20));
+  absl::StatusOr<LoraRecipe> recipe = ParseRecipe(recipe_text);
+  if (!recipe.ok()) return Annotate(recipe.status(), command.recipe);
+  ASSIGN_OR_RETURN(const LoadedBase base, LoadStoredBase(files, global.home, command.base));
+  ASSIGN_OR_RETURN(const std::string data, files.ReadFile(command.data, uint64_t{8} << 30));
+  TrainingJob job{.base = base.model.weights,
+                  .base_name = base.stored.name,
+                  .base_weights_fingerprint = base.stored.weights_fingerprint,
+                  .recipe = *std::move(recipe)};
+  absl::StatusOr<std::vector<TrainingRow>> rows = ParseTrainingRows(data, base.model);
+  if (!rows.ok()) return Annotate(rows.status(), command.data);
+  job.rows = *std::move(rows);
+  if (!command.init.empty()) {
+    ASSIGN_OR_RETURN(PeftAdapter init, ReadPeftFolder(files, command.init));
+    job.init = std::move(init.adapter);
+  }
+  ASSIGN_OR_RETURN(const std::vector<std::string> guarded, ReadProtected(command.protect));
+  std::vector<std::string> texts;
+  for (const TrainingRow& row : job.rows) {
+    if (!row.replay && !row.text.empty()) texts.push_back(row.text);
+  }
+  RETURN_IF_ERROR(CheckNoLeak(texts, guarded));
+  return job;
+}
+
+// Shows steps: JSON lines, or a bar on stderr.
+class StepPrinter {
+ public:
+  explicit StepPrinter(bool json) : json_(json) {}
+  void Show(const StepReport& step) {
+    const double rate = step.seconds > 0 ? static_cast<double>(step.tokens) / step.seconds : 0;
+    if (json_) {
+      PrintJson(Json{{"step", step.step},
+                     {"total_steps", step.total_steps},
+                     {"loss", step.loss},
+                     {"grad_norm", step.grad_norm},
+                     {"learning_rate", step.learning_rate},
+                     {"tokens", step.tokens},
+                     {"labelled_tokens", step.labelled_tokens},
+                     {"tokens_per_second", rate}});
+    } else {
+      bar_.Update("train", step.step, step.total_steps,
+                  absl::StrFormat("loss %.4f, %.0f tokens/s", step.loss, rate));
+    }
+  }
+
+ private:
+  bool json_;
+  ProgressBar bar_;
+};
+
+// Written before the adapter, so that a complete adapter always has one.
+absl::Status WriteSummary(const std::string& work_dir, const TrainedAdapter& trained) {
+  int64_t tokens = 0;
+  double seconds = 0;
+  for (const StepReport& step : trained.history) {
+    tokens += step.tokens;
+    seconds += step.seconds;
+  }
+  const int64_t steps = static_cast<int64_t>(trained.history.size());
+  return PosixFileSystem().WriteFileAtomic(
+      JoinPath(work_dir, "summary.json"),
+      CanonicalJson(Json{{"trained_tokens", tokens},
+                         {"flops", trained.total_flops},
+                         {"seconds", seconds},
+                         {"steps", steps},
+                         {"final_loss", steps > 0 ? trained.history.back().loss : 0.0}}));
+}
+
+absl::Status Train(const GlobalOptions& global, const TrainCommand& command) {
+  FileSystem& files = PosixFileSystem();
+  if (files.Exists(command.out)) {
+    return absl::FailedPreconditionError(absl::StrCat(command.out, " exists already"));
+  }
+  RETURN_IF_ERROR(InitTorch(NumThreads(global)));
+  const std::string work_dir = command.out + ".work";
+  RETURN_IF_ERROR(files.CreateDirectories(work_dir));
+  ASSIGN_OR_RETURN(const FolderLock lock, FolderLock::Take(work_dir));
+  ASSIGN_OR_RETURN(const TrainingJob job, BuildJob(global, command));
+  StepPrinter printer(global.json);
+  const TrainOptions options{.work_dir = work_dir,
+                             .resume = command.resume,
+                             .on_step = [&](const StepReport& step) { printer.Show(step); }};
+  const Interrupt interrupt;
+  ASSIGN_OR_RETURN(const TrainedAdapter trained,
+                   TrainLora(job, options, files, SystemClock(), interrupt.token()));
+  RETURN_IF_ERROR(WriteSummary(work_dir, trained));
+  RETURN_IF_ERROR(WritePeftFolder(files, command.out, trained.adapter));
+  if (!global.json) {
+    std::printf("adapter %s: %zu steps, final loss %.4f, digest %s\n", command.out.c_str(),
+                trained.history.size(), trained.history.back().loss,
+                AdapterDigest(trained.adapter).substr(0, 12).c_str());
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddTrainCommand(CLI::App& app, GlobalOptions& global) {
+  auto options = std::make_shared<TrainCommand>();
+  CLI::App* command = app.add_subcommand("train", "train one LoRA adapter");
+  command->add_option("--base", options->base, "base model of this home")->required();
+  command->add_option("--data", options->data,
+                      "JSON lines: {messages}, {prompt, completion} or {ids, labels}")
+      ->required();
+  command->add_option("--recipe", options->recipe, "JSON file of the recipe")->required();
+  command->add_option("--out", options->out, "PEFT folder to write; its work folder is OUT.work")
+      ->required();
+  command->add_option("--init", options->init, "PEFT folder to start from");
+  command->add_option("--protect", options->protect,
+                      "JSON lines {text}: refuse to train on these or their near-duplicates");
+  command->add_flag("--resume", options->resume, "go on from the checkpoint in OUT.work");
+  command->callback([&global, options] { FinishCommand(Train(global, *options)); });
+}
+
+}  // namespace evolora::cli

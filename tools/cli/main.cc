@@ -1,0 +1,43 @@
+// evolora: the command line. Parses, dispatches to one command, returns its exit code.
+#include <cstdlib>
+#include <string>
+
+#include "CLI/CLI.hpp"
+#include "options.h"
+
+namespace evolora::cli {
+namespace {
+
+void AddGlobalOptions(CLI::App& app, GlobalOptions& global) {
+  const char* home = std::getenv("HOME");
+  global.home = std::string(home != nullptr ? home : ".") + "/.evolora";
+  app.add_option("--home", global.home, "folder that holds everything")
+      ->envname("EVOLORA_HOME")
+      ->capture_default_str();
+  app.add_flag("--json", global.json, "one JSON object per line on stdout, nothing else there");
+  app.add_option("--threads", global.threads, "CPU threads (0 = all)")->check(CLI::Range(0, 1024));
+}
+
+}  // namespace
+}  // namespace evolora::cli
+
+int main(int argc, char** argv) {
+  using namespace evolora::cli;
+  CLI::App app{"evolora: decides per failure whether to patch text or to train a LoRA adapter"};
+  app.require_subcommand(1);
+  app.fallthrough();
+  GlobalOptions global;
+  AddGlobalOptions(app, global);
+  const AddCommand commands[] = {AddBaseCommand,  AddGenerateCommand, AddScoreCommand,
+                                 AddTrainCommand, AddEvalCommand,     AddRunCommand,
+                                 AddVersionCommands, AddExportCommand, AddReportCommand};
+  for (const AddCommand add : commands) add(app, global);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? kOk : kUsage;
+  } catch (const CommandExit& exit) {
+    return exit.code;
+  }
+  return kOk;
+}

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "evolora/model/text_model.h"
+#include "evolora/pipeline/base_store.h"
+#include "evolora/pipeline/version_store.h"
+#include "options.h"
+
+namespace evolora::cli {
+
+// A base in memory, ready to generate.
+struct ModelSession {
+  StoredBase base;
+  std::shared_ptr<const LlamaWeights> weights;
+  std::unique_ptr<TextModel> model;
+};
+absl::StatusOr<ModelSession> OpenModel(const GlobalOptions& global, const std::string& base_name);
+
+// Loads adapters of versions into the session's model.
+LoadAdapterFn AdapterLoader(ModelSession& session);
+
+// What names the model's numerics for memoised answers.
+std::string ModelFingerprint(const ModelSession& session, const GlobalOptions& global);
+
+}  // namespace evolora::cli
