@@ -181,7 +181,7 @@ TEST(Ledger, ReplayOfTheEventsGivesTheSameLedger) {
   LedgerBook book;
   FillWaiting(book, "b", 3);
   FillWaiting(book, "a", 2);
-  ASSERT_OK_AND_ASSIGN(const Ledger again, Replay({}, book.events()));
+  ASSERT_OK_AND_ASSIGN(const Ledger again, ReplayEvents({}, book.events()));
   EXPECT_EQ(again.last_seq, book.ledger().last_seq);
   ASSERT_EQ(again.tickets.size(), 2u);
   EXPECT_EQ(again.tickets.at("b").examples.size(), 3u);
