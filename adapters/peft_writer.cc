@@ -190,7 +190,7 @@ absl::Status WriteFiles(FileSystem& fs, const std::string& dir, const LoraAdapte
     ASSIGN_OR_RETURN(const std::string proof, PrettyJson(EffectProofToJson(options.effect_proof)));
     RETURN_IF_ERROR(fs.WriteFileAtomic(JoinPath(dir, peft::kProofFile), proof));
   }
-  ASSIGN_OR_RETURN(const PeftAdapter read, ReadPeftFolder(fs, dir));
+  ASSIGN_OR_RETURN(const PeftAdapter read, ReadPeftFolder(fs, dir, {options.base_modules}));
   if (AdapterDigest(read.adapter) == AdapterDigest(adapter)) return absl::OkStatus();
   return absl::InternalError(absl::StrCat(dir, ": the files read back as another adapter"));
 }

@@ -182,6 +182,15 @@ TEST(WritePeftFolder, LeafNamesOnlyWhenTheyMeanExactlyTheAdaptedModules) {
   ASSERT_THAT(ReadPeftFolder(Fs(), dir.Join("base"), {options.base_modules}), IsOk());
 }
 
+TEST(WritePeftFolder, AModuleThatTheBaseLacksIsRefused) {
+  TempDir dir;
+  PeftWriteOptions options;
+  options.base_modules = BaseOf(SampleAdapter(8, 2, 1));
+  EXPECT_THAT(WritePeftFolder(Fs(), dir.Join("a"), SampleAdapter(8), options),
+              StatusIs(kInvalid, HasSubstr("layers.1.self_attn.q_proj' does not exist")));
+  EXPECT_THAT(Fs().ListDirectory(dir.path()).value(), IsEmpty());
+}
+
 TEST(WritePeftFolder, EffectProofTravelsWithTheDigestOfTheWrittenAdapter) {
   TempDir dir;
   const float base[] = {1, 2, 3}, adapted[] = {3, 2, 1};

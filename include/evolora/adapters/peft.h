@@ -44,8 +44,8 @@ absl::StatusOr<PeftAdapter> ReadPeftFolder(const FileSystem& fs, const std::stri
 
 struct PeftWriteOptions {
   DType dtype = DType::kF32;  // kF32, kF16 or kBF16; half types round to nearest even
-  // The base's linear layers, to decide whether leaf names ("q_proj") describe the targets exactly.
-  // Empty: judged from the adapter's own layers.
+  // The base's linear layers: each module must be one of them, and they decide whether leaf names
+  // ("q_proj") describe the targets exactly. Empty: judged from the adapter's own layers.
   std::vector<LinearLayer> base_modules;
   // Written as effect_proof.json when it has probes.
   EffectProof effect_proof;
@@ -64,7 +64,9 @@ absl::StatusOr<LoraAdapter> ToPortableProfile(const LoraAdapter& adapter,
 //
 // Writes:  `dir`.tmp first, then one rename: `dir` is complete or absent.
 // Errors:  FailedPrecondition `dir` exists; InvalidArgument as ToPortableProfile, an empty
-//          base_name, or an effect proof of another adapter digest than the written one has.
+//          base_name, an effect proof of another adapter digest than the written one has, or a
+//          module that options.base_modules lacks or has in another size.
+// Threads: one call for a `dir` at a time.
 absl::Status WritePeftFolder(FileSystem& fs, const std::string& dir, const LoraAdapter& adapter,
                              const PeftWriteOptions& options = {});
 
