@@ -14,9 +14,9 @@
 namespace evolora {
 namespace {
 
+using ::evolora::testing::Corpus;
 using ::evolora::testing::ExpectGolden;
 using ::evolora::testing::GoldenText;
-using ::evolora::testing::MakeCorpus;
 using ::evolora::testing::StatusIs;
 using ::testing::HasSubstr;
 
@@ -54,7 +54,7 @@ TEST(SentencePiece, UnigramModelWithCharsmapEncodesAndDecodesAsTheReference) {
   EXPECT_FALSE(spec.precompiled_charsmap.empty());
   ASSERT_OK_AND_ASSIGN(const auto tokenizer, MakeTokenizer(spec));
   // Versions of the library break ties between runs of these differently.
-  std::string corpus = MakeCorpus();
+  std::string corpus = Corpus();
   std::erase_if(corpus, [](char c) { return c == '-' || c == '.'; });
   ExpectGolden("test_model.model", tokenizer, corpus);
 }

@@ -91,6 +91,11 @@ std::string GoldenText(const std::string& name) {
 
 Json GoldenJson(const std::string& name) { return Json::parse(GoldenText(name)); }
 
+const std::string& Corpus() {
+  static const std::string& corpus = *new std::string(MakeCorpus());
+  return corpus;
+}
+
 std::string MakeCorpus() {
   const Json spec = GoldenJson("corpus.json");
   const auto parts = spec["parts"].get<std::vector<std::string>>();

@@ -17,6 +17,7 @@ Json GoldenJson(const std::string& name);
 
 // The mixed text that tools/golden/tokenizer_golden.py describes.
 std::string MakeCorpus();
+const std::string& Corpus();  // made once
 
 // SHA-256 of the ids as little-endian int32.
 std::string IdsDigest(const std::vector<TokenId>& ids);
@@ -27,6 +28,6 @@ std::string VariantJson(const std::string& file, const std::string& variant);
 // Compares with the entry `name` of ids.json: the corpus, every case both ways, decoding,
 // streaming.
 void ExpectGolden(const std::string& name, const std::shared_ptr<const Tokenizer>& tokenizer,
-                  const std::string& corpus = MakeCorpus());
+                  const std::string& corpus = Corpus());
 
 }  // namespace evolora::testing
