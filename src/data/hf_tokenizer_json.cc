@@ -203,6 +203,16 @@ absl::Status SetKind(bool is_byte_level, TokenizerSpec& spec) {
   return absl::OkStatus();
 }
 
+absl::Status ResolveIds(const SpecialTexts& special, const std::string& unk_token,
+                        TokenizerSpec& spec) {
+  const absl::flat_hash_map<std::string, TokenId> ids = IdsByText(spec);
+  RETURN_IF_ERROR(SetId(ids, special.bos, "bos token", spec.bos_id));
+  RETURN_IF_ERROR(SetId(ids, special.eos, "eos token", spec.eos_id));
+  RETURN_IF_ERROR(SetId(ids, unk_token, "model.unk_token", spec.unk_id));
+  spec.adds_bos = special.adds_bos && spec.bos_id >= 0;
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<TokenizerSpec> TokenizerSpecFromHfJson(absl::string_view tokenizer_json,
@@ -235,11 +245,7 @@ absl::StatusOr<TokenizerSpec> TokenizerSpecFromHfJson(absl::string_view tokenize
   RETURN_IF_ERROR(ReadHfDecoder(decoder, "decoder", spec));
   RETURN_IF_ERROR(ReadAddedTokens(added, spec));
   RETURN_IF_ERROR(ReadConfig(tokenizer_config, spec, special));
-  const absl::flat_hash_map<std::string, TokenId> ids = IdsByText(spec);
-  RETURN_IF_ERROR(SetId(ids, special.bos, "bos token", spec.bos_id));
-  RETURN_IF_ERROR(SetId(ids, special.eos, "eos token", spec.eos_id));
-  RETURN_IF_ERROR(SetId(ids, unk_token, "model.unk_token", spec.unk_id));
-  spec.adds_bos = special.adds_bos && spec.bos_id >= 0;
+  RETURN_IF_ERROR(ResolveIds(special, unk_token, spec));
   return spec;
 }
 

@@ -112,7 +112,8 @@ absl::StatusOr<TokenizerSpec> TokenizerSpecFromGguf(GgufVocabulary vocabulary);
 // 3) and character BPE with byte fallback (Llama 2, Mistral). A field whose meaning is not
 // implemented is never skipped. Errors: Unimplemented       a component or a value not understood;
 // names the JSON path
-//         InvalidArgument     malformed JSON, wrong type, a duplicate id; names the JSON path
+//         InvalidArgument     malformed JSON, wrong type, unknown key, duplicate id, an id that the
+//                             reference would not give; names the JSON path
 absl::StatusOr<TokenizerSpec> TokenizerSpecFromHfJson(absl::string_view tokenizer_json,
                                                       absl::string_view tokenizer_config);
 
