@@ -91,10 +91,12 @@ absl::StatusOr<std::unique_ptr<Registry>> Registry::Open(const std::string& home
   RETURN_IF_ERROR(files.CreateDirectories(home));
   auto impl = std::make_unique<Impl>(BlobStore(files, JoinPath(home, "blobs")), clock);
   ASSIGN_OR_RETURN(impl->home_lock, HomeLock::Acquire(JoinPath(home, "registry.lock")));
-  ASSIGN_OR_RETURN(impl->db, Sqlite::Open(JoinPath(home, "registry.db"),
-                                          {.busy_timeout_ms = options.busy_timeout_ms}));
+  auto db =
+      Sqlite::Open(JoinPath(home, "registry.db"), {.busy_timeout_ms = options.busy_timeout_ms});
+  if (!db.ok()) return Impl::Explain(db.status());
   {
     const absl::MutexLock lock(&impl->mutex);
+    impl->db = *std::move(db);
     // EXTRA also syncs the folder after the journal is removed: a committed promotion survives
     // a power cut, not only a crash.
     RETURN_IF_ERROR(Impl::Explain(impl->db->Execute("PRAGMA synchronous=EXTRA")));

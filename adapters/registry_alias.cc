@@ -106,7 +106,7 @@ absl::StatusOr<std::string> AdmitChampion(RegistryRows& rows, const VersionRecor
 }
 
 // Writes the move; behind `champion`, `previous` follows in the same transaction.
-absl::StatusOr<AliasRecord> Commit(RegistryRows& rows, AliasLogRow row) {
+absl::StatusOr<AliasRecord> Commit(RegistryRows& rows, const AliasLogRow& row) {
   ASSIGN_OR_RETURN(const AliasRecord moved, rows.WriteAlias(row));
   if (moved.name != kChampion) return moved;
   ASSIGN_OR_RETURN(const std::string before, VersionBefore(rows, moved));

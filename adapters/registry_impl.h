@@ -19,7 +19,8 @@ inline constexpr char kChampion[] = "champion";
 inline constexpr char kPrevious[] = "previous";
 
 struct Registry::Impl {
-  Impl(BlobStore blob_store, const Clock& real_clock) : blobs(blob_store), clock(real_clock) {}
+  Impl(const BlobStore& blob_store, const Clock& real_clock)
+      : blobs(blob_store), clock(real_clock) {}
 
   // Runs `body` in one write transaction; nothing of it remains when it fails.
   absl::Status Write(const std::function<absl::Status(RegistryRows&)>& body) {

@@ -204,7 +204,7 @@ absl::StatusOr<std::vector<AliasRecord>> RegistryRows::ListAliases() {
   }
 }
 
-absl::StatusOr<AliasRecord> RegistryRows::WriteAlias(AliasLogRow row) {
+absl::StatusOr<AliasRecord> RegistryRows::WriteAlias(const AliasLogRow& row) {
   ASSIGN_OR_RETURN(const AliasRecord before, GetAlias(row.alias));
   const AliasRecord after{.name = row.alias,
                           .version_id = row.to_version,

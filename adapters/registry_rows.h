@@ -51,7 +51,7 @@ class RegistryRows {
   absl::StatusOr<std::vector<AliasRecord>> ListAliases();
   // Alias row, log row and outbox event. Takes alias, kind, to_version, reason, override_reason and
   // verdict from `row`; fills the rest.
-  absl::StatusOr<AliasRecord> WriteAlias(AliasLogRow row);
+  absl::StatusOr<AliasRecord> WriteAlias(const AliasLogRow& row);
   absl::StatusOr<std::vector<AliasLogRow>> ReadLog(absl::string_view alias, int64_t after_id,
                                                    int64_t limit);
   absl::StatusOr<std::vector<OutboxEvent>> ReadOutbox(int64_t after_id, int64_t limit);

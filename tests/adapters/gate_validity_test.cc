@@ -9,7 +9,11 @@
 namespace evolora {
 namespace {
 
+#ifdef __SANITIZE_ADDRESS__
+constexpr int kRuns = 300;  // sanitizers look at memory, not at rates
+#else
 constexpr int kRuns = 2000;
+#endif
 
 struct Rates {
   double win = 0;

@@ -29,6 +29,13 @@ using ::evolora::testing::Snapshot;
 using ::evolora::testing::StoredManifest;
 using ::evolora::testing::TempDir;
 
+// Distance between crash points. Forking is slow under sanitizers, which look at memory anyway.
+#ifdef __SANITIZE_ADDRESS__
+constexpr int kStride = 9;
+#else
+constexpr int kStride = 1;
+#endif
+
 const FakeClock& TestClock() {
   static const FakeClock clock;
   return clock;
@@ -80,7 +87,7 @@ void ExpectOldOrNew(const std::string& home, const Change& change) {
   for (const bool torn : {false, true}) {
     int num_old = 0;
     int num_new = 0;
-    for (int n = 1;; ++n) {
+    for (int n = 1;; n += kStride) {
       SCOPED_TRACE(n);
       TempDir dir;
       CopyHome(home, dir.Join("home"));
@@ -95,8 +102,9 @@ void ExpectOldOrNew(const std::string& home, const Change& change) {
       EXPECT_EQ(Snapshot(*registry), after);
       EXPECT_THAT(registry->CheckIntegrity(), IsOk());
     }
-    EXPECT_GE(num_old, 5);             // the crashes did hit the transaction
-    EXPECT_EQ(num_new, torn ? 1 : 0);  // only its very last operation commits it
+    EXPECT_GE(num_old, kStride == 1 ? 5 : 1);  // the crashes did hit the transaction
+    // Only the very last operation commits it.
+    EXPECT_TRUE(kStride > 1 || num_new == (torn ? 1 : 0)) << num_new;
   }
 }
 
@@ -150,7 +158,7 @@ TEST(RegistryCreation, SurvivesACrashAnywhere) {
   const Change nothing = [](Registry&) { return absl::OkStatus(); };
   for (const bool torn : {false, true}) {
     int n = 1;
-    for (;; ++n) {
+    for (;; n += kStride) {
       SCOPED_TRACE(n);
       TempDir dir;
       if (SurvivesCrashAt(n, torn, dir.Join("home"), nothing)) break;
