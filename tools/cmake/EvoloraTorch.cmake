@@ -30,3 +30,8 @@ endforeach()
 target_link_libraries(evolora_torch INTERFACE Threads::Threads)
 target_link_options(evolora_torch INTERFACE "LINKER:-rpath,${EVOLORA_TORCH_ROOT}/lib"
   "LINKER:--allow-shlib-undefined")
+
+# at::parallel_for is a header template around an OpenMP pragma: without -fopenmp it runs on one thread.
+# The runtime is the wheel's own libgomp, so that a process never holds two.
+target_compile_options(evolora_torch INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-fopenmp>)
+target_link_libraries(evolora_torch INTERFACE "${EVOLORA_TORCH_ROOT}/lib/libgomp.so.1")
