@@ -10,6 +10,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "absl/synchronization/mutex.h"
 #include "evolora/core/sqlite.h"
 #include "evolora/core/status_macros.h"
@@ -86,6 +88,19 @@ struct RankedHit {
 
 double Coverage(const RetrievalHit& hit) {
   return std::min(hit.query_coverage, hit.entry_coverage);
+}
+
+// The text itself and, when it has several, its sentences: what is asked is often one of them
+// ("Quick quiz! Which ...?", "Question: Which ...?"), and the others would only dilute it.
+std::vector<absl::string_view> WholeAndSentences(absl::string_view text) {
+  constexpr size_t kMaxSentences = 16;
+  std::vector<absl::string_view> parts = {text};
+  for (absl::string_view sentence : absl::StrSplit(text, absl::ByAnyChar(".!?:;\n"))) {
+    sentence = absl::StripAsciiWhitespace(sentence);
+    if (sentence.empty() || sentence.size() == text.size()) continue;
+    if (parts.size() <= kMaxSentences) parts.push_back(sentence);
+  }
+  return parts;
 }
 
 }  // namespace
@@ -245,7 +260,21 @@ absl::StatusOr<std::unique_ptr<Retriever>> Retriever::Build(const ArtifactState&
 absl::StatusOr<std::vector<RetrievalHit>> Retriever::Query(absl::string_view text,
                                                            int64_t now_unix_ms,
                                                            const RetrievalPolicy& policy) const {
-  return index_->Query(text, now_unix_ms, policy);
+  std::map<std::pair<std::string, std::string>, RetrievalHit> best;  // by kind and key
+  for (const absl::string_view part : WholeAndSentences(text)) {
+    ASSIGN_OR_RETURN(std::vector<RetrievalHit> hits, index_->Query(part, now_unix_ms, policy));
+    for (RetrievalHit& hit : hits) {
+      const auto [it, is_new] = best.try_emplace({hit.kind, hit.key}, hit);
+      if (!is_new && Coverage(hit) > Coverage(it->second)) it->second = std::move(hit);
+    }
+  }
+  std::vector<RetrievalHit> out;
+  for (auto& [key, hit] : best) out.push_back(std::move(hit));
+  std::stable_sort(out.begin(), out.end(), [](const RetrievalHit& a, const RetrievalHit& b) {
+    return std::make_pair(Coverage(a), a.bm25) > std::make_pair(Coverage(b), b.bm25);
+  });
+  if (out.size() > static_cast<size_t>(policy.limit)) out.resize(static_cast<size_t>(policy.limit));
+  return out;
 }
 
 }  // namespace evolora
