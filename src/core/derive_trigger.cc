@@ -15,7 +15,8 @@
 namespace evolora {
 namespace {
 
-constexpr int kMaxTerms = 4;
+constexpr int kMaxTerms = 16;
+constexpr int kMaxAllOfTerms = 4;   // these are searched exhaustively, any_of greedily
 constexpr size_t kMaxPhrases = 64;  // longest shared phrases tried in combination
 constexpr int kMinWordBytes = 4;    // shorter terms say nothing about a request
 constexpr size_t kMaxPhraseBytes = 1000;
@@ -314,12 +315,12 @@ absl::StatusOr<Trigger> DeriveTrigger(absl::Span<const std::string> inside,
                                       absl::Span<const std::string> outside, int max_terms) {
   if (inside.empty()) return absl::InvalidArgumentError("a trigger needs at least one inside text");
   if (max_terms < 1 || max_terms > kMaxTerms) {
-    return absl::InvalidArgumentError("max_terms must lie in [1, 4]");
+    return absl::InvalidArgumentError("max_terms must lie in [1, 16]");
   }
   const std::vector<std::string> in = FoldAll(inside);
   const std::vector<std::string> out = FoldAll(outside);
   Trigger trigger;
-  trigger.all_of = AllOfTerms(in, out, max_terms);
+  trigger.all_of = AllOfTerms(in, out, std::min(max_terms, kMaxAllOfTerms));
   if (!trigger.all_of.empty()) return trigger;
   trigger.any_of = AnyOfTerms(in, out, max_terms);
   if (!trigger.any_of.empty()) return trigger;

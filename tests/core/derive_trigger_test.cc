@@ -102,7 +102,7 @@ TEST(DeriveTrigger, RefusesWrongArguments) {
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("inside")));
   EXPECT_THAT(DeriveTrigger(Texts{"long text"}, {}, 0),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("max_terms")));
-  EXPECT_FALSE(DeriveTrigger(Texts{"long text"}, {}, 5).ok());
+  EXPECT_FALSE(DeriveTrigger(Texts{"long text"}, {}, 17).ok());
 }
 
 TEST(DeriveTrigger, KeepsPhrasesOfOtherScriptsWhole) {

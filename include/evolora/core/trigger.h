@@ -43,7 +43,7 @@ absl::StatusOr<Trigger> TriggerFromJson(const Json& json, const std::string& pat
 //   2. any_of with few phrases (greedy cover), each in no outside text and in two inside texts or
 //   more.
 // Deterministic; the order of the texts does not matter. Linear in the length of the texts.
-// Errors: InvalidArgument  inside is empty or max_terms is not in [1, 4]
+// Errors: InvalidArgument  inside is empty or max_terms is not in [1, 16]
 //         NotFound         no such trigger has at most `max_terms` terms
 absl::StatusOr<Trigger> DeriveTrigger(absl::Span<const std::string> inside,
                                       absl::Span<const std::string> outside, int max_terms = 3);

@@ -62,11 +62,11 @@ struct LoraRules {
   int rank = 16;
   double alpha = 32;
   double learning_rate = 3e-4;
-  int64_t example_visits = 192;  // epochs = visits / examples, rounded, within 1..max_epochs
+  int64_t example_visits = 384;  // epochs = visits / examples, rounded, within 1..max_epochs
   int max_epochs = 4;
   double anchor_replay_share =
       0.25;  // 0 when the adapter is scoped and disjoint from other requests
-  int max_trigger_terms = 3;
+  int max_trigger_terms = 8;
   // Optimal stopping (train_when.h).
   double quality_tau = 32;      // examples until the quality curve 1 - exp(-n / tau) reaches 63 %
   double window_requests = 16;  // one look-ahead step

@@ -23,7 +23,7 @@ namespace evolora {
 
 struct ProposeOptions {
   TextLimits limits;
-  int max_trigger_terms = 3;
+  int max_trigger_terms = 8;
   int64_t now_unix_ms = 0;  // valid_from of volatile facts
 };
 
