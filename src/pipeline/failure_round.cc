@@ -36,8 +36,7 @@ class FailureWork {
     RETURN_IF_ERROR(RecordDiagnosis(diagnosis));
     const Decision decision =
         Decide(diagnosis, Snapshot(run_.ledger, run_.requests_seen), run_.options.decisions);
-    RETURN_IF_ERROR(
-        run_.Keep(EvidenceKind::kDecision, failure_.episode.id, DecisionToJson(decision)));
+    run_.Keep(EvidenceKind::kDecision, failure_.episode.id, DecisionToJson(decision));
     if (run_.observer.on_decision) run_.observer.on_decision(diagnosis, decision, tokens_spent_);
     return Apply(diagnosis, decision);
   }
@@ -73,8 +72,7 @@ class FailureWork {
       run_.Note(absl::StrCat(case_.id, ": no candidate patch: ", proposal.status().message()));
       return absl::OkStatus();
     }
-    absl::StatusOr<ForcedItems> forced =
-        ForcedFromPatch(run_.champion.state, proposal->patch);
+    absl::StatusOr<ForcedItems> forced = ForcedFromPatch(run_.champion.state, proposal->patch);
     absl::StatusOr<ArtifactState> patched = evolora::Apply(run_.champion.state, proposal->patch);
     if (!forced.ok() || !patched.ok()) {
       run_.Note(absl::StrCat(case_.id, ": candidate patch does not apply: ",
@@ -87,9 +85,9 @@ class FailureWork {
     failure_.patch_in_state = Diff(run_.champion.state, *patched).empty();
     ASSIGN_OR_RETURN(patched_view_, MakeView(run_.champion.view.version_id, *patched,
                                              run_.champion.record.manifest.adapters));
-    ASSIGN_OR_RETURN(const Solver::Prepared prepared,
-                     run_.solver.Prepare(run_.champion.view,
-                                         Replay{.value = &case_, .forced = forced_}));
+    ASSIGN_OR_RETURN(
+        const Solver::Prepared prepared,
+        run_.solver.Prepare(run_.champion.view, Replay{.value = &case_, .forced = forced_}));
     failure_.patch_tokens = prepared.tokens_added;
     return absl::OkStatus();
   }
@@ -108,15 +106,14 @@ class FailureWork {
       ASSIGN_OR_RETURN(const ProbeCounts counts,
                        run_.Booked(run_.result.evolve, [&] { return RunStep(*step); }));
       table.Add(step->kind, step->target, counts);
-      RETURN_IF_ERROR(run_.Keep(
-          EvidenceKind::kProbe, absl::StrFormat("%s/%02d", failure_.episode.id, ++number),
-          Json{{"episode", failure_.episode.id},
-               {"case", case_.id},
-               {"kind", ProbeKindName(step->kind)},
-               {"target", ProbeTargetName(step->target)},
-               {"trials", counts.trials},
-               {"successes", counts.successes},
-               {"tool_errors", counts.tool_errors}}));
+      run_.Keep(EvidenceKind::kProbe, absl::StrFormat("%s/%02d", failure_.episode.id, ++number),
+                Json{{"episode", failure_.episode.id},
+                     {"case", case_.id},
+                     {"kind", ProbeKindName(step->kind)},
+                     {"target", ProbeTargetName(step->target)},
+                     {"trials", counts.trials},
+                     {"successes", counts.successes},
+                     {"tool_errors", counts.tool_errors}});
     }
     tokens_spent_ = run_.EvolveTokens() - tokens_before;
     return table;
@@ -125,8 +122,8 @@ class FailureWork {
   absl::StatusOr<ProbeCounts> RunStep(const ProbeStep& step) {
     if (step.kind == ProbeKind::kGold) {
       const Feedback gold = Verify(case_.verify, case_.feedback.answer);
-      return ProbeCounts{.successes = gold.success, .trials = 1,
-                         .tool_errors = !gold.success && gold.tool_error};
+      return ProbeCounts{
+          .successes = gold.success, .trials = 1, .tool_errors = !gold.success && gold.tool_error};
     }
     std::vector<Replay> replays;
     for (int64_t i = 0; i < step.trials; ++i) replays.push_back(MakeReplay(step, i));
@@ -164,7 +161,7 @@ class FailureWork {
 
   absl::Status RecordDiagnosis(const Diagnosis& diagnosis) {
     const std::string& id = failure_.episode.id;
-    RETURN_IF_ERROR(run_.Keep(EvidenceKind::kDiagnosis, id, DiagnosisToJson(diagnosis)));
+    run_.Keep(EvidenceKind::kDiagnosis, id, DiagnosisToJson(diagnosis));
     if (run_.ledger.tickets.count(case_.cluster) == 0) {
       RETURN_IF_ERROR(run_.AddEvent(case_.cluster, {id},
                                     Transition{.to = TicketState::kOpen, .why = "first failure"}));
@@ -221,8 +218,8 @@ class FailureWork {
   absl::Status AddPending(const Diagnosis& diagnosis, const Decision& decision) {
     absl::StatusOr<Proposal> proposal = PatchFor(diagnosis, decision);
     if (!proposal.ok()) {
-      run_.Note(absl::StrCat(case_.id, ": ", ActionName(decision.action), " not possible: ",
-                             proposal.status().message()));
+      run_.Note(absl::StrCat(case_.id, ": ", ActionName(decision.action),
+                             " not possible: ", proposal.status().message()));
       return absl::OkStatus();
     }
     run_.pending.push_back({.cluster = case_.cluster,
@@ -237,7 +234,12 @@ class FailureWork {
 
   absl::StatusOr<Proposal> PatchFor(const Diagnosis& diagnosis, const Decision& decision) {
     const ProposeOptions options;
-    if (decision.action == Action::kPatchTool) return ProposeToolNote(failure_, options);
+    if (decision.action == Action::kPatchTool) {
+      // What the runtime says of the right call, not of whatever the model wrote.
+      Failure on_gold = failure_;
+      on_gold.episode.feedback = Verify(case_.verify, case_.feedback.answer);
+      return ProposeToolNote(on_gold, options);
+    }
     if (decision.action == Action::kPatchPrompt) return ProposePromptLine(failure_, options);
     if (decision.action == Action::kPatchTrigger) return TriggerPatch(options);
     if (diagnosis.failure_class == FailureClass::kOverSpecificPatch && diagnosis.is_procedure) {
@@ -285,7 +287,7 @@ absl::Status ConsiderFailures(RunState& run, absl::Span<const Solved> failures) 
     run.failed[failed.value.cluster].push_back(failed);
     run.Progress("probe", ++done, static_cast<int64_t>(failures.size()));
   }
-  return absl::OkStatus();
+  return run.Flush();
 }
 
 }  // namespace evolora

@@ -69,7 +69,8 @@ absl::Status Measure(RunState& run, const StateView& candidate, std::vector<cons
 double MeanAnswerTokens(absl::Span<const PairedEpisodes> pairs, bool of_candidate) {
   double sum = 0;
   for (const PairedEpisodes& pair : pairs) {
-    sum += static_cast<double>((of_candidate ? pair.candidate : pair.champion).compute.generated_tokens);
+    sum += static_cast<double>(
+        (of_candidate ? pair.candidate : pair.champion).compute.generated_tokens);
   }
   return pairs.empty() ? 0 : sum / static_cast<double>(pairs.size());
 }
@@ -194,8 +195,8 @@ absl::StatusOr<GateVerdict> JudgeCandidate(RunState& run, const Candidate& candi
     if (run.observer.on_verdict) run.observer.on_verdict(candidate.what, verdict);
     return verdict;
   }
-  ASSIGN_OR_RETURN(const StateView view,
-                   MakeView(absl::StrCat("candidate-", number), candidate.state, candidate.adapters));
+  ASSIGN_OR_RETURN(const StateView view, MakeView(absl::StrCat("candidate-", number),
+                                                  candidate.state, candidate.adapters));
   ASSIGN_OR_RETURN(SequentialGate gate, SequentialGate::Create(run.options.gate_policy));
   const auto judge = [&]() -> absl::Status {
     std::vector<PairedEpisodes> query, anchor;
@@ -214,10 +215,11 @@ absl::StatusOr<GateVerdict> JudgeCandidate(RunState& run, const Candidate& candi
   RETURN_IF_ERROR(run.Booked(run.result.evolve, judge));
   const GateVerdict verdict = gate.Current();
   Json row = GateVerdictToJson(verdict);
-  RETURN_IF_ERROR(run.Keep(EvidenceKind::kVerdict, absl::StrFormat("%03d", number),
-                           Json{{"candidate", candidate.what},
-                                {"champion", run.champion.record.id},
-                                {"verdict", std::move(row)}}));
+  run.Keep(EvidenceKind::kVerdict, absl::StrFormat("%03d", number),
+           Json{{"candidate", candidate.what},
+                {"champion", run.champion.record.id},
+                {"verdict", std::move(row)}});
+  RETURN_IF_ERROR(run.Flush());
   if (run.observer.on_verdict) run.observer.on_verdict(candidate.what, verdict);
   return verdict;
 }
@@ -231,7 +233,9 @@ absl::StatusOr<VersionRecord> CommitCandidate(RunState& run, const Candidate& ca
                            .decision = candidate.decision};
   ASSIGN_OR_RETURN(manifest.artifacts, StoreState(registry.blobs(), candidate.state));
   ASSIGN_OR_RETURN(manifest.evidence, registry.blobs().PutJson(candidate.evidence));
-  ASSIGN_OR_RETURN(manifest.verdict, registry.blobs().PutJson(GateVerdictToJson(verdict)));
+  if (run.options.gate) {
+    ASSIGN_OR_RETURN(manifest.verdict, registry.blobs().PutJson(GateVerdictToJson(verdict)));
+  }
   ASSIGN_OR_RETURN(const VersionRecord record, registry.Register(manifest));
   if (verdict.outcome != GateOutcome::kPass) return record;
 
@@ -249,8 +253,8 @@ absl::StatusOr<VersionRecord> CommitCandidate(RunState& run, const Candidate& ca
                    .reason = absl::StrCat("run ", run.run_id, ": ", candidate.what)};
     if (!run.options.gate) move.override_reason = "gate switched off";
     RETURN_IF_ERROR(registry.MoveAlias(move).status());
-    RETURN_IF_ERROR(
-        run.Keep(EvidenceKind::kCheckpoint, key, Json{{"version", record.id}}));
+    run.Keep(EvidenceKind::kCheckpoint, key, Json{{"version", record.id}});
+    RETURN_IF_ERROR(run.Flush());
   }
   ASSIGN_OR_RETURN(run.champion, OpenVersion(*run.tools.home, record.id, run.tools.load_adapter));
   run.result.versions.push_back(record.id);

@@ -18,8 +18,8 @@
 namespace evolora {
 namespace {
 
-// The version the run starts from: the champion at its first start, kept so that a second start does
-// not begin from what the first one committed.
+// The version the run starts from: the champion at its first start, kept so that a second start
+// does not begin from what the first one committed.
 absl::Status OpenStart(RunState& run) {
   Home& home = *run.tools.home;
   EvidenceStore& evidence = home.evidence();
@@ -40,18 +40,18 @@ absl::Status OpenStart(RunState& run) {
                                       .override_reason = "first version of this home"})
                           .status());
     }
-    RETURN_IF_ERROR(run.Keep(EvidenceKind::kCheckpoint, "start", Json{{"version", start}}));
+    run.Keep(EvidenceKind::kCheckpoint, "start", Json{{"version", start}});
+    RETURN_IF_ERROR(run.Flush());
   } else {
     return known.status();
   }
   ASSIGN_OR_RETURN(run.champion, OpenVersion(home, start, run.tools.load_adapter));
   const BaseReference& base = run.champion.record.manifest.base;
   if (base.weights_fingerprint != run.options.base.weights_fingerprint) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("version ", start, " stands on base ", base.name, " (",
-                     base.weights_fingerprint.substr(0, 12), "), the run uses ",
-                     run.options.base.name, " (",
-                     run.options.base.weights_fingerprint.substr(0, 12), ")"));
+    return absl::FailedPreconditionError(absl::StrCat(
+        "version ", start, " stands on base ", base.name, " (",
+        base.weights_fingerprint.substr(0, 12), "), the run uses ", run.options.base.name, " (",
+        run.options.base.weights_fingerprint.substr(0, 12), ")"));
   }
   run.result.start_version = start;
   return absl::OkStatus();
@@ -76,8 +76,8 @@ absl::StatusOr<std::vector<Solved>> SolveWindow(RunState& run, absl::Span<const 
   std::vector<Solved> failures;
   for (size_t i = 0; i < window.size(); ++i) {
     const Episode& episode = episodes[i];
-    RETURN_IF_ERROR(run.Keep(EvidenceKind::kEpisode,
-                             absl::StrFormat("%05d", run.requests_seen), EpisodeToJson(episode)));
+    run.Keep(EvidenceKind::kEpisode, absl::StrFormat("%05d", run.requests_seen),
+             EpisodeToJson(episode));
     ++run.requests_seen;
     run.request_texts[window[i].cluster].push_back(RequestText(window[i].messages));
     if (run.observer.on_episode) run.observer.on_episode(episode);
@@ -89,6 +89,7 @@ absl::StatusOr<std::vector<Solved>> SolveWindow(RunState& run, absl::Span<const 
   }
   run.result.episodes += static_cast<int64_t>(window.size());
   run.result.failures += static_cast<int64_t>(failures.size());
+  RETURN_IF_ERROR(run.Flush());
   return failures;
 }
 
@@ -107,12 +108,9 @@ Json ResultJson(const RunState& run) {
                 {"generated_tokens", spent.generated_tokens},
                 {"trained_tokens", spent.trained_tokens}};
   };
-  return Json{{"start", run.result.start_version},
-              {"final", run.result.final_version},
-              {"versions", run.result.versions},
-              {"episodes", run.result.episodes},
-              {"failures", run.result.failures},
-              {"solve", tokens(run.result.solve)},
+  return Json{{"start", run.result.start_version},  {"final", run.result.final_version},
+              {"versions", run.result.versions},    {"episodes", run.result.episodes},
+              {"failures", run.result.failures},    {"solve", tokens(run.result.solve)},
               {"evolve", tokens(run.result.evolve)}};
 }
 
@@ -145,12 +143,14 @@ absl::StatusOr<RunResult> RunLoop(const RunTools& tools, const Stream& stream,
     const int64_t count = std::min(options.window, total - begin);
     run.Progress("stream", begin, total);
     RETURN_IF_ERROR(RunWindow(
-        run, absl::MakeConstSpan(cases).subspan(static_cast<size_t>(begin), static_cast<size_t>(count)),
+        run,
+        absl::MakeConstSpan(cases).subspan(static_cast<size_t>(begin), static_cast<size_t>(count)),
         total - begin - count, stop));
   }
   run.Progress("stream", total, total);
   run.result.final_version = run.champion.record.id;
-  RETURN_IF_ERROR(run.Keep(EvidenceKind::kCheckpoint, "result", ResultJson(run)));
+  run.Keep(EvidenceKind::kCheckpoint, "result", ResultJson(run));
+  RETURN_IF_ERROR(run.Flush());
   return std::move(run.result);
 }
 

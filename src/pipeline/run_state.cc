@@ -9,8 +9,8 @@
 
 namespace evolora {
 
-RunState::RunState(const RunTools& run_tools, const Stream& run_stream, const RunOptions& run_options,
-                   const RunObserver& run_observer)
+RunState::RunState(const RunTools& run_tools, const Stream& run_stream,
+                   const RunOptions& run_options, const RunObserver& run_observer)
     : tools(run_tools),
       stream(run_stream),
       options(run_options),
@@ -29,8 +29,8 @@ absl::Status RunState::AddEvent(const std::string& cluster, std::vector<std::str
                           .evidence = std::move(evidence),
                           .payload = std::move(payload)};
   ASSIGN_OR_RETURN(ledger, ApplyEvent(std::move(ledger), event));
-  return Keep(EvidenceKind::kTicketEvent, absl::StrFormat("%06d", event.seq),
-              TicketEventToJson(event));
+  Keep(EvidenceKind::kTicketEvent, absl::StrFormat("%06d", event.seq), TicketEventToJson(event));
+  return absl::OkStatus();
 }
 
 absl::Status RunState::MoveTicket(const std::string& cluster, TicketState to,
@@ -50,8 +50,14 @@ TicketState RunState::StateOf(const std::string& cluster) const {
   return ticket->second.state;
 }
 
-absl::Status RunState::Keep(EvidenceKind kind, const std::string& key, const Json& value) {
-  return tools.home->evidence().Append(kind, run_id, key, value);
+void RunState::Keep(EvidenceKind kind, const std::string& key, Json value) {
+  unflushed_.push_back({.kind = kind, .run_id = run_id, .key = key, .value = std::move(value)});
+}
+
+absl::Status RunState::Flush() {
+  RETURN_IF_ERROR(tools.home->evidence().AppendAll(unflushed_));
+  unflushed_.clear();
+  return absl::OkStatus();
 }
 
 void RunState::Note(const std::string& text) const {

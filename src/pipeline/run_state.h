@@ -31,8 +31,8 @@ struct PendingPatch {
   std::string reason;  // of the decision
 };
 
-// What one run knows while it goes: the joint memory of the rounds. Rebuilt from scratch, and to the
-// same values, when a run is started again; nothing here is read back from disk.
+// What one run knows while it goes: the joint memory of the rounds. Rebuilt from scratch, and to
+// the same values, when a run is started again; nothing here is read back from disk.
 class RunState {
  public:
   RunState(const RunTools& tools, const Stream& stream, const RunOptions& options,
@@ -68,8 +68,10 @@ class RunState {
                           const std::string& why);
   TicketState StateOf(const std::string& cluster) const;  // REQUIRES: the ticket exists
 
-  // Keeps one piece of evidence of this run.
-  absl::Status Keep(EvidenceKind kind, const std::string& key, const Json& value);
+  // Keeps one piece of evidence of this run: with the next Flush, since each transaction costs a
+  // disk flush. What a crash loses in between, the run started again makes again.
+  void Keep(EvidenceKind kind, const std::string& key, Json value);
+  absl::Status Flush();
   void Note(const std::string& text) const;
   void Progress(const std::string& phase, int64_t done, int64_t total) const;
 
@@ -89,6 +91,8 @@ class RunState {
   }
 
  private:
+  std::vector<Evidence> unflushed_;
+
   static void AddDifference(Compute& entry, const Compute& before, const Compute& after);
 };
 

@@ -4,36 +4,45 @@
 #include <string>
 #include <vector>
 
-#include "evolora/core/case.h"
+#include "evolora/data/stream.h"
 #include "evolora/pipeline/run.h"
 #include "support/fake_clock.h"
 #include "support/fake_model.h"
-#include "support/temp_dir.h"
 
 namespace evolora::testing {
 
-// A small world for runs without a real model: facts that a knowledge entry fixes, tool calls that
-// only an adapter fixes, a rule that a skill fixes, and planted faults.
+// A small world for runs without a real model:
+//   facts    a question the model cannot answer; right once the fact stands in the context
+//   tools    tool calls that no text helps; right under an adapter
+//   persona  a rule; right once it stands in the context
+//   broken   a tool whose documented name the runtime does not know
+//   label    a verifier that refuses the right answer
+//   general  anchors the model answers right; wrong under an unscoped adapter if `careless_adapter`
 class RunWorld {
  public:
-  RunWorld();
+  explicit RunWorld(bool careless_adapter = false);
 
-  // The stream text (data/SCHEMA.md): 20 facts, 40 tool calls, 6 persona questions, 2 faults; query
-  // and anchor cases beside them; `test` cases.
-  static std::string StreamText();
-
-  // A fresh model that behaves as the world says; `adapter_helps`: whether any adapter makes tool
-  // calls right (false: it makes them wrong and spoils general answers).
-  std::unique_ptr<FakeModel> MakeModel(bool adapter_helps = true) const;
-
+  const Stream& stream() const { return stream_; }
+  FakeModel& model() { return model_; }
   RunOptions Options(uint64_t seed) const;
-  // Tools over `home` and `model`; training returns a fixed adapter whose content depends on the data.
-  RunTools Tools(Home& home, FakeModel& model);
+  // Training gives a fixed adapter made from the request's digest. `home` must outlive the tools.
+  RunTools Tools(Home& home);
 
   int num_trainings = 0;
-  std::vector<TrainingRequest> training_requests;
-  // The next training attempts fail with this status, `num_crashes` times.
-  int num_crashes = 0;
+  int num_crashes = 0;  // so many training attempts fail first
+  std::vector<TrainingRequest> requests;
+
+ private:
+  void AddFacts();
+  void AddTools(bool careless_adapter);
+  void AddPersona();
+  void AddFaults();
+  void AddGeneral(bool careless_adapter);
+  void Row(const Case& c);
+
+  std::string text_;
+  FakeModel model_;
+  Stream stream_;
 };
 
 }  // namespace evolora::testing
