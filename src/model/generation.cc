@@ -181,7 +181,7 @@ void Generation::Accept(Row& row, TokenId id, double logprob) {
   }
   row.context.push_back(id);
   completion.ids.push_back(id);
-  completion.sum_logprob += logprob;
+  completion.logprobs.push_back(logprob);
   if (request.on_token && request.on_token(id)) {
     completion.stopped = row.is_done = true;
   } else if (static_cast<int32_t>(completion.ids.size()) >= request.max_new_tokens) {

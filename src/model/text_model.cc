@@ -1,53 +1,14 @@
 #include "evolora/model/text_model.h"
 
-#include <algorithm>
-#include <optional>
+#include <numeric>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "evolora/core/status_macros.h"
-#include "evolora/data/stream_decoder.h"
+#include "row_text.h"
 
 namespace evolora {
 namespace {
-
-// Follows one row's text while it grows and ends it at a stop string.
-class StopWatch {
- public:
-  StopWatch(std::shared_ptr<const Tokenizer> tokenizer, const std::vector<std::string>& stops)
-      : decoder_(std::move(tokenizer)), stops_(stops) {}
-
-  // Takes the next id; true when a stop string is complete.
-  bool Push(TokenId id) {
-    absl::StatusOr<std::string> piece = decoder_.Push(id);
-    if (!piece.ok()) return false;  // the engine gives ids of the vocabulary only
-    const size_t before = text_.size();
-    text_ += *piece;
-    ends_.push_back(text_.size());
-    for (const std::string& stop : stops_) {
-      const size_t from = before >= stop.size() ? before - stop.size() + 1 : 0;
-      const size_t at = text_.find(stop, from);
-      if (at != std::string::npos) cut_ = std::min(cut_, at);
-    }
-    return cut_ != std::string::npos;
-  }
-
-  bool stopped() const { return cut_ != std::string::npos; }
-  std::string Text() { return stopped() ? text_.substr(0, cut_) : text_ + decoder_.Finish(); }
-  // Ids whose text lies wholly in front of the stop string.
-  size_t NumIdsKept() const {
-    if (!stopped()) return ends_.size();
-    return static_cast<size_t>(
-        std::count_if(ends_.begin(), ends_.end(), [this](size_t end) { return end <= cut_; }));
-  }
-
- private:
-  StreamDecoder decoder_;
-  const std::vector<std::string>& stops_;
-  std::string text_;
-  std::vector<size_t> ends_;  // length of the text after each id
-  size_t cut_ = std::string::npos;
-};
 
 // The special ids that end a completion: end of text, and the chat's end of turn.
 std::vector<TokenId> StopIds(const BaseModel& base) {
@@ -92,38 +53,48 @@ absl::StatusOr<std::vector<TokenId>> TextModel::EncodeChat(
   return evolora::EncodeChat(*tokenizer_, *chat_format_, messages, /*add_generation_prompt=*/true);
 }
 
+absl::StatusOr<EngineRequest> TextModel::ToEngine(const GenerateRequest& request) const {
+  EngineRequest row{.prompt = request.ids,
+                    .adapter = request.adapter,
+                    .max_new_tokens = request.max_new_tokens,
+                    .sampling = request.sampling,
+                    .stop_ids = stop_ids_};
+  if (row.prompt.empty()) {
+    ASSIGN_OR_RETURN(row.prompt, EncodeChat(request.messages));
+  }
+  for (const std::string& stop : request.stop) {
+    if (stop.empty()) return absl::InvalidArgumentError("empty stop string");
+    if (tokenizer_ == nullptr) {
+      return absl::InvalidArgumentError("a stop string, but the base has no tokenizer");
+    }
+  }
+  return row;
+}
+
 absl::StatusOr<std::vector<Completion>> TextModel::Generate(
     absl::Span<const GenerateRequest> requests) {
-  std::vector<EngineRequest> rows(requests.size());
-  std::vector<std::optional<StopWatch>> watches(requests.size());
+  std::vector<EngineRequest> rows;
+  std::vector<RowText> texts;
+  texts.reserve(requests.size());  // rows keep pointers into it
   for (size_t i = 0; i < requests.size(); ++i) {
-    const GenerateRequest& request = requests[i];
-    EngineRequest& row = rows[i];
-    row.prompt = request.ids;
-    if (row.prompt.empty()) {
-      absl::StatusOr<std::vector<TokenId>> ids = EncodeChat(request.messages);
-      if (!ids.ok()) return Annotate(ids.status(), absl::StrCat("row ", i));
-      row.prompt = *std::move(ids);
-    }
-    row.adapter = request.adapter;
-    row.max_new_tokens = request.max_new_tokens;
-    row.sampling = request.sampling;
-    row.stop_ids = stop_ids_;
-    if (tokenizer_ == nullptr) continue;
-    watches[i].emplace(tokenizer_, request.stop);
-    row.on_token = [watch = &*watches[i]](TokenId id) { return watch->Push(id); };
+    absl::StatusOr<EngineRequest> row = ToEngine(requests[i]);
+    if (!row.ok()) return Annotate(row.status(), absl::StrCat("row ", i));
+    RowText* text = &texts.emplace_back(tokenizer_, requests[i].stop);
+    row->on_token = [text](TokenId id) { return text->Push(id); };
+    rows.push_back(*std::move(row));
   }
   ASSIGN_OR_RETURN(std::vector<EngineCompletion> done, engine_->Generate(rows));
-  std::vector<Completion> completions(done.size());
+  std::vector<Completion> completions;
   for (size_t i = 0; i < done.size(); ++i) {
-    Completion& completion = completions[i];
-    completion.ids = std::move(done[i].ids);
-    completion.finish_reason = done[i].stopped ? "stop" : "length";
-    completion.num_prompt_tokens = static_cast<int64_t>(rows[i].prompt.size());
-    completion.sum_logprob = done[i].sum_logprob;
-    if (!watches[i].has_value()) continue;
-    completion.ids.resize(std::min(completion.ids.size(), watches[i]->NumIdsKept()));
-    completion.text = watches[i]->Text();
+    Completion completion{.text = texts[i].Finish(),
+                          .ids = std::move(done[i].ids),
+                          .finish_reason = done[i].stopped ? "stop" : "length",
+                          .num_prompt_tokens = static_cast<int64_t>(rows[i].prompt.size())};
+    if (tokenizer_ != nullptr) completion.ids.resize(texts[i].NumIdsKept());
+    completion.sum_logprob = std::accumulate(
+        done[i].logprobs.begin(),
+        done[i].logprobs.begin() + static_cast<int64_t>(completion.ids.size()), 0.0);
+    completions.push_back(std::move(completion));
   }
   return completions;
 }

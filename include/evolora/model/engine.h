@@ -40,9 +40,9 @@ struct EngineRequest {
 };
 
 struct EngineCompletion {
-  std::vector<TokenId> ids;  // without the stop id
-  bool stopped = false;      // by a stop id or on_token; false: max_new_tokens reached
-  double sum_logprob = 0;    // natural log, of `ids` under the model at temperature 1
+  std::vector<TokenId> ids;      // without the stop id
+  bool stopped = false;          // by a stop id or on_token; false: max_new_tokens reached
+  std::vector<double> logprobs;  // natural log, of each of `ids` under the model at temperature 1
 };
 
 // Generates and scores token ids with a frozen base on the CPU, fp32: rows of unequal length share

@@ -15,7 +15,9 @@ namespace evolora {
 
 // The LanguageModel over a real base: engine, tokenizer and chat format together.
 // Ends a completion at the end-of-turn id (chats), the end-of-text id, or a stop string; a stop
-// string and what follows it are not part of the text, the ids that hold it are not part of the ids.
+// string and what follows it are not part of the text, the ids that hold it are not part of the ids
+// and of sum_logprob. Without a tokenizer requests carry ids and end by length only. Rows beyond
+// EngineOptions::max_rows wait their turn; a row is the same in any batch (see Engine).
 // Threads: one caller at a time, as Engine.
 class TextModel : public LanguageModel {
  public:
@@ -28,7 +30,8 @@ class TextModel : public LanguageModel {
   absl::StatusOr<std::string> LoadAdapter(const LoraAdapter& adapter);
   absl::Status UnloadAdapter(const std::string& digest);
 
-  // Requests with messages need a tokenizer and a chat format: FailedPrecondition without.
+  // Errors: as Engine; the row is named. FailedPrecondition: messages without a tokenizer or a chat
+  // format. InvalidArgument: an empty stop string, or a stop string without a tokenizer.
   absl::StatusOr<std::vector<Completion>> Generate(
       absl::Span<const GenerateRequest> requests) override;
   absl::StatusOr<std::vector<Scored>> Score(absl::Span<const ScoreRequest> requests) override;
@@ -40,6 +43,7 @@ class TextModel : public LanguageModel {
 
  private:
   TextModel(const BaseModel& base, std::unique_ptr<Engine> engine);
+  absl::StatusOr<EngineRequest> ToEngine(const GenerateRequest& request) const;
 
   std::shared_ptr<const Tokenizer> tokenizer_;  // null: ids only
   absl::StatusOr<ChatFormat> chat_format_;
