@@ -1,6 +1,6 @@
 #include "evolora/model/engine.h"
 
-#include "ATen/Functions.h"
+#include "ATen/ATen.h"
 #include "ATen/Parallel.h"
 #include "evolora/model/reference_forward.h"
 #include "model/random_model.h"
@@ -115,10 +115,10 @@ TEST(Engine, ARowsBitsDoNotDependOnItsCompanyStepsOrThreads) {
     std::vector<std::vector<float>> results[2];  // bare base, adapter
     for (int num_threads : {1, 2}) {
       at::set_num_threads(num_threads);
-      for (int64_t step : {1, 7, 64, 512}) {
+      for (int64_t step : {7, 512}) {
         const auto engine = MakeEngine(weights, {.max_step_tokens = step});
         ASSERT_OK_AND_ASSIGN(const std::string digest, engine->LoadAdapter(adapter));
-        for (int company : {0, 3, 20}) {
+        for (int company : {0, 20}) {
           std::vector<ScoreRequest> requests;
           for (int i = 0; i < company; ++i) {
             requests.push_back({RandomIds(arch.config, 5 + i, 100 + static_cast<uint64_t>(i)),
@@ -170,7 +170,7 @@ TEST(Engine, GeneratedRowsDoNotDependOnTheBatch) {
     ASSERT_EQ(run.size(), 14u);
     for (size_t i = 0; i < run.size(); ++i) {
       EXPECT_EQ(run[i].ids, runs[0][i].ids) << i;
-      EXPECT_EQ(run[i].sum_logprob, runs[0][i].sum_logprob) << i;
+      EXPECT_EQ(run[i].logprobs, runs[0][i].logprobs) << i;
       EXPECT_EQ(run[i].ids.size(), 5 + i % 4 * 9);
     }
   }
@@ -184,16 +184,16 @@ TEST(Engine, GreedyRowsFollowTheReferenceTokenByToken) {
                        MakeEngine(weights)->Generate(
                            std::vector<EngineRequest>{{.prompt = prompt, .max_new_tokens = 30}}));
   std::vector<TokenId> context = prompt;
-  double sum_logprob = 0;
-  for (TokenId id : completions[0].ids) {
+  ASSERT_EQ(completions[0].logprobs.size(), 30u);
+  for (size_t i = 0; i < completions[0].ids.size(); ++i) {
+    const TokenId id = completions[0].ids[i];
     const at::Tensor logits = ReferenceLast(*weights, nullptr, context);
     EXPECT_EQ(id, logits.argmax().item<int64_t>());
-    sum_logprob += at::log_softmax(logits, -1)[id].item<float>();
+    EXPECT_NEAR(completions[0].logprobs[i], at::log_softmax(logits, -1)[id].item<float>(), 1e-4);
     context.push_back(id);
   }
   EXPECT_EQ(completions[0].ids.size(), 30u);
   EXPECT_FALSE(completions[0].stopped);
-  EXPECT_NEAR(completions[0].sum_logprob, sum_logprob, 1e-3);
 }
 
 TEST(Engine, StopIdsAndOnTokenEndARow) {

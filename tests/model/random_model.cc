@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "ATen/Functions.h"
+#include "ATen/ATen.h"
 #include "evolora/core/random.h"
 
 namespace evolora::testing {

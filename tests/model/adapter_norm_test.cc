@@ -1,0 +1,27 @@
+#include "evolora/model/adapter_norm.h"
+
+#include "ATen/ATen.h"
+#include "evolora/model/llama_weights.h"
+#include "evolora/model/lora_tensors.h"
+#include "model/random_model.h"
+#include "support/status_matchers.h"
+
+namespace evolora {
+namespace {
+
+TEST(AdapterNorm, IsTheGreatestRatioOfTheFormedUpdates) {
+  const LlamaConfig config = testing::SmallConfig();
+  const auto weights = testing::RandomWeights(config, 3);
+  const LoraAdapter adapter = testing::RandomAdapter(config, 3, 5, 2);
+  ASSERT_OK_AND_ASSIGN(const LoraTensors lora, LoraTensorsFromAdapter(config, adapter));
+  double greatest = 0;
+  for (const auto& [path, module] : lora.modules) {
+    const double update = at::matmul(module.b, module.a).norm().item<double>() * module.scale;
+    greatest = std::max(greatest, update / FindLinear(*weights, path).norm().item<double>());
+  }
+  ASSERT_OK_AND_ASSIGN(const double norm, MaxRelativeNorm(*weights, adapter));
+  EXPECT_NEAR(norm, greatest, 1e-5 * greatest);
+}
+
+}  // namespace
+}  // namespace evolora

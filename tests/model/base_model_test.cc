@@ -1,0 +1,494 @@
+#include "evolora/model/base_model.h"
+
+#include <cmath>
+#include <cstring>
+#include <map>
+
+#include "ATen/ATen.h"
+#include "evolora/adapters/dequantize.h"
+#include "evolora/adapters/gguf.h"
+#include "evolora/adapters/safetensors.h"
+#include "evolora/core/json.h"
+#include "evolora/model/engine.h"
+#include "evolora/model/reference_forward.h"
+#include "model/random_model.h"
+#include "support/status_matchers.h"
+#include "support/temp_dir.h"
+
+namespace evolora {
+namespace {
+
+using ::testing::HasSubstr;
+using testing::RandomWeights;
+using testing::SmallConfig;
+using testing::SourcePath;
+using testing::StatusIs;
+using testing::TempDir;
+
+std::string GoldenPath(const std::string& name) { return SourcePath("tests/golden/model/" + name); }
+
+// expected.safetensors: ids and transformers' logits.
+struct Expected {
+  std::vector<TokenId> ids;
+  at::Tensor logits;  // [T, V]
+};
+
+Expected ReadExpected(const std::string& folder) {
+  const auto file =
+      SafetensorsFile::Open(PosixFileSystem(), GoldenPath(folder + "/expected.safetensors"));
+  EXPECT_TRUE(file.ok()) << file.status();
+  Expected expected;
+  const TensorView& ids = *file->Find("ids");
+  expected.ids.resize(static_cast<size_t>(ids.shape[0]));
+  std::memcpy(expected.ids.data(), ids.bytes.data(), ids.bytes.size());
+  const TensorView& logits = *file->Find("logits");
+  expected.logits = at::empty(logits.shape, at::kFloat);
+  EXPECT_TRUE(DequantizeToFloat(logits.dtype, logits.bytes, expected.logits.numel(),
+                                expected.logits.mutable_data_ptr<float>())
+                  .ok());
+  return expected;
+}
+
+double ReferenceGap(const LlamaWeights& weights, const LoraTensors* lora,
+                    const Expected& expected) {
+  const auto batch = PadRight(std::vector<std::vector<TokenId>>{expected.ids});
+  const auto logits = ReferenceLogits(weights, lora, *batch);
+  EXPECT_TRUE(logits.ok()) << logits.status();
+  return ((*logits)[0] - expected.logits).abs().max().item<double>();
+}
+
+// Gap of every prefix's last logits.
+double EngineGap(Engine& engine, const std::string& adapter, const Expected& expected) {
+  std::vector<ScoreRequest> requests;
+  for (size_t n = 1; n <= expected.ids.size(); ++n) {
+    requests.push_back(
+        {{expected.ids.begin(), expected.ids.begin() + static_cast<int64_t>(n)}, adapter, true});
+  }
+  const auto scored = engine.Score(requests);
+  EXPECT_TRUE(scored.ok()) << scored.status();
+  double gap = 0;
+  for (size_t n = 0; n < requests.size(); ++n) {
+    const std::vector<float>& logits = (*scored)[n].last_logits;
+    const at::Tensor row = expected.logits[static_cast<int64_t>(n)].contiguous();
+    for (size_t i = 0; i < logits.size(); ++i) {
+      gap =
+          std::max(gap, std::abs(static_cast<double>(logits[i]) - row.const_data_ptr<float>()[i]));
+    }
+  }
+  return gap;
+}
+
+TEST(LoadBase, EveryArchitectureEqualsTransformers) {
+  for (const char* name : {"llama", "llama_tied_linear", "llama3", "mistral_window", "qwen2",
+                           "qwen2_layer_windows", "qwen3"}) {
+    SCOPED_TRACE(name);
+    ASSERT_OK_AND_ASSIGN(const BaseModel base, LoadBase(PosixFileSystem(), GoldenPath(name)));
+    const Expected expected = ReadExpected(name);
+    EXPECT_LT(ReferenceGap(*base.weights, nullptr, expected), 1e-4);
+    ASSERT_OK_AND_ASSIGN(const auto engine, Engine::Create(base.weights));
+    EXPECT_LT(EngineGap(*engine, "", expected), 1e-4);
+    EXPECT_EQ(base.source, BaseSource::kHuggingFace);
+    EXPECT_EQ(base.tokenizer, nullptr);
+    EXPECT_FALSE(base.chat_format.ok());
+  }
+}
+
+TEST(LoadBase, APeftAdapterEqualsPeft) {
+  ASSERT_OK_AND_ASSIGN(const BaseModel base, LoadBase(PosixFileSystem(), GoldenPath("llama")));
+  const LlamaConfig& config = base.weights->config;
+  ASSERT_OK_AND_ASSIGN(const PeftAdapter peft,
+                       ReadPeftFolder(PosixFileSystem(), GoldenPath("llama_adapter"),
+                                      {.base_modules = LinearLayers(config)}));
+  const Expected expected = ReadExpected("llama_adapter");
+  ASSERT_OK_AND_ASSIGN(const LoraTensors lora, LoraTensorsFromAdapter(config, peft.adapter));
+  EXPECT_LT(ReferenceGap(*base.weights, &lora, expected), 1e-4);
+  EXPECT_GT(ReferenceGap(*base.weights, nullptr, expected), 0.1);
+  ASSERT_OK_AND_ASSIGN(const auto engine, Engine::Create(base.weights));
+  ASSERT_OK_AND_ASSIGN(const std::string digest, engine->LoadAdapter(peft.adapter));
+  EXPECT_LT(EngineGap(*engine, digest, expected), 1e-4);
+}
+
+// A Hugging Face folder made of `weights`, with changes.
+class HfFolder {
+ public:
+  explicit HfFolder(const LlamaWeights& weights) {
+    for (const NamedTensor& named : NamedTensors(weights)) Put(named.name, named.tensor);
+    const LlamaConfig& c = weights.config;
+    config = {{"model_type", "llama"},
+              {"vocab_size", c.vocab_size},
+              {"hidden_size", c.hidden_size},
+              {"intermediate_size", c.intermediate_size},
+              {"num_hidden_layers", c.num_layers},
+              {"num_attention_heads", c.num_heads},
+              {"num_key_value_heads", c.num_kv_heads},
+              {"head_dim", c.head_dim},
+              {"rms_norm_eps", c.rms_norm_eps},
+              {"max_position_embeddings", c.max_positions},
+              {"tie_word_embeddings", c.tied_head}};
+  }
+  void Put(const std::string& name, const at::Tensor& tensor) { tensors[name] = tensor.clone(); }
+
+  absl::StatusOr<BaseModel> Load() const {
+    Write("model.safetensors", tensors);
+    WriteConfig();
+    return LoadBase(PosixFileSystem(), dir.path());
+  }
+  void WriteConfig() const {
+    EXPECT_TRUE(PosixFileSystem().WriteFileAtomic(dir.Join("config.json"), config.dump()).ok());
+  }
+  void Write(const std::string& name, const std::map<std::string, at::Tensor>& list) const {
+    std::vector<TensorView> views;
+    for (const auto& [key, tensor] : list) {
+      views.push_back({.name = key,
+                       .dtype = DType::kF32,
+                       .shape = tensor.sizes().vec(),
+                       .bytes = {static_cast<const uint8_t*>(tensor.const_data_ptr()),
+                                 static_cast<size_t>(tensor.nbytes())}});
+    }
+    EXPECT_TRUE(WriteSafetensors(PosixFileSystem(), dir.Join(name), views, {}).ok());
+  }
+
+  TempDir dir;
+  Json config;
+  std::map<std::string, at::Tensor> tensors;
+};
+
+TEST(LoadBase, RefusesWrongTensorsByName) {
+  const auto weights = RandomWeights(SmallConfig(), 3);
+  const std::string up = "model.layers.1.mlp.up_proj.weight";
+  constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
+  {
+    HfFolder folder(*weights);
+    folder.tensors.erase(up);
+    EXPECT_THAT(folder.Load(), StatusIs(kInvalid, HasSubstr("tensor " + up + " is missing")));
+  }
+  {
+    HfFolder folder(*weights);
+    folder.tensors.erase("lm_head.weight");
+    EXPECT_THAT(folder.Load(), StatusIs(kInvalid, HasSubstr("lm_head.weight is missing")));
+  }
+  {
+    HfFolder folder(*weights);
+    folder.Put("model.layers.3.mlp.up_proj.weight", folder.tensors[up]);
+    EXPECT_THAT(folder.Load(), StatusIs(kInvalid, HasSubstr("model.layers.3.mlp.up_proj.weight is "
+                                                            "not part of this architecture")));
+  }
+  {
+    HfFolder folder(*weights);
+    folder.Put("model.layers.1.self_attn.q_proj.bias", at::zeros({60}));
+    EXPECT_THAT(folder.Load(), StatusIs(kInvalid, HasSubstr("q_proj.bias is not part of")));
+  }
+  {
+    HfFolder folder(*weights);
+    folder.Put(up, at::zeros({44, 25}));
+    EXPECT_THAT(
+        folder.Load(),
+        StatusIs(kInvalid, HasSubstr(up + ": shape [44, 25], the config asks for [44, 24]")));
+  }
+  for (float bad : {std::nanf(""), INFINITY, -INFINITY}) {
+    HfFolder folder(*weights);
+    folder.tensors[up].view(-1)[1055] = bad;
+    EXPECT_THAT(folder.Load(), StatusIs(kInvalid, HasSubstr(up + ": value 1055 is")));
+  }
+  {
+    HfFolder folder(*weights);
+    folder.config["num_hidden_layers"] = 1000;
+    EXPECT_THAT(folder.Load(), StatusIs(kInvalid, HasSubstr("model.layers.10.input_layernorm")));
+  }
+}
+
+TEST(LoadBase, AStoredHeadOfATiedModelDecidesByItsValues) {
+  LlamaConfig config = SmallConfig();
+  config.tied_head = true;
+  const auto weights = RandomWeights(config, 3);
+  HfFolder folder(*weights);
+  ASSERT_OK_AND_ASSIGN(const BaseModel plain, folder.Load());
+  EXPECT_TRUE(plain.weights->config.tied_head);
+  EXPECT_TRUE(plain.weights->head.is_same(plain.weights->embedding));
+
+  folder.Put("lm_head.weight", weights->embedding);
+  ASSERT_OK_AND_ASSIGN(const BaseModel equal, folder.Load());
+  EXPECT_EQ(equal.weights_fingerprint, plain.weights_fingerprint);
+
+  folder.Put("lm_head.weight", weights->embedding * 2);
+  ASSERT_OK_AND_ASSIGN(const BaseModel different, folder.Load());
+  EXPECT_FALSE(different.weights->config.tied_head);
+  EXPECT_EQ(different.weights->head[3][5].item<float>(),
+            weights->embedding[3][5].item<float>() * 2);
+  EXPECT_NE(different.weights_fingerprint, plain.weights_fingerprint);
+}
+
+TEST(LoadBase, ShardsAndOldRopeTensorsLoadAsOneFile) {
+  const auto weights = RandomWeights(SmallConfig(), 3);
+  HfFolder one(*weights);
+  ASSERT_OK_AND_ASSIGN(const BaseModel whole, one.Load());
+  HfFolder folder(*weights);
+  folder.Put("model.layers.0.self_attn.rotary_emb.inv_freq", at::zeros({5}));
+  folder.WriteConfig();
+  std::map<std::string, at::Tensor> shards[2];
+  Json map = Json::object();
+  int i = 0;
+  for (const auto& [name, tensor] : folder.tensors) {
+    shards[i % 2][name] = tensor;
+    map[name] = "model-" + std::to_string(i++ % 2) + ".safetensors";
+  }
+  folder.Write("model-0.safetensors", shards[0]);
+  folder.Write("model-1.safetensors", shards[1]);
+  const Json index = {{"metadata", {{"total_size", 1}}}, {"weight_map", map}};
+  ASSERT_TRUE(PosixFileSystem()
+                  .WriteFileAtomic(folder.dir.Join("model.safetensors.index.json"), index.dump())
+                  .ok());
+  ASSERT_OK_AND_ASSIGN(const BaseModel base, LoadBase(PosixFileSystem(), folder.dir.path()));
+  EXPECT_EQ(base.weights_fingerprint, whole.weights_fingerprint);
+}
+
+TEST(Fingerprints, ChangeWithWhatTheyCover) {
+  const auto weights = RandomWeights(SmallConfig(), 3);
+  ASSERT_OK_AND_ASSIGN(const std::string original, WeightsFingerprint(*weights));
+  LlamaWeights other = *weights;
+  other.config.rope_theta = 20000;
+  ASSERT_OK_AND_ASSIGN(const std::string theta, WeightsFingerprint(other));
+  EXPECT_NE(theta, original);
+  EXPECT_EQ(ShapeFingerprint(other.config), ShapeFingerprint(weights->config));
+  other = *weights;
+  other.layers[2].down = other.layers[2].down.clone();
+  other.layers[2].down[0][0] += 1e-3;
+  ASSERT_OK_AND_ASSIGN(const std::string value, WeightsFingerprint(other));
+  EXPECT_NE(value, original);
+  LlamaConfig wider = weights->config;
+  wider.intermediate_size += 1;
+  EXPECT_NE(ShapeFingerprint(wider), ShapeFingerprint(weights->config));
+}
+
+// Rotate-half rows to llama.cpp's adjacent pairs.
+at::Tensor ToAdjacentPairs(const at::Tensor& tensor, int64_t heads) {
+  const int64_t half = tensor.size(0) / heads / 2;
+  const int64_t rest = tensor.numel() / tensor.size(0);
+  return tensor.reshape({heads, 2, half, rest})
+      .transpose(1, 2)
+      .reshape(tensor.sizes())
+      .contiguous();
+}
+
+// The GGUF file llama.cpp's converter would write for `weights`, F32.
+class GgufModel {
+ public:
+  GgufModel(const LlamaWeights& weights, const std::string& architecture)
+      : architecture_(architecture) {
+    const LlamaConfig& c = weights.config;
+    values.emplace_back("general.architecture", GgufValue::String(architecture));
+    Set("block_count", c.num_layers);
+    Set("context_length", c.max_positions);
+    Set("embedding_length", c.hidden_size);
+    Set("feed_forward_length", c.intermediate_size);
+    Set("attention.head_count", c.num_heads);
+    Set("attention.head_count_kv", c.num_kv_heads);
+    Set("attention.key_length", c.head_dim);
+    Set("attention.value_length", c.head_dim);
+    SetFloat("attention.layer_norm_rms_epsilon", c.rms_norm_eps);
+    SetFloat("rope.freq_base", c.rope_theta);
+    for (const NamedTensor& named : NamedTensors(weights)) AddHf(named, c);
+  }
+  void Set(const std::string& key, int64_t value) {
+    values.emplace_back(architecture_ + "." + key, GgufValue::U32(static_cast<uint32_t>(value)));
+  }
+  void SetFloat(const std::string& key, double value) {
+    values.emplace_back(architecture_ + "." + key, GgufValue::F32(static_cast<float>(value)));
+  }
+  void Add(const std::string& name, const at::Tensor& tensor) {
+    tensors_.emplace_back(name, tensor.contiguous());
+  }
+  absl::StatusOr<BaseModel> Load() const {
+    std::vector<GgufTensor> list;
+    for (const auto& [name, tensor] : tensors_) {
+      list.push_back({.name = name,
+                      .type = GgmlType::kF32,
+                      .shape = tensor.sizes().vec(),
+                      .bytes = {static_cast<const uint8_t*>(tensor.const_data_ptr()),
+                                static_cast<size_t>(tensor.nbytes())}});
+    }
+    const auto bytes = SerializeGguf(values, list);
+    EXPECT_TRUE(bytes.ok()) << bytes.status();
+    TempDir dir;
+    EXPECT_TRUE(PosixFileSystem().WriteFileAtomic(dir.Join("m.gguf"), *bytes).ok());
+    return LoadBase(PosixFileSystem(), dir.Join("m.gguf"));
+  }
+
+  std::vector<std::pair<std::string, GgufValue>> values;
+
+ private:
+  void AddHf(const NamedTensor& named, const LlamaConfig& c) {
+    static const std::map<std::string, std::string> kParts = {
+        {"input_layernorm", "attn_norm"},    {"post_attention_layernorm", "ffn_norm"},
+        {"self_attn.q_proj", "attn_q"},      {"self_attn.k_proj", "attn_k"},
+        {"self_attn.v_proj", "attn_v"},      {"self_attn.o_proj", "attn_output"},
+        {"self_attn.q_norm", "attn_q_norm"}, {"self_attn.k_norm", "attn_k_norm"},
+        {"mlp.gate_proj", "ffn_gate"},       {"mlp.up_proj", "ffn_up"},
+        {"mlp.down_proj", "ffn_down"}};
+    if (named.name == "model.embed_tokens.weight") return Add("token_embd.weight", named.tensor);
+    if (named.name == "model.norm.weight") return Add("output_norm.weight", named.tensor);
+    if (named.name == "lm_head.weight") return Add("output.weight", named.tensor);
+    const size_t layer_at = std::string("model.layers.").size();
+    const size_t dot = named.name.find('.', layer_at);
+    const size_t kind = named.name.rfind('.');
+    const std::string part = named.name.substr(dot + 1, kind - dot - 1);
+    at::Tensor tensor = named.tensor;
+    if (architecture_ == "llama" && part == "self_attn.q_proj") {
+      tensor = ToAdjacentPairs(tensor, c.num_heads);
+    }
+    if (architecture_ == "llama" && part == "self_attn.k_proj") {
+      tensor = ToAdjacentPairs(tensor, c.num_kv_heads);
+    }
+    Add("blk." + named.name.substr(layer_at, dot - layer_at) + "." + kParts.at(part) +
+            named.name.substr(kind),
+        tensor);
+  }
+
+  std::string architecture_;
+  std::vector<std::pair<std::string, at::Tensor>> tensors_;
+};
+
+TEST(LoadBase, AGgufHoldsTheSameWeightsAsTheFolder) {
+  for (const char* architecture : {"llama", "qwen2", "qwen3"}) {
+    for (bool tied : {false, true}) {
+      SCOPED_TRACE(architecture);
+      LlamaConfig config = SmallConfig();
+      config.architecture = architecture;
+      config.tied_head = tied;
+      config.qkv_bias = architecture != std::string("qwen3");
+      config.qk_norm = architecture == std::string("qwen3");
+      const auto weights = RandomWeights(config, 3);
+      ASSERT_OK_AND_ASSIGN(const BaseModel base, GgufModel(*weights, architecture).Load());
+      EXPECT_EQ(base.source, BaseSource::kGguf);
+      ASSERT_OK_AND_ASSIGN(const std::string expected, WeightsFingerprint(*weights));
+      EXPECT_EQ(base.weights_fingerprint, expected);
+      EXPECT_EQ(base.shape_fingerprint, ShapeFingerprint(config));
+    }
+  }
+}
+
+TEST(LoadBase, RopeFreqsTurnAsTheScalingTheyCameFrom) {
+  LlamaConfig config = SmallConfig();
+  const auto weights = RandomWeights(config, 3);
+  GgufModel model(*weights, "llama");
+  model.Add("rope_freqs.weight", at::full({5}, 4.0));
+  ASSERT_OK_AND_ASSIGN(const BaseModel base, model.Load());
+  LlamaWeights linear = *weights;
+  linear.config.rope_scaling = RopeScaling::kLinear;
+  linear.config.rope_factor = 4;
+  ASSERT_OK_AND_ASSIGN(const std::string expected, WeightsFingerprint(linear));
+  EXPECT_EQ(base.weights_fingerprint, expected);
+}
+
+TEST(LoadBase, RefusesGgufKeysAndTensorsItDoesNotKnow) {
+  const auto weights = RandomWeights(SmallConfig(), 3);
+  constexpr auto kUnimplemented = absl::StatusCode::kUnimplemented;
+  {
+    GgufModel model(*weights, "llama");
+    model.Set("attention.causal", 1);
+    EXPECT_THAT(model.Load(), StatusIs(kUnimplemented, HasSubstr("llama.attention.causal")));
+  }
+  {
+    GgufModel model(*weights, "llama");
+    model.Set("expert_count", 8);
+    EXPECT_THAT(model.Load(), StatusIs(kUnimplemented, HasSubstr("expert_count")));
+  }
+  {
+    GgufModel model(*weights, "llama");
+    model.values.emplace_back("llama.rope.scaling.type", GgufValue::String("yarn"));
+    EXPECT_THAT(model.Load(), StatusIs(kUnimplemented, HasSubstr("yarn")));
+  }
+  {
+    GgufModel model(*weights, "gemma");
+    EXPECT_THAT(model.Load(), StatusIs(kUnimplemented, HasSubstr("architecture = gemma")));
+  }
+  {
+    GgufModel model(*weights, "llama");
+    model.Add("blk.0.ffn_gate_exps.weight", at::zeros({2, 2}));
+    EXPECT_THAT(model.Load(), StatusIs(absl::StatusCode::kInvalidArgument,
+                                       HasSubstr("blk.0.ffn_gate_exps.weight")));
+  }
+  {
+    GgufModel model(*weights, "llama");
+    model.Set("rope.dimension_count", 8);
+    EXPECT_THAT(model.Load(),
+                StatusIs(kUnimplemented, HasSubstr("rope.dimension_count = 8 of 10")));
+  }
+}
+
+void AppendFloats(const at::Tensor& tensor, std::string& bytes) {
+  const at::Tensor flat = tensor.contiguous();
+  bytes.append(static_cast<const char*>(flat.const_data_ptr()), flat.nbytes());
+}
+
+void AppendInts(const std::vector<int32_t>& values, std::string& bytes) {
+  bytes.append(reinterpret_cast<const char*>(values.data()), values.size() * 4);
+}
+
+// A version 1 file of the weights of a legacy one.
+std::string ToVersion1(const LlamaWeights& w) {
+  const LlamaConfig& c = w.config;
+  std::string bytes;
+  AppendInts({0x616b3432, 1, static_cast<int32_t>(c.hidden_size),
+              static_cast<int32_t>(c.intermediate_size), static_cast<int32_t>(c.num_layers),
+              static_cast<int32_t>(c.num_heads), static_cast<int32_t>(c.num_kv_heads),
+              static_cast<int32_t>(c.vocab_size), static_cast<int32_t>(c.max_positions)},
+             bytes);
+  bytes.push_back(c.tied_head ? 1 : 0);
+  bytes.resize(256, '\0');
+  const auto each = [&](at::Tensor LlamaLayer::*part, int64_t heads) {
+    for (const LlamaLayer& layer : w.layers) {
+      AppendFloats(heads > 0 ? ToAdjacentPairs(layer.*part, heads) : layer.*part, bytes);
+    }
+  };
+  each(&LlamaLayer::input_norm, 0);
+  each(&LlamaLayer::post_norm, 0);
+  AppendFloats(w.final_norm, bytes);
+  AppendFloats(w.embedding, bytes);
+  each(&LlamaLayer::q, c.num_heads);
+  each(&LlamaLayer::k, c.num_kv_heads);
+  each(&LlamaLayer::v, 0);
+  each(&LlamaLayer::o, 0);
+  each(&LlamaLayer::gate, 0);
+  each(&LlamaLayer::down, 0);
+  each(&LlamaLayer::up, 0);
+  if (!c.tied_head) AppendFloats(w.head, bytes);
+  return bytes;
+}
+
+TEST(LoadBase, Llama2cVersionsHoldTheSameWeights) {
+  const std::string path = SourcePath("tests/fixtures/stories260K/stories260K.bin");
+  ASSERT_OK_AND_ASSIGN(const BaseModel legacy, LoadBase(PosixFileSystem(), path));
+  EXPECT_EQ(legacy.source, BaseSource::kLlama2c);
+  EXPECT_EQ(legacy.tokenizer, nullptr);
+  EXPECT_EQ(CountParameters(legacy.weights->config), 260032);
+  TempDir dir;
+  std::string bytes = ToVersion1(*legacy.weights);
+  ASSERT_TRUE(PosixFileSystem().WriteFileAtomic(dir.Join("v1.bin"), bytes).ok());
+  ASSERT_OK_AND_ASSIGN(const BaseModel version1, LoadBase(PosixFileSystem(), dir.Join("v1.bin")));
+  EXPECT_EQ(version1.weights_fingerprint, legacy.weights_fingerprint);
+
+  bytes.pop_back();
+  ASSERT_TRUE(PosixFileSystem().WriteFileAtomic(dir.Join("v1.bin"), bytes).ok());
+  EXPECT_THAT(LoadBase(PosixFileSystem(), dir.Join("v1.bin")),
+              StatusIs(absl::StatusCode::kDataLoss, HasSubstr("its header asks for")));
+  bytes[4] = 2;
+  ASSERT_TRUE(PosixFileSystem().WriteFileAtomic(dir.Join("v1.bin"), bytes).ok());
+  EXPECT_THAT(LoadBase(PosixFileSystem(), dir.Join("v1.bin")),
+              StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("version 2")));
+}
+
+TEST(LoadBase, NamesFilesThatAreNotModels) {
+  TempDir dir;
+  EXPECT_THAT(LoadBase(PosixFileSystem(), dir.Join("none")),
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr("none")));
+  ASSERT_TRUE(PosixFileSystem().WriteFileAtomic(dir.Join("x"), "short").ok());
+  EXPECT_THAT(LoadBase(PosixFileSystem(), dir.Join("x")),
+              StatusIs(absl::StatusCode::kDataLoss, HasSubstr("only 5 bytes")));
+  ASSERT_TRUE(PosixFileSystem().WriteFileAtomic(dir.Join("x"), std::string(500, '~')).ok());
+  EXPECT_THAT(LoadBase(PosixFileSystem(), dir.Join("x")),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("llama2.c header")));
+}
+
+}  // namespace
+}  // namespace evolora

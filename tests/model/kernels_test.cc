@@ -1,0 +1,188 @@
+#include "kernels.h"
+
+#include <cmath>
+#include <numeric>
+#include <vector>
+
+#include "ATen/ATen.h"
+#include "ATen/Parallel.h"
+#include "evolora/core/random.h"
+#include "evolora/model/packed_matrix.h"
+#include "gtest/gtest.h"
+
+namespace evolora {
+namespace {
+
+std::vector<float> Values(int64_t count, uint64_t seed, double scale = 1) {
+  Random random(seed);
+  std::vector<float> values(static_cast<size_t>(count));
+  for (float& value : values) value = static_cast<float>((random.NextDouble() - 0.5) * 2 * scale);
+  return values;
+}
+
+// Runs `body` once for each instruction set this CPU has.
+template <typename Body>
+void ForEachTable(const Body& body) {
+  const KernelTableList list = RunnableKernels();
+  for (int i = 0; i < list.count; ++i) {
+    SCOPED_TRACE(list.tables[i]->name);
+    body(*list.tables[i]);
+  }
+}
+
+struct GemmSize {
+  int64_t rows, depth, columns;
+};
+
+std::vector<float> RunGemm(const KernelTable& table, const GemmSize& s, const float* x,
+                           const float* panel, GemmStore store) {
+  std::vector<float> y(static_cast<size_t>(s.rows * s.columns), 0.5f);
+  table.gemm({.x = x,
+              .ldx = s.depth,
+              .rows = s.rows,
+              .panel = panel,
+              .depth = s.depth,
+              .y = y.data(),
+              .ldy = s.columns,
+              .columns = s.columns,
+              .store = store});
+  return y;
+}
+
+TEST(Kernels, GemmEqualsTheScalarSum) {
+  const std::vector<float> x = Values(40 * 50, 1);
+  const std::vector<float> panel = Values(50 * 32, 2);
+  ForEachTable([&](const KernelTable& table) {
+    for (const GemmSize& s : {GemmSize{1, 1, 1},
+                              {1, 50, 32},
+                              {5, 50, 31},
+                              {12, 50, 32},
+                              {13, 7, 32},
+                              {24, 50, 3},
+                              {40, 50, 32}}) {
+      for (GemmStore store : {GemmStore::kSet, GemmStore::kAdd}) {
+        const std::vector<float> y = RunGemm(table, s, x.data(), panel.data(), store);
+        for (int64_t m = 0; m < s.rows; ++m) {
+          for (int64_t n = 0; n < s.columns; ++n) {
+            double sum = store == GemmStore::kAdd ? 0.5 : 0;
+            for (int64_t k = 0; k < s.depth; ++k) {
+              sum += static_cast<double>(x[static_cast<size_t>(m * s.depth + k)]) *
+                     panel[static_cast<size_t>(k * 32 + n)];
+            }
+            ASSERT_NEAR(y[static_cast<size_t>(m * s.columns + n)], sum, 1e-5);
+          }
+        }
+      }
+    }
+  });
+}
+
+TEST(Kernels, AGemmRowsBitsDoNotDependOnTheNumberOfRows) {
+  const std::vector<float> x = Values(40 * 50, 1);
+  const std::vector<float> panel = Values(50 * 32, 2);
+  ForEachTable([&](const KernelTable& table) {
+    const std::vector<float> all =
+        RunGemm(table, {40, 50, 32}, x.data(), panel.data(), GemmStore::kSet);
+    for (int64_t rows = 1; rows < 40; ++rows) {
+      const std::vector<float> some =
+          RunGemm(table, {rows, 50, 32}, x.data(), panel.data(), GemmStore::kSet);
+      ASSERT_TRUE(std::equal(some.begin(), some.end(), all.begin())) << rows;
+    }
+  });
+}
+
+TEST(Kernels, FmaTablesAreEqualBitForBit) {
+  const KernelTableList list = RunnableKernels();
+  if (list.count < 3) GTEST_SKIP() << "this CPU has no AVX-512";
+  const std::vector<float> x = Values(20 * 50, 1);
+  const std::vector<float> panel = Values(50 * 32, 2);
+  const GemmSize size{20, 50, 32};
+  EXPECT_EQ(RunGemm(*list.tables[1], size, x.data(), panel.data(), GemmStore::kAdd),
+            RunGemm(*list.tables[2], size, x.data(), panel.data(), GemmStore::kAdd));
+}
+
+TEST(Kernels, RmsNormSoftmaxSiluAndRotateEqualTheirFormulas) {
+  ForEachTable([](const KernelTable& table) {
+    for (int64_t n : {1, 2, 15, 16, 17, 100}) {
+      const std::vector<float> x = Values(n, 3, 4);
+      const std::vector<float> w = Values(n, 4);
+      std::vector<float> y(x.size());
+      double squares = 0;
+      for (float value : x) squares += static_cast<double>(value) * value;
+      table.rms_norm(x.data(), w.data(), n, 1e-5f, y.data());
+      for (size_t i = 0; i < x.size(); ++i) {
+        EXPECT_NEAR(y[i], w[i] * x[i] / std::sqrt(squares / static_cast<double>(n) + 1e-5), 1e-5);
+      }
+      table.silu_mul(x.data(), w.data(), n, y.data());
+      for (size_t i = 0; i < x.size(); ++i) {
+        EXPECT_NEAR(y[i], x[i] / (1 + std::exp(-static_cast<double>(x[i]))) * w[i], 1e-6);
+      }
+      y = x;
+      table.softmax(y.data(), n, 0.25f);
+      double total = 0;
+      double lse = 0;
+      for (float value : x) total += std::exp(0.25 * value);
+      for (float value : x) lse += std::exp(static_cast<double>(value));
+      for (size_t i = 0; i < x.size(); ++i) EXPECT_NEAR(y[i], std::exp(0.25 * x[i]) / total, 1e-6);
+      EXPECT_NEAR(table.log_sum_exp(x.data(), n), std::log(lse), 1e-6);
+    }
+    std::vector<float> head = {1, 2, 3, 4};
+    const std::vector<float> cos = {0.5f, 0.25f};
+    const std::vector<float> sin = {2, 3};
+    table.rotate(head.data(), cos.data(), sin.data(), 2);
+    EXPECT_EQ(head, (std::vector<float>{1 * 0.5f - 3 * 2, 2 * 0.25f - 4 * 3, 3 * 0.5f + 1 * 2,
+                                        4 * 0.25f + 2 * 3}));
+  });
+}
+
+TEST(Kernels, SiluAndSoftmaxHoldForExtremeInputs) {
+  ForEachTable([](const KernelTable& table) {
+    const std::vector<float> x = {-1e4f, -90, -88, 88, 90, 1e4f};
+    const std::vector<float> one(6, 1.0f);
+    std::vector<float> y(6);
+    table.silu_mul(x.data(), one.data(), 6, y.data());
+    EXPECT_NEAR(y[0], 0, 1e-30);
+    EXPECT_EQ(y[5], 1e4f);
+    EXPECT_NEAR(y[3], 88, 1e-4);
+    std::vector<float> p = x;
+    table.softmax(p.data(), 6, 1);
+    EXPECT_EQ(p, (std::vector<float>{0, 0, 0, 0, 0, 1}));
+    EXPECT_NEAR(table.log_sum_exp(x.data(), 6), 1e4, 1e-3);
+  });
+}
+
+TEST(PackedMatrix, EqualsTheLinearLayerAndStacksParts) {
+  const at::Tensor first = at::randn({45, 30});
+  const at::Tensor second = at::randn({7, 30});
+  const at::Tensor x = at::randn({19, 30});
+  const PackedMatrix packed({first, second}, 0.5);
+  ASSERT_EQ(packed.out_features(), 52);
+  ASSERT_EQ(packed.in_features(), 30);
+  at::Tensor y = at::full({19, 52}, 3.0f);
+  packed.Apply(x.const_data_ptr<float>(), 30, 19, y.mutable_data_ptr<float>(), 52);
+  const at::Tensor expected = at::linear(x, at::cat({first, second})).mul(0.5);
+  EXPECT_LT((y - expected).abs().max().item<float>(), 1e-5);
+  packed.ApplyAdd(x.const_data_ptr<float>(), 30, 19, y.mutable_data_ptr<float>(), 52);
+  EXPECT_LT((y - expected * 2).abs().max().item<float>(), 1e-5);
+}
+
+TEST(PackedMatrix, BitsDoNotDependOnRowsOrThreads) {
+  const at::Tensor weight = at::randn({200, 130});
+  const at::Tensor x = at::randn({33, 130});
+  const PackedMatrix packed({weight});
+  const int threads = at::get_num_threads();
+  at::Tensor all = at::empty({33, 200});
+  packed.Apply(x.const_data_ptr<float>(), 130, 33, all.mutable_data_ptr<float>(), 200);
+  for (int num_threads : {1, 2}) {
+    at::set_num_threads(num_threads);
+    for (int64_t m = 0; m < 33; ++m) {
+      at::Tensor one = at::empty({1, 200});
+      packed.Apply(x.const_data_ptr<float>() + m * 130, 130, 1, one.mutable_data_ptr<float>(), 200);
+      EXPECT_TRUE(at::equal(one[0], all[m]));
+    }
+  }
+  at::set_num_threads(threads);
+}
+
+}  // namespace
+}  // namespace evolora
