@@ -162,9 +162,9 @@ TEST(SuggestScope, FewLookAlikesDoNotForceTheClusterToBeLearnedByHeart) {
 TEST(TrainWhen, EpochsShrinkAsExamplesGrow) {
   const auto epochs = [](int n) { return TrainWhen(Waiting(n, 200), {}, {})->recipe.epochs; };
   EXPECT_EQ(epochs(32), 4);
-  EXPECT_EQ(epochs(64), 3);
-  EXPECT_EQ(epochs(96), 2);
-  EXPECT_EQ(epochs(192), 1);
+  EXPECT_EQ(epochs(64), 4);
+  EXPECT_EQ(epochs(128), 3);
+  EXPECT_EQ(epochs(192), 2);
 }
 
 TEST(TrainWhen, BaselineRoutersKeepTheirSchedules) {
