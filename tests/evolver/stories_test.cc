@@ -84,8 +84,9 @@ class Story {
       ASSERT_THAT(example, IsOk());
       book.Do(c.cluster, *example);
     }
-    const Ticket& ticket = book.ticket(c.cluster);
-    if (ticket.state == S::kOpen && step.decision.action != Action::kAbstain) {
+    // Each event replaces the ledger, so the state is asked for anew.
+    const auto state = [&] { return book.ticket(c.cluster).state; };
+    if (state() == S::kOpen && step.decision.action != Action::kAbstain) {
       book.Go(c.cluster, {S::kReproduced});
     }
     if (step.decision.lever == Lever::kText && step.candidate.has_value()) {
@@ -94,12 +95,12 @@ class Story {
                                       .tokens = 40,
                                       .rate_after = 1,
                                       .accepted = true});
-      if (ticket.state == S::kReproduced) book.Go(c.cluster, {S::kPatched});
+      if (state() == S::kReproduced) book.Go(c.cluster, {S::kPatched});
     }
-    if (step.decision.lever == Lever::kWeights && ticket.state == S::kReproduced) {
+    if (step.decision.lever == Lever::kWeights && state() == S::kReproduced) {
       book.Go(c.cluster, {S::kWaiting});
     }
-    if (step.decision.action == Action::kScheduleLora && ticket.state == S::kWaiting) {
+    if (step.decision.action == Action::kScheduleLora && state() == S::kWaiting) {
       book.Go(c.cluster, {S::kQueued});
     }
   }
