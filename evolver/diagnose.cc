@@ -84,6 +84,10 @@ void FillRates(const ProbeTable& table, Diagnosis& d) {
 
 bool IsProcedure(const Case& c) { return !c.feedback.rule.empty() || HasToolCall(c); }
 
+bool TeachesProcedure(const Failure& failure) {
+  return IsProcedure(failure.value) && failure.candidate != PatchKind::kKnowledge;
+}
+
 std::optional<FailureClass> EstablishedClass(const ClusterEvidence& evidence,
                                              const ProbePolicy& policy) {
   int64_t total = 0;
@@ -108,7 +112,7 @@ ProbeContext ContextOf(const Failure& failure, const ClusterEvidence& evidence,
                        const ProbePolicy& policy) {
   const Case& c = failure.value;
   ProbeContext context;
-  context.is_procedure = IsProcedure(c);
+  context.is_procedure = TeachesProcedure(failure);
   context.has_gold = !c.feedback.answer.empty();
   context.has_help = context.has_gold || !c.feedback.rule.empty() || !c.feedback.hint.empty();
   context.has_patch = failure.candidate != PatchKind::kNone;

@@ -139,9 +139,12 @@ absl::StatusOr<Proposal> ProposeCandidate(const Failure& failure, absl::Span<con
                                           const ProposeOptions& options) {
   if (!IsProcedure(failure.value)) return ProposeKnowledge(failure, existing, options);
   absl::StatusOr<Proposal> skill = ProposeSkill(failure, siblings, outside, options);
-  const bool unscoped = absl::IsNotFound(skill.status());
-  if (unscoped && !failure.value.feedback.rule.empty()) return ProposePromptLine(failure, options);
-  return skill;
+  if (!absl::IsNotFound(skill.status()) || failure.value.feedback.rule.empty()) return skill;
+  const bool has_answer = !NormalizeText(failure.value.feedback.answer).empty();
+  if (has_answer && options.refused.count(PatchKind::kKnowledge) == 0) {
+    return ProposeKnowledge(failure, existing, options);
+  }
+  return ProposePromptLine(failure, options);
 }
 
 }  // namespace evolora

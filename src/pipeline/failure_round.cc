@@ -1,6 +1,8 @@
 #include "failure_round.h"
 
+#include <algorithm>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -43,13 +45,9 @@ class FailureWork {
 
  private:
   void FindSiblings(absl::Span<const Solved> window_failures) {
-    if (!IsProcedure(case_)) {
-      siblings_ = SurfaceVariantCases(case_);
-    } else {
-      for (const Solved& other : run_.failed[case_.cluster]) AddSibling(other.value);
-      for (const Solved& other : window_failures) AddSibling(other.value);
-    }
-    failure_.num_siblings = static_cast<int>(siblings_.size());
+    if (!IsProcedure(case_)) return;
+    for (const Solved& other : run_.failed[case_.cluster]) AddSibling(other.value);
+    for (const Solved& other : window_failures) AddSibling(other.value);
   }
 
   void AddSibling(const Case& other) {
@@ -60,14 +58,44 @@ class FailureWork {
     if (siblings_.size() < kMaxSiblings) siblings_.push_back(other);
   }
 
+  // Whether the failed episode already had one of the items in its context.
+  bool UsedByEpisode(const ForcedItems& items) const {
+    const std::vector<std::string>& used = failure_.episode.used;
+    const std::vector<std::string> ids = ItemIds(items);
+    return std::any_of(ids.begin(), ids.end(), [&](const std::string& id) {
+      return std::find(used.begin(), used.end(), id) != used.end();
+    });
+  }
+
+  // Kinds of patches of which the gate refused one for this cluster and accepted none.
+  std::set<PatchKind> RefusedKinds() const {
+    std::set<PatchKind> refused, accepted;
+    const auto ticket = run_.ledger.tickets.find(case_.cluster);
+    if (ticket == run_.ledger.tickets.end()) return refused;
+    for (const PatchAttempt& attempt : ticket->second.patch_attempts) {
+      (attempt.accepted ? accepted : refused).insert(attempt.kind);
+    }
+    for (const PatchKind kind : accepted) refused.erase(kind);
+    return refused;
+  }
+
   absl::Status Propose() {
+    RETURN_IF_ERROR(ProposeAndPrepare());
+    if (!TeachesProcedure(failure_)) siblings_ = SurfaceVariantCases(case_);
+    failure_.num_siblings = static_cast<int>(siblings_.size());
+    return absl::OkStatus();
+  }
+
+  absl::Status ProposeAndPrepare() {
     std::vector<Case> passing;
     for (const Solved& solved : run_.passed) passing.push_back(solved.value);
     failure_.contradicts = FindContradiction(case_, passing);
     std::vector<KnowledgeEntry> existing;
     for (const auto& [key, entry] : run_.champion.state.knowledge) existing.push_back(entry);
+    ProposeOptions options;
+    options.refused = RefusedKinds();
     absl::StatusOr<Proposal> proposal = ProposeCandidate(
-        failure_, siblings_, run_.TextsOutside(case_.cluster), existing, ProposeOptions());
+        failure_, siblings_, run_.TextsOutside(case_.cluster), existing, options);
     if (!proposal.ok()) {
       run_.Note(absl::StrCat(case_.id, ": no candidate patch: ", proposal.status().message()));
       return absl::OkStatus();
@@ -82,7 +110,7 @@ class FailureWork {
     proposal_ = *std::move(proposal);
     forced_ = *std::move(forced);
     failure_.candidate = proposal_.kind;
-    failure_.patch_in_state = Diff(run_.champion.state, *patched).empty();
+    failure_.patch_in_state = StateHolds(run_.champion.state, proposal_.patch) && !UsedByEpisode(forced_);
     ASSIGN_OR_RETURN(patched_view_, MakeView(run_.champion.view.version_id, *patched,
                                              run_.champion.record.manifest.adapters));
     ASSIGN_OR_RETURN(

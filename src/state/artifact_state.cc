@@ -227,6 +227,33 @@ class Applier {
   QuestionIndex questions_;
 };
 
+// Whether one operation would change nothing but provenance, trigger or worked example.
+struct Holds {
+  const ArtifactState& state;
+
+  bool operator()(const PutKnowledge& op) const {
+    const auto it = state.knowledge.find(op.entry.key);
+    return it != state.knowledge.end() && it->second.answer == op.entry.answer &&
+           it->second.rule == op.entry.rule;
+  }
+  bool operator()(const PutSkill& op) const {
+    const auto it = state.skills.find(op.skill.name);
+    return it != state.skills.end() && it->second.instructions == op.skill.instructions;
+  }
+  bool operator()(const PutPromptLine& op) const {
+    return std::any_of(state.prompt.begin(), state.prompt.end(), [&](const PromptLine& line) {
+      return line.id == op.line.id && line.text == op.line.text;
+    });
+  }
+  bool operator()(const PutToolNote& op) const {
+    const auto it = state.tool_notes.find(op.note.tool);
+    return it != state.tool_notes.end() && it->second.text == op.note.text;
+  }
+  bool operator()(const PutValidationCase&) const { return true; }
+  bool operator()(const SetSkillTrigger&) const { return false; }
+  bool operator()(const RemoveItem&) const { return false; }
+};
+
 struct OpName {
   std::string operator()(const PutKnowledge& op) { return Of("put_knowledge", op.entry.key); }
   std::string operator()(const PutSkill& op) { return Of("put_skill", op.skill.name); }
@@ -257,6 +284,17 @@ absl::StatusOr<ArtifactState> Apply(const ArtifactState& state, const Patch& pat
     }
   }
   return out;
+}
+
+bool StateHolds(const ArtifactState& state, const Patch& patch) {
+  const Holds holds{state};
+  bool any = false;
+  for (const PatchOp& op : patch.ops) {
+    if (std::holds_alternative<PutValidationCase>(op)) continue;
+    if (!std::visit(holds, op)) return false;
+    any = true;
+  }
+  return any;
 }
 
 std::string NormaliseText(absl::string_view text) {

@@ -1,6 +1,7 @@
 #include "evolora/state/composer.h"
 
 #include <algorithm>
+#include <set>
 #include <utility>
 #include <variant>
 
@@ -40,7 +41,7 @@ Piece ToPiece(const Skill& skill) {
 
 Piece ToPiece(const KnowledgeEntry& entry) {
   return {absl::StrCat("knowledge:", entry.key),
-          "",
+          entry.rule,
           {{"user", entry.question}, {"assistant", entry.answer}}};
 }
 
@@ -138,11 +139,12 @@ bool IsKnowledge(const Piece& piece) { return absl::StartsWith(piece.id, "knowle
 
 std::vector<Message> Render(absl::Span<const Message> messages, const std::vector<Piece>& pieces) {
   std::string system_text;
+  std::set<absl::string_view> said;
   std::vector<Message> examples;
   std::vector<Message> facts;
   for (const Piece& piece : pieces) {
     if (!piece.accepted) continue;
-    if (!piece.system_text.empty()) {
+    if (!piece.system_text.empty() && said.insert(piece.system_text).second) {
       absl::StrAppend(&system_text, system_text.empty() ? "" : "\n\n", piece.system_text);
     }
     // Facts arrive best first and stand best last.
@@ -227,6 +229,18 @@ absl::StatusOr<ForcedItems> ForcedFromPatch(const ArtifactState& state, const Pa
   ForcedCollector collector(state, out);
   for (const PatchOp& op : patch.ops) RETURN_IF_ERROR(std::visit(collector, op));
   return out;
+}
+
+std::vector<std::string> ItemIds(const ForcedItems& items) {
+  std::vector<std::string> ids;
+  const auto add = [&](const auto& some) {
+    for (const auto& item : some) ids.push_back(ToPiece(item).id);
+  };
+  add(items.prompt);
+  add(items.tool_notes);
+  add(items.skills);
+  add(items.knowledge);
+  return ids;
 }
 
 absl::StatusOr<Composed> Compose(const StateIndex& index, absl::Span<const Message> messages,

@@ -139,15 +139,21 @@ TEST(ProposeNarrowSkill, AppliesToTheOriginalAndNotToItsSiblings) {
   EXPECT_NE(skill.name, SkillName("persona"));
 }
 
-TEST(ProposeCandidate, FactKnowledgeRuleSkillUnscopableRulePromptLine) {
+TEST(ProposeCandidate, FactKnowledgeRuleSkillUnscopableRuleKnowledgeThenPromptLine) {
   ASSERT_OK_AND_ASSIGN(const Proposal fact, ProposeCandidate(Fact(), {}, {}, {}, {}));
   EXPECT_EQ(fact.kind, PatchKind::kKnowledge);
   ASSERT_OK_AND_ASSIGN(const Proposal skill,
                        ProposeCandidate(Rule(), Siblings(), {"Who leads Zo?"}, {}, {}));
   EXPECT_EQ(skill.kind, PatchKind::kSkill);
   // The same request outside the cluster: nothing can tell them apart.
+  const std::vector<std::string> same = {"pirate greeting for Bo"};
+  ASSERT_OK_AND_ASSIGN(const Proposal entry, ProposeCandidate(Rule(), Siblings(), same, {}, {}));
+  EXPECT_EQ(entry.kind, PatchKind::kKnowledge);
+  EXPECT_EQ(OnlyOp<PutKnowledge>(entry).entry.rule, "Greet with ahoy.");
+  EXPECT_EQ(OnlyOp<PutKnowledge>(entry).entry.answer, "Ahoy Bo");
   ASSERT_OK_AND_ASSIGN(const Proposal prompt,
-                       ProposeCandidate(Rule(), Siblings(), {"pirate greeting for Bo"}, {}, {}));
+                       ProposeCandidate(Rule(), Siblings(), same, {},
+                                        {.refused = {PatchKind::kKnowledge}}));
   EXPECT_EQ(prompt.kind, PatchKind::kPrompt);
   EXPECT_EQ(OnlyOp<PutPromptLine>(prompt).line.text, "Greet with ahoy.");
   // A tool call without a rule has no prompt line to fall back to.

@@ -76,6 +76,32 @@ TEST(Apply, ReturnsANewStateAndLeavesTheOldOne) {
   EXPECT_EQ(changed.prompt[0].text, "Be very brief.");  // keeps its place
 }
 
+TEST(StateHolds, ComparesWhatARequestIsGivenNotWhereItCameFrom) {
+  const ArtifactState state = Sample();
+  const auto holds = [&](PatchOp op) {
+    Patch patch;
+    patch.ops = {std::move(op)};
+    return StateHolds(state, patch);
+  };
+  KnowledgeEntry fact = state.knowledge.at("k1");
+  fact.provenance = {"feedback", "episode"};
+  EXPECT_TRUE(holds(PutKnowledge{fact}));
+  fact.answer = "somebody else";
+  EXPECT_FALSE(holds(PutKnowledge{fact}));
+  Skill skill = MakeSkill("units");
+  skill.trigger.any_of = {"miles"};
+  skill.example_request = "2 metres?";
+  EXPECT_TRUE(holds(PutSkill{skill}));
+  skill.instructions = "Guess.";
+  EXPECT_FALSE(holds(PutSkill{skill}));
+  EXPECT_TRUE(holds(PutPromptLine{{"brief", "Be brief.", {}}}));
+  EXPECT_FALSE(holds(PutPromptLine{{"brief", "Be long.", {}}}));
+  EXPECT_TRUE(holds(PutToolNote{{"get_weather", "city is a name", {}}}));
+  EXPECT_FALSE(holds(SetSkillTrigger{"units", {}}));
+  EXPECT_FALSE(holds(RemoveItem{"knowledge", "k1"}));
+  EXPECT_FALSE(holds(PutValidationCase{MakeValidation("v1")})) << "no request is given a case";
+}
+
 TEST(Apply, AnErrorNamesTheOperation) {
   struct Row {
     const char* name;

@@ -174,6 +174,27 @@ TEST(Compose, TheBestFactStandsNextToTheQuestion) {
   EXPECT_THAT(composed.used, ElementsAre("knowledge:b", "knowledge:a"));
 }
 
+TEST(Compose, ARuleThatSeveralEntriesShareIsSaidOnce) {
+  ArtifactState state;
+  state.knowledge["a"] = Fact("a", "Which family of moths does Epaspidoceras belong to?", "far");
+  state.knowledge["b"] = Fact("b", "Which family does Epaspidoceras belong to?", "near");
+  for (auto& [key, entry] : state.knowledge) entry.rule = "Name the family only.";
+  const Composed composed =
+      MustCompose(state, {{"user", "Which family does Epaspidoceras belong to?"}});
+  ASSERT_EQ(composed.messages.size(), 6u);
+  EXPECT_EQ(composed.messages[0], (Message{"system", "Name the family only."}));
+}
+
+TEST(ItemIds, AreTheIdsThatEpisodesName) {
+  ComposeOptions options;
+  options.forced = {.prompt = {{"brief", "Be brief.", {}}},
+                    .tool_notes = {{"get_weather", "city is a name", {}}},
+                    .skills = {UnitSkill()},
+                    .knowledge = {Fact("epas", "Family of Epaspidoceras?", "Moths")}};
+  const Composed composed = MustCompose(ArtifactState(), {{"user", "Hi"}}, options);
+  EXPECT_EQ(ItemIds(options.forced), composed.used);
+}
+
 TEST(Compose, ErrorsOfTheCounterComeThrough) {
   ComposeOptions options;
   options.count_tokens = [](absl::Span<const Message>) -> absl::StatusOr<int64_t> {

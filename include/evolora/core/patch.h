@@ -19,12 +19,13 @@ struct Provenance {
   friend bool operator==(const Provenance&, const Provenance&) = default;
 };
 
-// A fact (K). Put into the context as an earlier question-answer turn when retrieved.
+// A fact (K). Put into the context as an earlier question-answer turn when retrieved; its rule, if
+// any, goes into the system prompt, once for all entries that share it.
 struct KnowledgeEntry {
   std::string key;  // unique; equal key replaces
   std::string question;
   std::string answer;
-  std::string rule;  // optional explanation, appended to the answer text when indexing only
+  std::string rule;  // optional; indexed with the question
   int64_t valid_from_unix_ms = 0;    // 0 = always
   int64_t valid_until_unix_ms = 0;   // 0 = no end; at or after it the entry is not used
   std::vector<std::string> revokes;  // keys that this entry replaces

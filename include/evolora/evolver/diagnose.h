@@ -27,12 +27,15 @@ struct Failure {
   PatchKind candidate = PatchKind::kNone;  // the patch that the pp and pr probes force
   int64_t patch_tokens = 0;                // tokens it adds to a request that retrieves it
   bool patch_in_state = false;             // the candidate is already part of the state that failed
-  int num_siblings = 0;     // other failures of the cluster; facts use surface variants
+  int num_siblings = 0;     // other failures of the cluster; knowledge uses surface variants
   std::string contradicts;  // id of a passing case that says the opposite, or ""
 };
 
 // A procedure (a rule is given, or a tool call is asked for) as opposed to a fact.
 bool IsProcedure(const Case& c);
+// Whether the candidate has to carry over to the cluster's other cases. A knowledge entry teaches one
+// question only, also when a rule stands behind it: its siblings are that question's variants.
+bool TeachesProcedure(const Failure& failure);
 
 // The classes of the cluster's fully probed failures under the current weights. Made by
 // EvidenceOf (ledger.h).

@@ -31,6 +31,11 @@ struct ArtifactState {
 // Every message starts with the number and kind of the operation: "op 2 (put_knowledge 'x'): ...".
 absl::StatusOr<ArtifactState> Apply(const ArtifactState& state, const Patch& patch);
 
+// Whether all that the patch puts in is there already: the same keys with the same answer, rule,
+// instructions, line or note. Where an item came from, a skill's trigger and its worked example are
+// not compared. False for a patch that puts in nothing a request could be given.
+bool StateHolds(const ArtifactState& state, const Patch& patch);
+
 // Longest text field of one item.
 inline constexpr size_t kMaxItemBytes = 64u << 10;
 

@@ -47,6 +47,9 @@ struct ForcedItems {
 // the skill itself. Errors: NotFound when SetSkillTrigger names no skill of state or patch.
 absl::StatusOr<ForcedItems> ForcedFromPatch(const ArtifactState& state, const Patch& patch);
 
+// The ids of the items as Composed::used and Episode::used name them: "skill:units".
+std::vector<std::string> ItemIds(const ForcedItems& items);
+
 struct ComposeOptions {
   int64_t token_budget = 384;  // most tokens the state may add to one request
   // Tokens of a rendered chat (LanguageModel::EncodeChat). Empty: ceil(bytes / 4).
