@@ -152,6 +152,17 @@ absl::Status JudgeAdapter(RunState& run, const TrainingPlan& plan, const Trainin
   return run.MoveTicket(plan.cluster, TicketState::kWatched, record.id, "the adapter serves");
 }
 
+// Tried again by the next TrainWhen, until the ledger's limit of crashes in a row.
+absl::Status AfterCrash(RunState& run, const std::string& cluster, const std::string& evidence) {
+  const LedgerSnapshot snapshot = Snapshot(run.ledger, run.requests_seen);
+  const TicketSummary* ticket = FindTicket(snapshot, cluster);
+  if (ticket != nullptr && ticket->crashes_in_row < snapshot.max_training_crashes) {
+    return run.MoveTicket(cluster, TicketState::kQueued, evidence, "the attempt crashed");
+  }
+  return run.MoveTicket(cluster, TicketState::kAbstained, evidence,
+                        absl::StrCat(snapshot.max_training_crashes, " attempts in a row crashed"));
+}
+
 absl::Status TrainTicket(RunState& run, const TrainingPlan& plan, std::stop_token stop) {
   ASSIGN_OR_RETURN(const TrainingRequest request, RequestFor(run, plan));
   const std::string& evidence = request.job_digest;
@@ -165,10 +176,31 @@ absl::Status TrainTicket(RunState& run, const TrainingPlan& plan, std::stop_toke
     RETURN_IF_ERROR(run.AddEvent(plan.cluster, {evidence},
                                  TrainingAttempt{.completed = false,
                                                  .error = std::string(outcome.status().message())}));
-    return run.MoveTicket(plan.cluster, TicketState::kQueued, evidence, "the attempt crashed");
+    return AfterCrash(run, plan.cluster, evidence);
   }
   run.result.evolve += outcome->compute;
   return JudgeAdapter(run, plan, request, outcome->adapter);
+}
+
+// Whether every failure of the cluster lies outside the model.
+bool IsPlumbing(const RunState& run, const std::string& cluster) {
+  const auto ticket = run.ledger.tickets.find(cluster);
+  if (ticket == run.ledger.tickets.end() || ticket->second.probes.empty()) return false;
+  const std::vector<ProbeRecord>& probes = ticket->second.probes;
+  return std::all_of(probes.begin(), probes.end(), [](const ProbeRecord& probe) {
+    return probe.failure_class == FailureClass::kPlumbing;
+  });
+}
+
+// What an adapter for `cluster` has to keep out of its scope. Calls of a broken tool look like the
+// cluster's own and have nothing to lose.
+std::vector<std::string> TextsToSpare(const RunState& run, const std::string& cluster) {
+  std::vector<std::string> texts;
+  for (const auto& [other, requests] : run.request_texts) {
+    if (other == cluster || IsPlumbing(run, other)) continue;
+    texts.insert(texts.end(), requests.begin(), requests.end());
+  }
+  return texts;
 }
 
 StreamOutlook OutlookOf(const RunState& run, int64_t stream_remaining) {
@@ -177,7 +209,7 @@ StreamOutlook OutlookOf(const RunState& run, int64_t stream_remaining) {
     ScopeTexts& texts = outlook.texts[cluster];
     const auto inside = run.request_texts.find(cluster);
     if (inside != run.request_texts.end()) texts.inside = inside->second;
-    texts.outside = run.TextsOutside(cluster);
+    texts.outside = TextsToSpare(run, cluster);
   }
   return outlook;
 }

@@ -155,6 +155,15 @@ TEST_F(RunTest, ACrashedTrainingIsAFailedTicketNotAFailedRun) {
   EXPECT_THAT(notes, ::testing::Contains(HasSubstr("the child died")));
 }
 
+TEST_F(RunTest, TrainingThatAlwaysCrashesIsGivenUpAndTheRunGoesOn) {
+  RunWorld world;
+  world.num_crashes = 100;
+  ASSERT_OK_AND_ASSIGN(const RunResult result, Run(world, world.Options(1)));
+  EXPECT_EQ(world.num_trainings, Ledger().max_training_crashes);
+  EXPECT_EQ(SealedResults(world, result).at("tools").second, 0);
+  EXPECT_EQ(SealedResults(world, result).at("facts").second, 20);
+}
+
 TEST_F(RunTest, TheGateRefusesACarelessAdapterAndWithoutTheGateAnchorsAreLost) {
   RunWorld guarded(/*careless_adapter=*/true);
   ASSERT_OK_AND_ASSIGN(const RunResult with_gate, Run(guarded, guarded.Options(1)));
