@@ -87,7 +87,7 @@ absl::StatusOr<std::vector<TokenId>> ParseIds(const Json& array, absl::string_vi
 
 absl::StatusOr<TrainingRow> RowFromIds(const Json& ids, const Json& labels, const BaseModel& base) {
   TrainingRow row;
-  const int64_t vocab_size = base.weights->config.vocab_size;
+  const int64_t vocab_size = base.config().vocab_size;
   ASSIGN_OR_RETURN(row.ids, ParseIds(ids, "ids", vocab_size, /*allow_ignore=*/false));
   ASSIGN_OR_RETURN(row.labels, ParseIds(labels, "labels", vocab_size, /*allow_ignore=*/true));
   if (row.ids.size() != row.labels.size()) {

@@ -125,7 +125,7 @@ absl::StatusOr<BaseModel> Load(const FileSystem& fs, const std::string& path,
     ASSIGN_OR_RETURN(loaded.tokenizer, ReadBaseTokenizer(fs, options.tokenizer_path));
   }
   base.tokenizer = loaded.tokenizer.tokenizer;
-  const LlamaConfig& config = base.weights->config;
+  const LlamaConfig& config = base.config();
   if (base.tokenizer != nullptr) {
     if (base.tokenizer->vocab_size() > config.vocab_size) {
       return absl::InvalidArgumentError(absl::StrCat("the tokenizer has ",
@@ -144,6 +144,8 @@ absl::StatusOr<BaseModel> Load(const FileSystem& fs, const std::string& path,
 }
 
 }  // namespace
+
+const LlamaConfig& BaseModel::config() const { return weights->config; }
 
 const char* BaseSourceName(BaseSource source) {
   switch (source) {

@@ -7,6 +7,7 @@
 #include "evolora/adapters/tensor_file.h"
 #include "evolora/core/sha256.h"
 #include "evolora/model/base_model.h"
+#include "evolora/model/llama_weights.h"
 #include "evolora/model/rope.h"
 #include "evolora/model/torch_status.h"
 

@@ -75,8 +75,8 @@ absl::StatusOr<StoredBase> ReadDescription(const FileSystem& files, const std::s
 StoredBase Describe(const AddBaseOptions& options, const BaseModel& model) {
   StoredBase base{.name = options.name,
                   .source = BaseSourceName(model.source),
-                  .architecture = model.weights->config.architecture,
-                  .parameters = CountParameters(model.weights->config),
+                  .architecture = model.config().architecture,
+                  .parameters = CountParameters(model.config()),
                   .shape_fingerprint = model.shape_fingerprint,
                   .weights_fingerprint = model.weights_fingerprint,
                   .has_tokenizer = model.tokenizer != nullptr,

@@ -95,7 +95,7 @@ TEST(LoadBase, EveryArchitectureEqualsTransformers) {
 
 TEST(LoadBase, APeftAdapterEqualsPeft) {
   ASSERT_OK_AND_ASSIGN(const BaseModel base, LoadBase(PosixFileSystem(), GoldenPath("llama")));
-  const LlamaConfig& config = base.weights->config;
+  const LlamaConfig& config = base.config();
   ASSERT_OK_AND_ASSIGN(const PeftAdapter peft,
                        ReadPeftFolder(PosixFileSystem(), GoldenPath("llama_adapter"),
                                       {.base_modules = LinearLayers(config)}));
@@ -203,7 +203,7 @@ TEST(LoadBase, AStoredHeadOfATiedModelDecidesByItsValues) {
   const auto weights = RandomWeights(config, 3);
   HfFolder folder(*weights);
   ASSERT_OK_AND_ASSIGN(const BaseModel plain, folder.Load());
-  EXPECT_TRUE(plain.weights->config.tied_head);
+  EXPECT_TRUE(plain.config().tied_head);
   EXPECT_TRUE(plain.weights->head.is_same(plain.weights->embedding));
 
   folder.Put("lm_head.weight", weights->embedding);
@@ -212,7 +212,7 @@ TEST(LoadBase, AStoredHeadOfATiedModelDecidesByItsValues) {
 
   folder.Put("lm_head.weight", weights->embedding * 2);
   ASSERT_OK_AND_ASSIGN(const BaseModel different, folder.Load());
-  EXPECT_FALSE(different.weights->config.tied_head);
+  EXPECT_FALSE(different.config().tied_head);
   EXPECT_EQ(different.weights->head[3][5].item<float>(),
             weights->embedding[3][5].item<float>() * 2);
   EXPECT_NE(different.weights_fingerprint, plain.weights_fingerprint);
@@ -461,7 +461,7 @@ TEST(LoadBase, Llama2cVersionsHoldTheSameWeights) {
   ASSERT_OK_AND_ASSIGN(const BaseModel legacy, LoadBase(PosixFileSystem(), path));
   EXPECT_EQ(legacy.source, BaseSource::kLlama2c);
   EXPECT_EQ(legacy.tokenizer, nullptr);
-  EXPECT_EQ(CountParameters(legacy.weights->config), 260032);
+  EXPECT_EQ(CountParameters(legacy.config()), 260032);
   TempDir dir;
   std::string bytes = ToVersion1(*legacy.weights);
   ASSERT_TRUE(PosixFileSystem().WriteFileAtomic(dir.Join("v1.bin"), bytes).ok());

@@ -56,7 +56,7 @@ double SmolLm2::load_seconds_ = 0;
 
 TEST_F(SmolLm2, LoadsWithItsTokenizerAndChatFormat) {
   RecordProperty("load_seconds", std::to_string(load_seconds_));
-  EXPECT_EQ(CountParameters(base_->weights->config), 134515008);
+  EXPECT_EQ(CountParameters(base_->config()), 134515008);
   ASSERT_NE(base_->tokenizer, nullptr);
   ASSERT_TRUE(base_->chat_format.ok()) << base_->chat_format.status();
   for (const Json& chat : (*golden_)["chats"]) {

@@ -10,9 +10,11 @@
 #include "evolora/core/file_system.h"
 #include "evolora/core/tokenizer.h"
 #include "evolora/data/chat_format.h"
-#include "evolora/model/llama_weights.h"
+#include "evolora/model/llama_config.h"
 
 namespace evolora {
+
+struct LlamaWeights;  // llama_weights.h, which brings in LibTorch
 
 enum class BaseSource { kGguf, kHuggingFace, kLlama2c };
 const char* BaseSourceName(BaseSource source);  // "gguf", "hf", "llama2c"
@@ -32,13 +34,15 @@ struct LoadOptions {
 struct BaseModel {
   std::string path;
   BaseSource source = BaseSource::kHuggingFace;
-  std::shared_ptr<const LlamaWeights> weights;  // weights->config: its hyper-parameters
+  std::shared_ptr<const LlamaWeights> weights;
   std::shared_ptr<const Tokenizer> tokenizer;   // null: ids only
   // How chats are written; FailedPrecondition or Unimplemented when the model has no chat template
   // or an unknown one. Plain prompts work without.
   absl::StatusOr<ChatFormat> chat_format = absl::FailedPreconditionError("no chat format");
   std::string shape_fingerprint;
   std::string weights_fingerprint;
+
+  const LlamaConfig& config() const;  // of the weights. REQUIRES: weights
 };
 
 // Loads a base by what `path` is:

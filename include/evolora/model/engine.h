@@ -14,9 +14,11 @@
 #include "evolora/core/clock.h"
 #include "evolora/core/compute.h"
 #include "evolora/core/language_model.h"
-#include "evolora/model/llama_weights.h"
 
 namespace evolora {
+
+struct LlamaConfig;
+struct LlamaWeights;
 
 class Decoder;
 struct PackedLora;

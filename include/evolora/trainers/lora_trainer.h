@@ -12,11 +12,12 @@
 #include "evolora/adapters/lora_adapter.h"
 #include "evolora/core/clock.h"
 #include "evolora/core/file_system.h"
-#include "evolora/model/llama_weights.h"
 #include "evolora/trainers/recipe.h"
 #include "evolora/trainers/training_data.h"
 
 namespace evolora {
+
+struct LlamaWeights;
 
 struct TrainingJob {
   std::shared_ptr<const LlamaWeights> base;
