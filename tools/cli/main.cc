@@ -1,6 +1,8 @@
 // evolora: the command line. Parses, dispatches to one command, returns its exit code.
+#include <cstdio>
 #include <cstdlib>
 #include <string>
+#include <vector>
 
 #include "CLI/CLI.hpp"
 #include "options.h"
@@ -28,12 +30,19 @@ int main(int argc, char** argv) {
   app.fallthrough();
   GlobalOptions global;
   AddGlobalOptions(app, global);
-  const AddCommand commands[] = {AddBaseCommand,  AddGenerateCommand, AddScoreCommand,
-                                 AddTrainCommand, AddEvalCommand,     AddRunCommand,
-                                 AddVersionCommands, AddExportCommand, AddReportCommand};
+  const AddCommand commands[] = {AddBaseCommand,     AddGenerateCommand, AddScoreCommand,
+                                 AddTrainCommand,    AddEvalCommand,     AddRunCommand,
+                                 AddVersionCommands, AddExportCommand,   AddReportCommand};
   for (const AddCommand add : commands) add(app, global);
   try {
     app.parse(argc, argv);
+  } catch (const CLI::RequiredError& error) {
+    const std::vector<std::string> unknown = app.remaining();
+    if (unknown.empty() || !app.get_subcommands().empty())
+      return app.exit(error) == 0 ? kOk : kUsage;
+    std::fprintf(stderr, "evolora: unknown command '%s'; evolora --help lists them\n",
+                 unknown.front().c_str());
+    return kUsage;
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? kOk : kUsage;
   } catch (const CommandExit& exit) {

@@ -13,8 +13,9 @@ namespace evolora::cli {
 namespace {
 
 size_t NumCodePoints(absl::string_view text) {
-  return static_cast<size_t>(std::count_if(
-      text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
+  return static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) {
+    return (static_cast<unsigned char>(c) & 0xC0) != 0x80;
+  }));
 }
 
 std::string Duration(double seconds) {
@@ -61,13 +62,18 @@ void ProgressBar::Update(const std::string& phase, int64_t done, int64_t total,
   if (phase != phase_) {
     Clear();
     phase_ = phase;
-    started_ = now;
     last_tenth_ = -1;
   }
+  const auto [it, is_new] = paces_.try_emplace(phase, Pace{now, done, done});
+  Pace& pace = it->second;
+  if (!is_new && done <= pace.last) pace = {now, done, done};  // the phase has begun anew
+  pace.last = done;
   const double share = total > 0 ? static_cast<double>(done) / static_cast<double>(total) : 0;
-  const std::string eta = done > 0 && done < total
-                              ? absl::StrCat(" ETA ", Duration((now - started_) / share * (1 - share)))
-                              : "";
+  std::string eta;
+  if (done > pace.first && done < total) {
+    const double seconds_each = (now - pace.started) / static_cast<double>(done - pace.first);
+    eta = absl::StrCat(" ETA ", Duration(seconds_each * static_cast<double>(total - done)));
+  }
   if (isatty(STDERR_FILENO) != 0) {
     constexpr size_t kWidth = 24;
     const size_t filled = static_cast<size_t>(share * kWidth);

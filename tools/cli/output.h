@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -33,8 +34,14 @@ class ProgressBar {
   void Clear();
 
  private:
+  // Of one phase: when and where it was first seen, for its ETA.
+  struct Pace {
+    double started;
+    int64_t first;
+    int64_t last;
+  };
+  std::map<std::string, Pace> paces_;
   std::string phase_;
-  double started_ = 0;
   int64_t last_tenth_ = -1;
   bool open_ = false;
 };
