@@ -32,66 +32,84 @@ Attention::Attention(const LlamaConfig& config, absl::Span<const AttentionRow> r
 
 void Attention::Run(int64_t layer, const float* q, int64_t ldq, float* out, int64_t ldo) const {
   at::parallel_for(0, static_cast<int64_t>(tasks_.size()), 1, [&](int64_t begin, int64_t end) {
-    Scratch scratch;
+    Work work;
     for (int64_t i = begin; i < end; ++i) {
-      RunTask(tasks_[static_cast<size_t>(i)], layer, q, ldq, out, ldo, scratch);
+      RunTask(tasks_[static_cast<size_t>(i)], layer, q, ldq, out, ldo, work);
     }
   });
 }
 
-void Attention::RunTask(const Task& task, int64_t layer, const float* q, int64_t ldq, float* out,
-                        int64_t ldo, Scratch& scratch) const {
-  const KernelTable& kernels = Kernels();
-  const int64_t width = config_.head_dim;
-  const int64_t window = LayerWindow(config_, layer);
-  const int64_t last_key = task.first_position + task.num_tokens - 1;
-  const int64_t oldest = window > 0 ? std::max<int64_t>(0, task.first_position - window + 1) : 0;
-  const int64_t first_panel = oldest / kPanelColumns;
-  const int64_t num_panels = last_key / kPanelColumns + 1 - first_panel;
-  const int64_t first_key = first_panel * kPanelColumns;  // column 0 of the scores
-  const int64_t stride = num_panels * kPanelColumns;
-  const int64_t num_queries = task.num_tokens * group_;
-  scratch.queries.resize(static_cast<size_t>(num_queries * width));
-  scratch.mixed.resize(static_cast<size_t>(num_queries * width));
-  scratch.scores.resize(static_cast<size_t>(num_queries * stride));
+int64_t Attention::Work::first_key() const { return first_panel * kPanelColumns; }
+int64_t Attention::Work::stride() const { return num_panels * kPanelColumns; }
 
+void Attention::RunTask(const Task& task, int64_t layer, const float* q, int64_t ldq, float* out,
+                        int64_t ldo, Work& work) const {
+  const int64_t group_width = group_ * config_.head_dim;
+  const int64_t num_queries = task.num_tokens * group_;
+  const int64_t last_key = task.first_position + task.num_tokens - 1;
+  work.window = LayerWindow(config_, layer);
+  const int64_t oldest =
+      work.window > 0 ? std::max<int64_t>(0, task.first_position - work.window + 1) : 0;
+  work.first_panel = oldest / kPanelColumns;
+  work.num_panels = last_key / kPanelColumns + 1 - work.first_panel;
+  work.queries.resize(static_cast<size_t>(num_queries * config_.head_dim));
+  work.mixed.resize(work.queries.size());
+  work.scores.resize(static_cast<size_t>(num_queries * work.stride()));
   for (int64_t t = 0; t < task.num_tokens; ++t) {
-    const float* heads = q + (task.first_token + t) * ldq + task.kv_head * group_ * width;
-    std::copy_n(heads, group_ * width, scratch.queries.data() + t * group_ * width);
+    std::copy_n(q + (task.first_token + t) * ldq + task.kv_head * group_width, group_width,
+                work.queries.data() + t * group_width);
   }
-  for (int64_t panel = 0; panel < num_panels; ++panel) {
-    kernels.gemm({.x = scratch.queries.data(),
-                  .ldx = width,
-                  .rows = num_queries,
-                  .panel = task.cache->KeyPanel(layer, task.kv_head, first_panel + panel),
-                  .depth = width,
-                  .y = scratch.scores.data() + panel * kPanelColumns,
-                  .ldy = stride,
-                  .columns = kPanelColumns});
+  ScoreKeys(task, layer, work);
+  WeighKeys(task, work);
+  MixValues(task, layer, work);
+  for (int64_t t = 0; t < task.num_tokens; ++t) {
+    std::copy_n(work.mixed.data() + t * group_width, group_width,
+                out + (task.first_token + t) * ldo + task.kv_head * group_width);
   }
-  const auto scale = static_cast<float>(1 / std::sqrt(static_cast<double>(width)));
-  for (int64_t i = 0; i < num_queries; ++i) {
+}
+
+// scores = queries K^T, unscaled, for whole panels of keys.
+void Attention::ScoreKeys(const Task& task, int64_t layer, Work& work) const {
+  for (int64_t panel = 0; panel < work.num_panels; ++panel) {
+    Kernels().gemm({.x = work.queries.data(),
+                    .ldx = config_.head_dim,
+                    .rows = task.num_tokens * group_,
+                    .panel = task.cache->KeyPanel(layer, task.kv_head, work.first_panel + panel),
+                    .depth = config_.head_dim,
+                    .y = work.scores.data() + panel * kPanelColumns,
+                    .ldy = work.stride(),
+                    .columns = kPanelColumns});
+  }
+}
+
+// Softmax over the keys each query sees, 0 for the others.
+void Attention::WeighKeys(const Task& task, Work& work) const {
+  const auto scale = static_cast<float>(1 / std::sqrt(static_cast<double>(config_.head_dim)));
+  for (int64_t i = 0; i < task.num_tokens * group_; ++i) {
     const int64_t position = task.first_position + i / group_;
-    const int64_t low = window > 0 ? std::max<int64_t>(0, position - window + 1) : 0;
-    float* row = scratch.scores.data() + i * stride;
-    std::fill_n(row, low - first_key > 0 ? low - first_key : 0, 0.0f);
-    kernels.softmax(row + (low - first_key), position + 1 - low, scale);
-    std::fill(row + (position + 1 - first_key), row + stride, 0.0f);
+    const int64_t oldest = work.window > 0 ? std::max<int64_t>(0, position - work.window + 1) : 0;
+    float* row = work.scores.data() + i * work.stride();
+    float* begin = row + (oldest - work.first_key());
+    float* end = row + (position + 1 - work.first_key());
+    std::fill(row, begin, 0.0f);
+    Kernels().softmax(begin, end - begin, scale);
+    std::fill(end, row + work.stride(), 0.0f);
   }
+}
+
+// mixed = weights V, over the keys up to the newest of the block.
+void Attention::MixValues(const Task& task, int64_t layer, Work& work) const {
+  const int64_t width = config_.head_dim;
   for (int64_t panel = 0; panel * kPanelColumns < width; ++panel) {
-    kernels.gemm(
-        {.x = scratch.scores.data(),
-         .ldx = stride,
-         .rows = num_queries,
-         .panel = task.cache->ValuePanel(layer, task.kv_head, panel) + first_key * kPanelColumns,
-         .depth = last_key + 1 - first_key,
-         .y = scratch.mixed.data() + panel * kPanelColumns,
-         .ldy = width,
-         .columns = std::min(kPanelColumns, width - panel * kPanelColumns)});
-  }
-  for (int64_t t = 0; t < task.num_tokens; ++t) {
-    std::copy_n(scratch.mixed.data() + t * group_ * width, group_ * width,
-                out + (task.first_token + t) * ldo + task.kv_head * group_ * width);
+    Kernels().gemm({.x = work.scores.data(),
+                    .ldx = work.stride(),
+                    .rows = task.num_tokens * group_,
+                    .panel = task.cache->ValuePanel(layer, task.kv_head, panel) +
+                             work.first_key() * kPanelColumns,
+                    .depth = task.first_position + task.num_tokens - work.first_key(),
+                    .y = work.mixed.data() + panel * kPanelColumns,
+                    .ldy = width,
+                    .columns = std::min(kPanelColumns, width - panel * kPanelColumns)});
   }
 }
 

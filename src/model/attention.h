@@ -36,11 +36,21 @@ class Attention {
     int64_t first_position;
     const KvCache* cache;
   };
-  struct Scratch {
+  // The keys one task reads (columns of its scores) and its buffers.
+  struct Work {
+    int64_t window;       // 0: full attention
+    int64_t first_panel;  // oldest key panel any of the queries sees
+    int64_t num_panels;
     std::vector<float> queries, scores, mixed;
+
+    int64_t first_key() const;  // column 0 of the scores
+    int64_t stride() const;     // columns of the scores
   };
   void RunTask(const Task& task, int64_t layer, const float* q, int64_t ldq, float* out,
-               int64_t ldo, Scratch& scratch) const;
+               int64_t ldo, Work& work) const;
+  void ScoreKeys(const Task& task, int64_t layer, Work& work) const;
+  void WeighKeys(const Task& task, Work& work) const;
+  void MixValues(const Task& task, int64_t layer, Work& work) const;
 
   const LlamaConfig& config_;
   int64_t group_;  // query heads of one kv head

@@ -4,7 +4,6 @@
 
 #include "ATen/Functions.h"
 #include "ATen/Parallel.h"
-#include "attention.h"
 #include "evolora/model/rope.h"
 #include "kernels.h"
 
@@ -80,6 +79,10 @@ void Decoder::Prepare(absl::Span<const Row> rows) {
   }
   GrowRope(longest);
   num_tokens_ = static_cast<int64_t>(tokens_.size());
+  ResizeBuffers(max_rank);
+}
+
+void Decoder::ResizeBuffers(int64_t max_rank) {
   const LlamaConfig& c = config();
   const auto m = static_cast<size_t>(num_tokens_);
   const auto heads = static_cast<size_t>(c.num_heads * c.head_dim);
@@ -157,37 +160,39 @@ void Decoder::Mlp(int64_t layer) {
   AddLora(&PackedLora::Layer::down, layer, act_.data(), mlp_width, x_.data(), width);
 }
 
-const float* Decoder::Step(absl::Span<const Row> rows) {
-  Prepare(rows);
+void Decoder::AttentionBlock(int64_t layer, const Attention& attention) {
   const LlamaConfig& c = config();
+  const Layer& packed = layers_[static_cast<size_t>(layer)];
+  const LlamaLayer& weights = weights_->layers[static_cast<size_t>(layer)];
   const int64_t width = c.hidden_size;
   const int64_t heads = c.num_heads * c.head_dim;
   const int64_t qkv_width = heads + 2 * c.num_kv_heads * c.head_dim;
+  Norm(weights.input_norm, x_.data(), norm_.data());
+  packed.qkv.Apply(norm_.data(), width, num_tokens_, qkv_.data(), qkv_width);
+  AddLora(&PackedLora::Layer::qkv, layer, norm_.data(), width, qkv_.data(), qkv_width);
+  RotateAndStore(layer);
+  attention.Run(layer, qkv_.data(), qkv_width, mixed_.data(), heads);
+  packed.o.ApplyAdd(mixed_.data(), heads, num_tokens_, x_.data(), width);
+  AddLora(&PackedLora::Layer::o, layer, mixed_.data(), heads, x_.data(), width);
+  if (!weights.o_bias.defined()) return;
+  const float* bias = weights.o_bias.const_data_ptr<float>();
+  ForTokens(num_tokens_, [&](int64_t m) { AddRow(bias, width, x_.data() + m * width); });
+}
+
+const float* Decoder::Step(absl::Span<const Row> rows) {
+  Prepare(rows);
+  const int64_t width = config().hidden_size;
+  const float* embedding = weights_->embedding.const_data_ptr<float>();
   std::vector<AttentionRow> attention_rows;
   int64_t m = 0;
   for (const Row& row : rows) {
     const auto count = static_cast<int64_t>(row.ids.size());
     attention_rows.push_back({m, count, row.cache->length(), row.cache});
-    for (TokenId id : row.ids) {
-      std::copy_n(weights_->embedding.const_data_ptr<float>() + id * width, width,
-                  x_.data() + m++ * width);
-    }
+    for (TokenId id : row.ids) std::copy_n(embedding + id * width, width, x_.data() + m++ * width);
   }
-  const Attention attention(c, attention_rows);
-  for (int64_t layer = 0; layer < c.num_layers; ++layer) {
-    const Layer& packed = layers_[static_cast<size_t>(layer)];
-    const LlamaLayer& weights = weights_->layers[static_cast<size_t>(layer)];
-    Norm(weights.input_norm, x_.data(), norm_.data());
-    packed.qkv.Apply(norm_.data(), width, num_tokens_, qkv_.data(), qkv_width);
-    AddLora(&PackedLora::Layer::qkv, layer, norm_.data(), width, qkv_.data(), qkv_width);
-    RotateAndStore(layer);
-    attention.Run(layer, qkv_.data(), qkv_width, mixed_.data(), heads);
-    packed.o.ApplyAdd(mixed_.data(), heads, num_tokens_, x_.data(), width);
-    AddLora(&PackedLora::Layer::o, layer, mixed_.data(), heads, x_.data(), width);
-    if (weights.o_bias.defined()) {
-      const float* bias = weights.o_bias.const_data_ptr<float>();
-      ForTokens(num_tokens_, [&](int64_t i) { AddRow(bias, width, x_.data() + i * width); });
-    }
+  const Attention attention(config(), attention_rows);
+  for (int64_t layer = 0; layer < config().num_layers; ++layer) {
+    AttentionBlock(layer, attention);
     Mlp(layer);
   }
   for (const Row& row : rows) {

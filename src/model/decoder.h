@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/types/span.h"
+#include "attention.h"
 #include "evolora/core/tokenizer.h"
 #include "evolora/model/llama_weights.h"
 #include "evolora/model/packed_matrix.h"
@@ -52,8 +53,10 @@ class Decoder {
     int64_t position;
   };
   void Prepare(absl::Span<const Row> rows);
+  void ResizeBuffers(int64_t max_rank);
   void Norm(const at::Tensor& weight, const float* x, float* y) const;
   void RotateAndStore(int64_t layer);
+  void AttentionBlock(int64_t layer, const Attention& attention);
   void Mlp(int64_t layer);
   void AddLora(const LoraGroup PackedLora::Layer::*group, int64_t layer, const float* x,
                int64_t ldx, float* y, int64_t ldy);

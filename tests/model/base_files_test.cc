@@ -1,0 +1,242 @@
+// GGUF and llama2.c files as bases.
+
+#include <cstring>
+#include <map>
+
+#include "ATen/ATen.h"
+#include "evolora/adapters/gguf.h"
+#include "evolora/model/base_model.h"
+#include "model/random_model.h"
+#include "support/status_matchers.h"
+#include "support/temp_dir.h"
+
+namespace evolora {
+namespace {
+
+using ::testing::HasSubstr;
+using testing::RandomWeights;
+using testing::SmallConfig;
+using testing::SourcePath;
+using testing::StatusIs;
+using testing::TempDir;
+
+// Rotate-half rows to llama.cpp's adjacent pairs.
+at::Tensor ToAdjacentPairs(const at::Tensor& tensor, int64_t heads) {
+  const int64_t half = tensor.size(0) / heads / 2;
+  const int64_t rest = tensor.numel() / tensor.size(0);
+  return tensor.reshape({heads, 2, half, rest})
+      .transpose(1, 2)
+      .reshape(tensor.sizes())
+      .contiguous();
+}
+
+// The GGUF file llama.cpp's converter would write for `weights`, F32.
+class GgufModel {
+ public:
+  GgufModel(const LlamaWeights& weights, const std::string& architecture)
+      : architecture_(architecture) {
+    const LlamaConfig& c = weights.config;
+    values.emplace_back("general.architecture", GgufValue::String(architecture));
+    Set("block_count", c.num_layers);
+    Set("context_length", c.max_positions);
+    Set("embedding_length", c.hidden_size);
+    Set("feed_forward_length", c.intermediate_size);
+    Set("attention.head_count", c.num_heads);
+    Set("attention.head_count_kv", c.num_kv_heads);
+    Set("attention.key_length", c.head_dim);
+    Set("attention.value_length", c.head_dim);
+    SetFloat("attention.layer_norm_rms_epsilon", c.rms_norm_eps);
+    SetFloat("rope.freq_base", c.rope_theta);
+    for (const NamedTensor& named : NamedTensors(weights)) AddHf(named, c);
+  }
+  void Set(const std::string& key, int64_t value) {
+    values.emplace_back(architecture_ + "." + key, GgufValue::U32(static_cast<uint32_t>(value)));
+  }
+  void SetFloat(const std::string& key, double value) {
+    values.emplace_back(architecture_ + "." + key, GgufValue::F32(static_cast<float>(value)));
+  }
+  void Add(const std::string& name, const at::Tensor& tensor) {
+    tensors_.emplace_back(name, tensor.contiguous());
+  }
+  absl::StatusOr<BaseModel> Load() const {
+    std::vector<GgufTensor> list;
+    for (const auto& [name, tensor] : tensors_) {
+      list.push_back({.name = name,
+                      .type = GgmlType::kF32,
+                      .shape = tensor.sizes().vec(),
+                      .bytes = {static_cast<const uint8_t*>(tensor.const_data_ptr()),
+                                static_cast<size_t>(tensor.nbytes())}});
+    }
+    const auto bytes = SerializeGguf(values, list);
+    EXPECT_TRUE(bytes.ok()) << bytes.status();
+    TempDir dir;
+    EXPECT_TRUE(PosixFileSystem().WriteFileAtomic(dir.Join("m.gguf"), *bytes).ok());
+    return LoadBase(PosixFileSystem(), dir.Join("m.gguf"));
+  }
+
+  std::vector<std::pair<std::string, GgufValue>> values;
+
+ private:
+  void AddHf(const NamedTensor& named, const LlamaConfig& c) {
+    static const std::map<std::string, std::string> kParts = {
+        {"input_layernorm", "attn_norm"},    {"post_attention_layernorm", "ffn_norm"},
+        {"self_attn.q_proj", "attn_q"},      {"self_attn.k_proj", "attn_k"},
+        {"self_attn.v_proj", "attn_v"},      {"self_attn.o_proj", "attn_output"},
+        {"self_attn.q_norm", "attn_q_norm"}, {"self_attn.k_norm", "attn_k_norm"},
+        {"mlp.gate_proj", "ffn_gate"},       {"mlp.up_proj", "ffn_up"},
+        {"mlp.down_proj", "ffn_down"}};
+    if (named.name == "model.embed_tokens.weight") return Add("token_embd.weight", named.tensor);
+    if (named.name == "model.norm.weight") return Add("output_norm.weight", named.tensor);
+    if (named.name == "lm_head.weight") return Add("output.weight", named.tensor);
+    const size_t layer_at = std::string("model.layers.").size();
+    const size_t dot = named.name.find('.', layer_at);
+    const size_t kind = named.name.rfind('.');
+    const std::string part = named.name.substr(dot + 1, kind - dot - 1);
+    at::Tensor tensor = named.tensor;
+    if (architecture_ == "llama" && part == "self_attn.q_proj") {
+      tensor = ToAdjacentPairs(tensor, c.num_heads);
+    }
+    if (architecture_ == "llama" && part == "self_attn.k_proj") {
+      tensor = ToAdjacentPairs(tensor, c.num_kv_heads);
+    }
+    Add("blk." + named.name.substr(layer_at, dot - layer_at) + "." + kParts.at(part) +
+            named.name.substr(kind),
+        tensor);
+  }
+
+  std::string architecture_;
+  std::vector<std::pair<std::string, at::Tensor>> tensors_;
+};
+
+TEST(LoadBase, AGgufHoldsTheSameWeightsAsTheFolder) {
+  for (const char* architecture : {"llama", "qwen2", "qwen3"}) {
+    for (bool tied : {false, true}) {
+      SCOPED_TRACE(architecture);
+      LlamaConfig config = SmallConfig();
+      config.architecture = architecture;
+      config.tied_head = tied;
+      config.qkv_bias = architecture != std::string("qwen3");
+      config.qk_norm = architecture == std::string("qwen3");
+      const auto weights = RandomWeights(config, 3);
+      ASSERT_OK_AND_ASSIGN(const BaseModel base, GgufModel(*weights, architecture).Load());
+      EXPECT_EQ(base.source, BaseSource::kGguf);
+      ASSERT_OK_AND_ASSIGN(const std::string expected, WeightsFingerprint(*weights));
+      EXPECT_EQ(base.weights_fingerprint, expected);
+      EXPECT_EQ(base.shape_fingerprint, ShapeFingerprint(config));
+    }
+  }
+}
+
+TEST(LoadBase, RopeFreqsTurnAsTheScalingTheyCameFrom) {
+  LlamaConfig config = SmallConfig();
+  const auto weights = RandomWeights(config, 3);
+  GgufModel model(*weights, "llama");
+  model.Add("rope_freqs.weight", at::full({5}, 4.0));
+  ASSERT_OK_AND_ASSIGN(const BaseModel base, model.Load());
+  LlamaWeights linear = *weights;
+  linear.config.rope_scaling = RopeScaling::kLinear;
+  linear.config.rope_factor = 4;
+  ASSERT_OK_AND_ASSIGN(const std::string expected, WeightsFingerprint(linear));
+  EXPECT_EQ(base.weights_fingerprint, expected);
+}
+
+TEST(LoadBase, RefusesGgufKeysAndTensorsItDoesNotKnow) {
+  const auto weights = RandomWeights(SmallConfig(), 3);
+  constexpr auto kUnimplemented = absl::StatusCode::kUnimplemented;
+  {
+    GgufModel model(*weights, "llama");
+    model.Set("attention.causal", 1);
+    EXPECT_THAT(model.Load(), StatusIs(kUnimplemented, HasSubstr("llama.attention.causal")));
+  }
+  {
+    GgufModel model(*weights, "llama");
+    model.Set("expert_count", 8);
+    EXPECT_THAT(model.Load(), StatusIs(kUnimplemented, HasSubstr("expert_count")));
+  }
+  {
+    GgufModel model(*weights, "llama");
+    model.values.emplace_back("llama.rope.scaling.type", GgufValue::String("yarn"));
+    EXPECT_THAT(model.Load(), StatusIs(kUnimplemented, HasSubstr("yarn")));
+  }
+  {
+    GgufModel model(*weights, "gemma");
+    EXPECT_THAT(model.Load(), StatusIs(kUnimplemented, HasSubstr("architecture = gemma")));
+  }
+  {
+    GgufModel model(*weights, "llama");
+    model.Add("blk.0.ffn_gate_exps.weight", at::zeros({2, 2}));
+    EXPECT_THAT(model.Load(), StatusIs(absl::StatusCode::kInvalidArgument,
+                                       HasSubstr("blk.0.ffn_gate_exps.weight")));
+  }
+  {
+    GgufModel model(*weights, "llama");
+    model.Set("rope.dimension_count", 8);
+    EXPECT_THAT(model.Load(),
+                StatusIs(kUnimplemented, HasSubstr("rope.dimension_count = 8 of 10")));
+  }
+}
+
+void AppendFloats(const at::Tensor& tensor, std::string& bytes) {
+  const at::Tensor flat = tensor.contiguous();
+  bytes.append(static_cast<const char*>(flat.const_data_ptr()), flat.nbytes());
+}
+
+void AppendInts(const std::vector<int32_t>& values, std::string& bytes) {
+  bytes.append(reinterpret_cast<const char*>(values.data()), values.size() * 4);
+}
+
+// A version 1 file of the weights of a legacy one.
+std::string ToVersion1(const LlamaWeights& w) {
+  const LlamaConfig& c = w.config;
+  std::string bytes;
+  AppendInts({0x616b3432, 1, static_cast<int32_t>(c.hidden_size),
+              static_cast<int32_t>(c.intermediate_size), static_cast<int32_t>(c.num_layers),
+              static_cast<int32_t>(c.num_heads), static_cast<int32_t>(c.num_kv_heads),
+              static_cast<int32_t>(c.vocab_size), static_cast<int32_t>(c.max_positions)},
+             bytes);
+  bytes.push_back(c.tied_head ? 1 : 0);
+  bytes.resize(256, '\0');
+  const auto each = [&](at::Tensor LlamaLayer::*part, int64_t heads) {
+    for (const LlamaLayer& layer : w.layers) {
+      AppendFloats(heads > 0 ? ToAdjacentPairs(layer.*part, heads) : layer.*part, bytes);
+    }
+  };
+  each(&LlamaLayer::input_norm, 0);
+  each(&LlamaLayer::post_norm, 0);
+  AppendFloats(w.final_norm, bytes);
+  AppendFloats(w.embedding, bytes);
+  each(&LlamaLayer::q, c.num_heads);
+  each(&LlamaLayer::k, c.num_kv_heads);
+  each(&LlamaLayer::v, 0);
+  each(&LlamaLayer::o, 0);
+  each(&LlamaLayer::gate, 0);
+  each(&LlamaLayer::down, 0);
+  each(&LlamaLayer::up, 0);
+  if (!c.tied_head) AppendFloats(w.head, bytes);
+  return bytes;
+}
+
+TEST(LoadBase, Llama2cVersionsHoldTheSameWeights) {
+  const std::string path = SourcePath("tests/fixtures/stories260K/stories260K.bin");
+  ASSERT_OK_AND_ASSIGN(const BaseModel legacy, LoadBase(PosixFileSystem(), path));
+  EXPECT_EQ(legacy.source, BaseSource::kLlama2c);
+  EXPECT_EQ(legacy.tokenizer, nullptr);
+  EXPECT_EQ(CountParameters(legacy.config()), 260032);
+  TempDir dir;
+  std::string bytes = ToVersion1(*legacy.weights);
+  ASSERT_TRUE(PosixFileSystem().WriteFileAtomic(dir.Join("v1.bin"), bytes).ok());
+  ASSERT_OK_AND_ASSIGN(const BaseModel version1, LoadBase(PosixFileSystem(), dir.Join("v1.bin")));
+  EXPECT_EQ(version1.weights_fingerprint, legacy.weights_fingerprint);
+
+  bytes.pop_back();
+  ASSERT_TRUE(PosixFileSystem().WriteFileAtomic(dir.Join("v1.bin"), bytes).ok());
+  EXPECT_THAT(LoadBase(PosixFileSystem(), dir.Join("v1.bin")),
+              StatusIs(absl::StatusCode::kDataLoss, HasSubstr("its header asks for")));
+  bytes[4] = 2;
+  ASSERT_TRUE(PosixFileSystem().WriteFileAtomic(dir.Join("v1.bin"), bytes).ok());
+  EXPECT_THAT(LoadBase(PosixFileSystem(), dir.Join("v1.bin")),
+              StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("version 2")));
+}
+
+}  // namespace
+}  // namespace evolora
