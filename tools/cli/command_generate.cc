@@ -5,9 +5,11 @@
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "evolora/adapters/peft.h"
+#include "evolora/core/clock.h"
 #include "evolora/core/status_macros.h"
 #include "model_session.h"
 #include "output.h"
@@ -27,22 +29,25 @@ struct InputOptions {
 struct GenerateOptions {
   InputOptions input;
   int32_t max_tokens = 64;
+  int32_t batch_rows = 0;  // rows that are answered together; 0 = all
+  bool timing = false;
   Sampling sampling;
   std::vector<std::string> stop;
 };
 
 void AddInputOptions(CLI::App* command, InputOptions& input) {
   command->add_option("--base", input.base, "base model of this home")->required();
-  CLI::Option* version = command->add_option("--version", input.version, "version id, prefix or alias");
+  CLI::Option* version =
+      command->add_option("--version", input.version, "version id, prefix or alias");
   command->add_option("--adapter", input.adapter, "PEFT adapter folder")->excludes(version);
-  CLI::Option* chat = command->add_option("--chat", input.chat_file, "JSON lines {\"messages\": [..]}");
+  CLI::Option* chat =
+      command->add_option("--chat", input.chat_file, "JSON lines {\"messages\": [..]}");
   command->add_option("--ids", input.ids_file, "JSON lines {\"ids\": [..]}: bypasses the tokenizer")
       ->excludes(chat);
 }
 
 absl::StatusOr<std::vector<Json>> ReadRows(const std::string& path) {
-  ASSIGN_OR_RETURN(const std::string text,
-                   PosixFileSystem().ReadFile(path, uint64_t{1} << 30));
+  ASSIGN_OR_RETURN(const std::string text, PosixFileSystem().ReadFile(path, uint64_t{1} << 30));
   std::vector<Json> rows;
   int64_t number = 0;
   for (absl::string_view line : absl::StrSplit(text, '\n')) {
@@ -75,7 +80,8 @@ absl::StatusOr<std::vector<TokenId>> IdsOf(const Json& row) {
   std::vector<TokenId> ids;
   for (const Json& id : array) {
     if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() > INT32_MAX) {
-      return absl::InvalidArgumentError(absl::StrCat("row.ids: ", DisplayJson(id), " is no token id"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("row.ids: ", DisplayJson(id), " is no token id"));
     }
     ids.push_back(id.get<TokenId>());
   }
@@ -121,8 +127,8 @@ class Target {
     }
     if (!input.version.empty()) {
       ASSIGN_OR_RETURN(target.home_, OpenHome(global));
-      ASSIGN_OR_RETURN(OpenedVersion opened, OpenVersion(*target.home_, input.version,
-                                                         AdapterLoader(target.session_)));
+      ASSIGN_OR_RETURN(OpenedVersion opened,
+                       OpenVersion(*target.home_, input.version, AdapterLoader(target.session_)));
       target.view_ = std::move(opened.view);
     }
     return target;
@@ -150,6 +156,38 @@ class Target {
   std::string adapter_;
 };
 
+void PrintCompletions(const GlobalOptions& global, absl::Span<const Completion> completions) {
+  for (const Completion& completion : completions) {
+    if (global.json) {
+      PrintJson(Json{{"text", completion.text},
+                     {"ids", completion.ids},
+                     {"finish_reason", completion.finish_reason}});
+    } else {
+      std::printf("%s\n", completion.text.c_str());
+    }
+  }
+}
+
+// What one batch took, the model being loaded: a JSON line, or text on stderr.
+void PrintTiming(const GlobalOptions& global, absl::Span<const Completion> completions,
+                 double seconds) {
+  int64_t prompt_tokens = 0;
+  int64_t new_tokens = 0;
+  for (const Completion& completion : completions) {
+    prompt_tokens += completion.num_prompt_tokens;
+    new_tokens += static_cast<int64_t>(completion.ids.size());
+  }
+  if (global.json) {
+    PrintJson(Json{{"batch_rows", completions.size()},
+                   {"prompt_tokens", prompt_tokens},
+                   {"new_tokens", new_tokens},
+                   {"seconds", seconds}});
+  } else {
+    absl::FPrintF(stderr, "evolora: %d rows, %d prompt and %d new tokens in %.3f s\n",
+                  completions.size(), prompt_tokens, new_tokens, seconds);
+  }
+}
+
 absl::Status Generate(const GlobalOptions& global, const GenerateOptions& options) {
   ASSIGN_OR_RETURN(const std::vector<InputRow> rows, ReadInput(options.input));
   ASSIGN_OR_RETURN(Target target, Target::Open(global, options.input));
@@ -161,15 +199,17 @@ absl::Status Generate(const GlobalOptions& global, const GenerateOptions& option
     request.stop = options.stop;
     requests.push_back(std::move(request));
   }
-  ASSIGN_OR_RETURN(const std::vector<Completion> completions, target.model().Generate(requests));
-  for (const Completion& completion : completions) {
-    if (global.json) {
-      PrintJson(Json{{"text", completion.text},
-                     {"ids", completion.ids},
-                     {"finish_reason", completion.finish_reason}});
-    } else {
-      std::printf("%s\n", completion.text.c_str());
-    }
+  const size_t batch_rows =
+      options.batch_rows > 0 ? static_cast<size_t>(options.batch_rows) : requests.size();
+  absl::Span<const GenerateRequest> left = requests;
+  while (!left.empty()) {
+    const double started = SystemClock().MonotonicSeconds();
+    const absl::Span<const GenerateRequest> batch = left.subspan(0, batch_rows);
+    ASSIGN_OR_RETURN(const std::vector<Completion> completions, target.model().Generate(batch));
+    const double seconds = SystemClock().MonotonicSeconds() - started;
+    PrintCompletions(global, completions);
+    if (options.timing) PrintTiming(global, completions, seconds);
+    left.remove_prefix(batch.size());
   }
   return absl::OkStatus();
 }
@@ -180,7 +220,8 @@ absl::Status Score(const GlobalOptions& global, const InputOptions& input, bool 
   std::vector<ScoreRequest> requests;
   for (const InputRow& row : rows) {
     ASSIGN_OR_RETURN(const GenerateRequest routed, target.Request(row));
-    ScoreRequest request{.ids = row.ids, .adapter = routed.adapter, .want_last_logits = want_logits};
+    ScoreRequest request{
+        .ids = row.ids, .adapter = routed.adapter, .want_last_logits = want_logits};
     if (row.ids.empty()) {
       ASSIGN_OR_RETURN(request.ids, target.model().EncodeChat(routed.messages));
     }
@@ -207,15 +248,21 @@ void RequireInput(const InputOptions& input, bool allow_prompt) {
 
 void AddGenerateCommand(CLI::App& app, GlobalOptions& global) {
   auto options = std::make_shared<GenerateOptions>();
-  CLI::App* command = app.add_subcommand("generate", "generate text with a base, version or adapter");
+  CLI::App* command =
+      app.add_subcommand("generate", "generate text with a base, version or adapter");
   AddInputOptions(command, options->input);
   command->add_option("--prompt", options->input.prompt, "one user turn");
   command->add_option("--max-tokens", options->max_tokens, "longest answer")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
+  command->add_option("--batch", options->batch_rows, "rows that are answered together; 0 = all")
+      ->check(CLI::Range(0, 1 << 20))
+      ->capture_default_str();
+  command->add_flag("--timing", options->timing, "after each batch, its tokens and seconds");
   command->add_option("--temperature", options->sampling.temperature, "0 = greedy")
       ->check(CLI::Range(0.0, 100.0));
-  command->add_option("--top-p", options->sampling.top_p, "nucleus mass")->check(CLI::Range(0.0, 1.0));
+  command->add_option("--top-p", options->sampling.top_p, "nucleus mass")
+      ->check(CLI::Range(0.0, 1.0));
   command->add_option("--top-k", options->sampling.top_k, "0 = all")->check(CLI::Range(0, 1 << 30));
   command->add_option("--seed", options->sampling.seed, "of the sampling");
   command->add_option("--stop", options->stop, "text before which an answer ends");

@@ -119,6 +119,7 @@ class StepPrinter {
                      {"learning_rate", step.learning_rate},
                      {"tokens", step.tokens},
                      {"labelled_tokens", step.labelled_tokens},
+                     {"seconds", step.seconds},
                      {"tokens_per_second", rate}});
     } else {
       bar_.Update("train", step.step, step.total_steps,
@@ -182,8 +183,9 @@ void AddTrainCommand(CLI::App& app, GlobalOptions& global) {
   auto options = std::make_shared<TrainCommand>();
   CLI::App* command = app.add_subcommand("train", "train one LoRA adapter");
   command->add_option("--base", options->base, "base model of this home")->required();
-  command->add_option("--data", options->data,
-                      "JSON lines: {messages}, {prompt, completion} or {ids, labels}")
+  command
+      ->add_option("--data", options->data,
+                   "JSON lines: {messages}, {prompt, completion} or {ids, labels}")
       ->required();
   command->add_option("--recipe", options->recipe, "JSON file of the recipe")->required();
   command->add_option("--out", options->out, "PEFT folder to write; its work folder is OUT.work")
