@@ -1,0 +1,194 @@
+"""Takes the figures of one case: ours and the peers' by turns."""
+
+import dataclasses
+import json
+import pathlib
+import statistics
+from typing import Any
+
+from cases import SHAPES, SMOLLM2, Case
+from process import BenchError, Finished, Worker, run
+from workspace import CHATS, Workspace
+
+
+@dataclasses.dataclass
+class Samples:
+    """The repeats of one side: tokens per second or seconds."""
+
+    values: list[float] = dataclasses.field(default_factory=list)
+    peak_mb: float = 0
+
+    def add(self, value: float, peak_mb: float) -> None:
+        self.values.append(value)
+        self.peak_mb = max(self.peak_mb, peak_mb)
+
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+
+@dataclasses.dataclass
+class Measured:
+    ours: Samples
+    peers: dict[str, Samples]
+    notes: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @staticmethod
+    def of(case: Case) -> "Measured":
+        return Measured(Samples(), {peer: Samples() for peer in case.peers})
+
+
+def rate(steps: list[dict[str, Any]]) -> float:
+    return sum(s["tokens"] for s in steps) / sum(s["seconds"] for s in steps)
+
+
+def furthest(ours: list[dict[str, Any]], peer: list[dict[str, Any]]) -> float:
+    """Largest relative difference of the losses of the steps that both took."""
+    return max(abs(a["loss"] - b["loss"]) / b["loss"] for a, b in zip(ours, peer))
+
+
+class Training:
+    """One case's files and the two programs that train from them."""
+
+    def __init__(self, space: Workspace, case: Case) -> None:
+        if case.rows is None:
+            raise BenchError(f"{case.name}: training needs rows")
+        self._space, self._case = space, case
+        data = space.write_rows(case.name, case.rows.make(SHAPES[case.model].vocab_size))
+        self._files = ["--data", data, "--recipe", space.write_recipe(case), "--init",
+                       space.init(case.model)]
+
+    def ours(self) -> Finished:
+        out = self._space.fresh(f"{self._case.name}-ours")
+        base = self._space.base(self._case.model)
+        argv = self._space.ours("train", "--base", base, *self._files, "--out", out)
+        return run(argv, self._space.threads, self._space.log(f"{self._case.name}-ours"))
+
+    def peft_argv(self, *end: object) -> list[str]:
+        return self._space.peer("peft_worker.py", "--model", self._space.model(self._case.model),
+                                "--threads", self._space.threads, *self._files, *end)
+
+    def peft(self) -> Finished:
+        out = self._space.fresh(f"{self._case.name}-peft")
+        return run(self.peft_argv("--out", out), self._space.threads, self._log())
+
+    def peft_worker(self) -> Worker:
+        return Worker(self.peft_argv("--serve"), self._space.threads, self._log())
+
+    def _log(self) -> pathlib.Path:
+        return self._space.log(f"{self._case.name}-peft")
+
+
+def train(space: Workspace, case: Case, repeats: int) -> Measured:
+    """Tokens per second of the steps after the warm-up."""
+    measured, training = Measured.of(case), Training(space, case)
+    worker = training.peft_worker()
+    try:
+        first = worker.ask(case.warm_up_steps, case.warm_up_steps)
+        for repeat in range(repeats):
+            ours = training.ours()
+            measured.ours.add(rate(ours.lines[case.warm_up_steps:]), ours.peak_mb)
+            peft = worker.ask(case.steps, case.steps)
+            measured.peers["peft"].add(rate(peft), worker.peak_mb())
+            if repeat == 0:  # later ones of the worker's go on where it was
+                measured.notes["loss_difference"] = furthest(ours.lines, first + peft)
+    finally:
+        worker.close()
+    return measured
+
+
+def job(space: Workspace, case: Case, repeats: int) -> Measured:
+    """Seconds of the whole command."""
+    measured, training = Measured.of(case), Training(space, case)
+    for _ in range(repeats):
+        ours, peft = training.ours(), training.peft()
+        measured.ours.add(ours.seconds, ours.peak_mb)
+        measured.peers["peft"].add(peft.seconds, peft.peak_mb)
+        measured.notes["loss_difference"] = furthest(ours.lines, peft.lines)
+    return measured
+
+
+def start(space: Workspace, case: Case, repeats: int) -> Measured:
+    """Seconds from the start of the process to the line of its first step."""
+    measured, training = Measured.of(case), Training(space, case)
+    training.ours(), training.peft()  # so that the files lie in the page cache
+    for _ in range(repeats):
+        ours, peft = training.ours(), training.peft()
+        measured.ours.add(ours.arrived[0], ours.peak_mb)
+        measured.peers["peft"].add(peft.arrived[0], peft.peak_mb)
+    return measured
+
+
+class Generation:
+    """One case's prompts and the programs that go on from them; no id ends a row."""
+
+    def __init__(self, space: Workspace, case: Case) -> None:
+        self._space, self._case = space, case
+        if case.rows is None:
+            self._prompts = [chat["ids"] for chat in json.loads(CHATS.read_text())["chats"]]
+        else:
+            rows = case.rows.make(SHAPES[case.model].vocab_size)
+            self._prompts = [row["ids"] for row in rows]
+
+    def prompts(self, repeat: int) -> list[list[int]]:
+        """Other ones than in the repeat before, so that no cache of prompts helps."""
+        size = self._case.rows_per_step
+        begin = repeat * size % len(self._prompts)
+        return self._prompts[begin:begin + size]
+
+    def ours(self, repeat: int) -> tuple[float, list[list[int]], float]:
+        """Seconds, new ids and peak of a process that has warmed up on other prompts."""
+        rows = self.prompts(repeat + 1) + self.prompts(repeat)
+        path = self._space.write_rows(self._case.name, [{"ids": ids} for ids in rows])
+        argv = self._space.ours(
+            "generate", "--base", self._space.base(SMOLLM2, ids_only=True), "--ids", path,
+            "--batch", self._case.rows_per_step, "--max-tokens", self._case.new_tokens, "--timing")
+        done = run(argv, self._space.threads, self._space.log(f"{self._case.name}-ours"))
+        ids = [line["ids"] for line in done.lines if "ids" in line]
+        return done.lines[-1]["seconds"], ids[self._case.rows_per_step:], done.peak_mb
+
+    def worker(self, peer: str) -> Worker:
+        if peer == "transformers":
+            argv = self._space.peer("generate_worker.py", "--model", self._space.model(SMOLLM2),
+                                    "--threads", self._space.threads)
+        else:
+            argv = self._space.peer("llama_cpp_worker.py", "--model", self._space.gguf,
+                                    "--threads", self._space.threads)
+        return Worker(argv, self._space.threads, self._space.log(f"{self._case.name}-{peer}"))
+
+    def ask(self, worker: Worker, repeat: int) -> dict[str, Any]:
+        request = {"rows": self.prompts(repeat), "new_tokens": self._case.new_tokens}
+        return worker.ask(request)[0]
+
+    def tokens(self, repeat: int) -> int:
+        """Counted in one repeat: new ones, or those of the prompt when one is asked for."""
+        if self._case.new_tokens > 1:
+            return self._case.rows_per_step * self._case.new_tokens
+        return sum(map(len, self.prompts(repeat)))
+
+
+def same_rows(ours: list[list[int]], peer: list[list[int]]) -> float:
+    return sum(a == b for a, b in zip(ours, peer)) / len(ours)
+
+
+def generate(space: Workspace, case: Case, repeats: int) -> Measured:
+    """Tokens per second of one batch."""
+    measured, generation = Measured.of(case), Generation(space, case)
+    workers = {peer: generation.worker(peer) for peer in case.peers}
+    try:
+        for worker in workers.values():
+            generation.ask(worker, 1)
+        for repeat in range(repeats):
+            seconds, rows, peak_mb = generation.ours(repeat)
+            measured.ours.add(generation.tokens(repeat) / seconds, peak_mb)
+            for peer, worker in workers.items():
+                answer = generation.ask(worker, repeat)
+                measured.peers[peer].add(generation.tokens(repeat) / answer["seconds"],
+                                         worker.peak_mb())
+                measured.notes[f"same_rows {peer}"] = same_rows(rows, answer["rows"])
+    finally:
+        for worker in workers.values():
+            worker.close()
+    return measured
+
+
+KINDS = {"train": train, "job": job, "start": start, "generate": generate}

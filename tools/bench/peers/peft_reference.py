@@ -1,0 +1,116 @@
+"""LoRA training by transformers + PEFT as evolora's recipe files describe it: the reference.
+
+Plain eager loop: Hugging Face's own loss with num_items_in_batch, clip_grad_norm_, fused AdamW,
+get_scheduler. One padded batch an optimiser step, rows in evolora's order.
+"""
+
+import dataclasses
+import json
+import math
+import pathlib
+import time
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import PreTrainedModel, get_scheduler
+
+from row_order import step_rows
+
+IGNORE = -100
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """The keys of an evolora recipe that have a meaning for the reference, with their defaults."""
+
+    rank: int = 16
+    alpha: float = 32
+    learning_rate: float = 3e-4
+    schedule: str = "linear"
+    warmup_ratio: float = 0
+    epochs: int = 3
+    max_steps: int = 0
+    rows_per_step: int = 8
+    weight_decay: float = 0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    max_grad_norm: float = 1.0
+    seed: int = 0
+    # How evolora goes about it, not what it computes:
+    tokens_per_micro_batch: int = 1024
+    checkpoint_every_steps: int = 20
+
+    @staticmethod
+    def read(path: str | pathlib.Path) -> "Recipe":
+        return Recipe(**json.loads(pathlib.Path(path).read_text()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One optimiser step: the mean loss before the update and the gradient norm before clipping."""
+
+    loss: float
+    grad_norm: float
+    tokens: int
+    seconds: float
+
+
+def read_rows(path: str | pathlib.Path) -> list[dict[str, list[int]]]:
+    with open(path) as lines:
+        return [json.loads(line) for line in lines if line.strip()]
+
+
+def export_init(model: PreTrainedModel, recipe: Recipe, seed: int, folder: str | pathlib.Path) -> None:
+    """Saves the adapter that PEFT starts from on all linear layers; `model` is changed by it."""
+    torch.manual_seed(seed)
+    config = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules="all-linear",
+                        task_type="CAUSAL_LM")
+    get_peft_model(model, config).save_pretrained(folder)
+
+
+class PeftReference:
+    """A training run that is taken step by step."""
+
+    def __init__(self, model: PreTrainedModel, init: str | pathlib.Path, recipe: Recipe,
+                 rows: list[dict[str, list[int]]]) -> None:
+        self._rows = rows
+        self._recipe = recipe
+        self.model = PeftModel.from_pretrained(model, init, is_trainable=True).train()
+        self._parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self._optimizer = torch.optim.AdamW(
+            self._parameters, lr=recipe.learning_rate, betas=(recipe.beta1, recipe.beta2),
+            eps=recipe.epsilon, weight_decay=recipe.weight_decay, fused=True)
+        total = recipe.epochs * math.ceil(len(rows) / recipe.rows_per_step)
+        self.total_steps = min(recipe.max_steps, total) if recipe.max_steps > 0 else total
+        self._scheduler = get_scheduler(
+            recipe.schedule, self._optimizer, math.ceil(recipe.warmup_ratio * self.total_steps),
+            self.total_steps)
+        self._order = step_rows(recipe.seed, len(rows), recipe.rows_per_step, recipe.epochs)
+
+    def step(self) -> Step:
+        started = time.perf_counter()
+        rows = [self._rows[i] for i in next(self._order)]
+        loss = self.model(**padded(rows)).loss
+        loss.backward()
+        limit = self._recipe.max_grad_norm or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, limit)
+        self._optimizer.step()
+        self._scheduler.step()
+        self._optimizer.zero_grad()
+        return Step(loss.item(), norm.item(), sum(len(row["ids"]) for row in rows),
+                    time.perf_counter() - started)
+
+
+def padded(rows: list[dict[str, list[int]]]) -> dict[str, Any]:
+    """The arguments of a causal language model for rows padded on the right."""
+    longest = max(len(row["ids"]) for row in rows)
+
+    def tensor(key: str, fill: int) -> torch.Tensor:
+        return torch.tensor([row[key] + [fill] * (longest - len(row[key])) for row in rows])
+
+    mask = torch.tensor([[1] * len(r["ids"]) + [0] * (longest - len(r["ids"])) for r in rows])
+    labels = tensor("labels", IGNORE)
+    return {"input_ids": tensor("ids", 0), "attention_mask": mask, "labels": labels,
+            "num_items_in_batch": (labels[:, 1:] != IGNORE).sum()}

@@ -1,0 +1,47 @@
+#!/usr/bin/env python3
+"""Trains by PEFT from the same files as `evolora train`, one JSON line a step on stdout.
+
+Usage: peft_worker.py --model DIR --init DIR --data F --recipe F (--out DIR | --serve)
+
+  --out    takes all steps, then saves the adapter
+  --serve  reads one number of steps a line from stdin and takes them; ends with its input
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from peft_reference import PeftReference, Recipe, read_rows
+
+
+def take(run: PeftReference, steps: int) -> None:
+    for _ in range(steps):
+        print(json.dumps(dataclasses.asdict(run.step())), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    for name in ("--model", "--init", "--data", "--recipe"):
+        parser.add_argument(name, required=True)
+    parser.add_argument("--threads", type=int, default=2)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--out")
+    what.add_argument("--serve", action="store_true")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
+    run = PeftReference(model, args.init, Recipe.read(args.recipe), read_rows(args.data))
+    if args.serve:
+        for line in sys.stdin:
+            take(run, int(line))
+        return
+    take(run, run.total_steps)
+    run.model.save_pretrained(args.out)
+
+
+if __name__ == "__main__":
+    main()
