@@ -1,0 +1,142 @@
+// Whole runs against transformers + PEFT: tests/golden/training, written by
+// tools/golden/make_training_golden.py.
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "evolora/adapters/peft.h"
+#include "evolora/core/json.h"
+#include "evolora/trainers/lora_trainer.h"
+#include "row_order.h"
+#include "support/fake_clock.h"
+#include "support/status_matchers.h"
+#include "support/temp_dir.h"
+
+namespace evolora {
+namespace {
+
+using ::evolora::testing::FakeClock;
+using ::evolora::testing::SourcePath;
+
+// A formula that differs in its last fp32 digits stays below a tenth of this; a wrong
+// normalisation, order, schedule or clipping is far above.
+constexpr double kLossTolerance = 1e-5;      // relative, at every step
+constexpr double kGradNormTolerance = 1e-5;  // relative, at every step
+constexpr double kWeightCosine = 0.99999;    // of each matrix after the last step
+constexpr double kChangeCosine = 0.99999;    // of each matrix less its start
+
+std::string GoldenPath(const std::string& name) {
+  return SourcePath("tests/golden/training/" + name);
+}
+
+Json ReadJson(const std::string& path) {
+  const auto text = PosixFileSystem().ReadFile(path, 1 << 20);
+  EXPECT_TRUE(text.ok()) << text.status();
+  const auto json = ParseJson(*text);
+  EXPECT_TRUE(json.ok()) << path << ": " << json.status();
+  return *json;
+}
+
+LoraAdapter ReadAdapter(const std::string& name) {
+  const auto peft = ReadPeftFolder(PosixFileSystem(), GoldenPath(name));
+  EXPECT_TRUE(peft.ok()) << peft.status();
+  return peft->adapter;
+}
+
+TrainingJob MakeJob(const Json& recipe) {
+  const auto base = LoadBase(PosixFileSystem(), GoldenPath("model"));
+  EXPECT_TRUE(base.ok()) << base.status();
+  const auto data = PosixFileSystem().ReadFile(GoldenPath("rows.jsonl"), 1 << 20);
+  EXPECT_TRUE(data.ok()) << data.status();
+  const auto rows = ParseTrainingRows(*data, *base);
+  EXPECT_TRUE(rows.ok()) << rows.status();
+  const auto parsed = RecipeFromJson(recipe);
+  EXPECT_TRUE(parsed.ok()) << parsed.status();
+  return {.base = base->weights,
+          .base_name = "model",
+          .base_weights_fingerprint = base->weights_fingerprint,
+          .rows = *rows,
+          .recipe = *parsed,
+          .init = ReadAdapter("init")};
+}
+
+double Cosine(const std::vector<float>& x, const std::vector<float>& y,
+              const std::vector<float>& origin) {
+  double xy = 0, xx = 0, yy = 0;
+  for (size_t i = 0; i < x.size(); ++i) {
+    const double dx = static_cast<double>(x[i]) - static_cast<double>(origin[i]);
+    const double dy = static_cast<double>(y[i]) - static_cast<double>(origin[i]);
+    xy += dx * dy;
+    xx += dx * dx;
+    yy += dy * dy;
+  }
+  return xy / std::sqrt(xx * yy);
+}
+
+void ExpectSameMatrix(const std::vector<float>& ours, const std::vector<float>& peft,
+                      const std::vector<float>& start) {
+  ASSERT_EQ(ours.size(), peft.size());
+  EXPECT_GT(Cosine(ours, peft, std::vector<float>(ours.size())), kWeightCosine);
+  EXPECT_GT(Cosine(ours, peft, start), kChangeCosine);
+}
+
+void ExpectSameAdapter(const LoraAdapter& ours, const LoraAdapter& peft, const LoraAdapter& start) {
+  ASSERT_EQ(ours.modules.size(), peft.modules.size());
+  for (size_t i = 0; i < peft.modules.size(); ++i) {
+    SCOPED_TRACE(peft.modules[i].path);
+    EXPECT_EQ(ours.modules[i].path, peft.modules[i].path);
+    EXPECT_DOUBLE_EQ(ours.modules[i].scale, peft.modules[i].scale);
+    ExpectSameMatrix(ours.modules[i].a, peft.modules[i].a, start.modules[i].a);
+    ExpectSameMatrix(ours.modules[i].b, peft.modules[i].b, start.modules[i].b);
+  }
+}
+
+void ExpectSameSteps(const std::vector<StepReport>& ours, const Json& expected) {
+  const Json& loss = expected["loss"];
+  const Json& grad_norm = expected["grad_norm"];
+  ASSERT_EQ(ours.size(), loss.size());
+  for (size_t i = 0; i < ours.size(); ++i) {
+    SCOPED_TRACE(i);
+    EXPECT_NEAR(ours[i].loss / loss[i].get<double>(), 1, kLossTolerance);
+    EXPECT_NEAR(ours[i].grad_norm / grad_norm[i].get<double>(), 1, kGradNormTolerance);
+  }
+}
+
+class TrainingGolden : public ::testing::TestWithParam<std::string> {};
+
+// The case's recipe, then each variation of it that must not change the outcome.
+TEST_P(TrainingGolden, FiftyStepsEqualPeft) {
+  const Json expected = ReadJson(GoldenPath(GetParam() + "/expected.json"));
+  const LoraAdapter start = ReadAdapter("init");
+  const LoraAdapter peft = ReadAdapter(GetParam());
+  std::vector<Json> recipes = {expected["recipe"]};
+  for (const Json& keys : expected["also"]) {
+    recipes.push_back(expected["recipe"]);
+    recipes.back().update(keys);
+  }
+  for (const Json& recipe : recipes) {
+    SCOPED_TRACE(DisplayJson(recipe));
+    FakeClock clock;
+    ASSERT_OK_AND_ASSIGN(const TrainedAdapter trained,
+                         TrainLora(MakeJob(recipe), {}, PosixFileSystem(), clock, {}));
+    EXPECT_EQ(trained.history.size(), 50u);
+    ExpectSameSteps(trained.history, expected);
+    ExpectSameAdapter(trained.adapter, peft, start);
+  }
+}
+
+// The reference takes rows in our order: tools/bench/peers/row_order.py says the same as
+// row_order.h.
+TEST_P(TrainingGolden, ReferenceTookTheRowsInOurOrder) {
+  const Json expected = ReadJson(GoldenPath(GetParam() + "/expected.json"));
+  const TrainingJob job = MakeJob(expected["recipe"]);
+  EXPECT_EQ(EpochOrder(job.recipe, job.rows, 0), expected["order"].get<std::vector<int64_t>>());
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, TrainingGolden,
+                         ::testing::Values("plain", "linear_warmup", "cosine_weight_decay",
+                                           "clipped"),
+                         [](const auto& param) { return param.param; });
+
+}  // namespace
+}  // namespace evolora
