@@ -67,7 +67,7 @@ class Case:
 
     name: str
     title: str
-    kind: str  # train, job, start or generate
+    kind: str  # train, job, start, generate or parity
     model: str
     rows: Rows | None
     rows_per_step: int = 1  # train: of an optimiser step; generate: of a batch
@@ -85,6 +85,8 @@ class Case:
         recipe = {"rank": RANK, "alpha": 2 * RANK, "rows_per_step": self.rows_per_step, "seed": 1}
         if self.kind == "job":
             return recipe | {"epochs": JOB_EPOCHS}
+        if self.kind == "parity":  # 32 chats, 5 steps an epoch
+            return recipe | {"epochs": 10, "warmup_ratio": 0.1}
         if self.kind == "start":
             return recipe | {"epochs": JOB_EPOCHS, "max_steps": 1}
         return recipe | {"schedule": "constant", "epochs": 1000,
@@ -105,7 +107,7 @@ class Case:
 
 
 CHAT64 = Rows(count=64, length=38, labelled=5, shared=17)
-CHATS = None  # the chats of tests/golden/model/smollm2.json
+CHATS = None  # the chats of tests/golden/model/smollm2.json, their greedy answers labelled
 JOB_EPOCHS = 8
 LLM_PEERS = ("transformers", "llama.cpp Q4_1")
 
@@ -135,4 +137,5 @@ CASES = {case.name: case for case in (
          "batch 8", "train", SMOLLM2, Rows(32, 440, 20, shared=400), rows_per_step=8,
          warm_up_steps=1, steps=1),
 )}
+PARITY = Case("parity", "50 steps beside PEFT", "parity", SMOLLM2, CHATS, rows_per_step=7)
 LATER = {"adapters8": "adapters8 trains several adapters in one step, which evolora cannot do yet"}

@@ -6,8 +6,8 @@ import pathlib
 import statistics
 from typing import Any
 
-from cases import SHAPES, SMOLLM2, Case
-from process import BenchError, Finished, Worker, run
+from cases import IGNORE, SHAPES, SMOLLM2, Case, Row
+from process import Finished, Worker, run
 from workspace import CHATS, Workspace
 
 
@@ -41,24 +41,36 @@ def rate(steps: list[dict[str, Any]]) -> float:
     return sum(s["tokens"] for s in steps) / sum(s["seconds"] for s in steps)
 
 
-def furthest(ours: list[dict[str, Any]], peer: list[dict[str, Any]]) -> float:
-    """Largest relative difference of the losses of the steps that both took."""
-    return max(abs(a["loss"] - b["loss"]) / b["loss"] for a, b in zip(ours, peer))
+def furthest(ours: list[dict[str, Any]], peer: list[dict[str, Any]], key: str = "loss") -> float:
+    """Largest relative difference of a figure over the steps that both took."""
+    return max(abs(a[key] - b[key]) / b[key] for a, b in zip(ours, peer))
+
+
+def read_chats() -> list[dict[str, Any]]:
+    return json.loads(CHATS.read_text())["chats"]
+
+
+def training_rows(case: Case) -> list[Row]:
+    if case.rows is not None:
+        return case.rows.make(SHAPES[case.model].vocab_size)
+    return [{"ids": chat["ids"] + chat["greedy"],
+             "labels": [IGNORE] * len(chat["ids"]) + chat["greedy"]} for chat in read_chats()]
 
 
 class Training:
     """One case's files and the two programs that train from them."""
 
     def __init__(self, space: Workspace, case: Case) -> None:
-        if case.rows is None:
-            raise BenchError(f"{case.name}: training needs rows")
         self._space, self._case = space, case
-        data = space.write_rows(case.name, case.rows.make(SHAPES[case.model].vocab_size))
+        data = space.write_rows(case.name, training_rows(case))
         self._files = ["--data", data, "--recipe", space.write_recipe(case), "--init",
                        space.init(case.model)]
 
+    def out(self, side: str) -> pathlib.Path:
+        return self._space.out(f"{self._case.name}-{side}")
+
     def ours(self) -> Finished:
-        out = self._space.fresh(f"{self._case.name}-ours")
+        out = self._space.fresh(self.out("ours"))
         base = self._space.base(self._case.model)
         argv = self._space.ours("train", "--base", base, *self._files, "--out", out)
         return run(argv, self._space.threads, self._space.log(f"{self._case.name}-ours"))
@@ -68,7 +80,7 @@ class Training:
                                 "--threads", self._space.threads, *self._files, *end)
 
     def peft(self) -> Finished:
-        out = self._space.fresh(f"{self._case.name}-peft")
+        out = self._space.fresh(self.out("peft"))
         return run(self.peft_argv("--out", out), self._space.threads, self._log())
 
     def peft_worker(self) -> Worker:
@@ -124,7 +136,7 @@ class Generation:
     def __init__(self, space: Workspace, case: Case) -> None:
         self._space, self._case = space, case
         if case.rows is None:
-            self._prompts = [chat["ids"] for chat in json.loads(CHATS.read_text())["chats"]]
+            self._prompts = [chat["ids"] for chat in read_chats()]
         else:
             rows = case.rows.make(SHAPES[case.model].vocab_size)
             self._prompts = [row["ids"] for row in rows]

@@ -1,5 +1,6 @@
 """Runs programs and measures them: lines with their times, wall time, peak memory."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -37,9 +38,10 @@ def run(argv: list[str], threads: int, log: pathlib.Path) -> Finished:
         process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=errors, text=True,
                                    env=environment(threads))
         assert process.stdout is not None
-        for line in process.stdout:
-            arrived.append(time.perf_counter() - started)
-            lines.append(json.loads(line))
+        with process.stdout:
+            for line in process.stdout:
+                arrived.append(time.perf_counter() - started)
+                lines.append(json.loads(line))
         _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - started
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -64,10 +66,8 @@ class Worker:
 
     def ask(self, request: Any, answers: int = 1) -> list[dict[str, Any]]:
         assert self._process.stdin is not None and self._process.stdout is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):  # it died: the missing answer tells
             print(json.dumps(request), file=self._process.stdin, flush=True)
-        except BrokenPipeError:
-            pass  # it died: the missing answer tells
         lines = [self._process.stdout.readline() for _ in range(answers)]
         if not lines[-1]:
             raise failure(self._argv, self._process.wait(), self._log)
@@ -80,7 +80,8 @@ class Worker:
 
     def close(self) -> None:
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.wait()
         self._process.stdout.close()
         self._errors.close()

@@ -108,9 +108,12 @@ class Workspace:
         path.write_text(text)
         return path
 
-    def fresh(self, name: str) -> pathlib.Path:
-        """A folder path for one run's output, with nothing there or in its work folder."""
-        path = self.folder / "out" / name
+    def out(self, name: str) -> pathlib.Path:
+        """Where one run writes its adapter."""
+        return self.folder / "out" / name
+
+    def fresh(self, path: pathlib.Path) -> pathlib.Path:
+        """The same path with nothing there or in its work folder."""
         path.parent.mkdir(exist_ok=True)
         shutil.rmtree(path, ignore_errors=True)
         shutil.rmtree(f"{path}.work", ignore_errors=True)

@@ -1,0 +1,69 @@
+#!/usr/bin/env python3
+"""Trains SmolLM2-135M for 50 steps by evolora and by transformers + PEFT and compares the two.
+
+  tools/bench/parity.py [--json]
+
+Chats of unequal length with their answers labelled, linear schedule with warm-up, clipping; both
+start from the adapter that PEFT made. Prints the largest relative difference of a loss and of a
+gradient norm over all steps, and the smallest cosine of an adapter matrix and of its change. The
+exit status is 1 beyond LOSS_LIMIT or below COSINE_LIMIT. Environment as run.py.
+"""
+
+import argparse
+import json
+import sys
+from typing import Any
+
+import machine
+from cases import PARITY, SMOLLM2
+from measure import Training, furthest
+from process import BenchError, run
+from workspace import Workspace
+
+LOSS_LIMIT, COSINE_LIMIT = 1e-5, 0.99999
+
+
+def same_weights(space: Workspace) -> bool:
+    """Whether ours reads from the GGUF what PEFT's side reads from its folder."""
+    names = {space.base(SMOLLM2), space.base(SMOLLM2, ids_only=True)}
+    bases = run(space.ours("base list"), space.threads, space.log("base")).lines
+    return len({base["weights_fingerprint"] for base in bases if base["name"] in names}) == 1
+
+
+def compare(space: Workspace) -> dict[str, Any]:
+    training = Training(space, PARITY)
+    ours, peft = training.ours(), training.peft()
+    if len(ours.lines) != len(peft.lines):
+        raise BenchError(f"ours took {len(ours.lines)} steps, PEFT {len(peft.lines)}")
+    argv = space.peer("compare_adapters.py", training.out("ours"), training.out("peft"),
+                      space.init(SMOLLM2))
+    adapters = run(argv, space.threads, space.log("compare")).lines[0]
+    return {"steps": len(ours.lines), "same_weights": same_weights(space),
+            "first_loss": peft.lines[0]["loss"], "last_loss": peft.lines[-1]["loss"],
+            "loss_difference": furthest(ours.lines, peft.lines, "loss"),
+            "grad_norm_difference": furthest(ours.lines, peft.lines, "grad_norm"), **adapters,
+            "seconds_ours": ours.seconds, "seconds_peft": peft.seconds,
+            "commit": machine.commit(), "machine": machine.describe(space.threads)}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    try:
+        result = compare(Workspace.open(args.threads))
+    except BenchError as error:
+        print(f"parity: {error}", file=sys.stderr)
+        return 1
+    if args.json:
+        print(json.dumps(result))
+    else:
+        print("\n".join(f"{key:21} {value}" for key, value in result.items()))
+    ok = (result["same_weights"] and result["loss_difference"] <= LOSS_LIMIT
+          and result["weight_cosine"] >= COSINE_LIMIT)
+    return 0 if ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
