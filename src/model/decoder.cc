@@ -35,16 +35,16 @@ void ForTokens(int64_t count, const Body& body) {
 
 }  // namespace
 
-Decoder::Decoder(std::shared_ptr<const LlamaWeights> weights)
+Decoder::Decoder(std::shared_ptr<const LlamaWeights> weights, WeightFormat format)
     : weights_(std::move(weights)), rope_frequencies_(RopeInverseFrequencies(weights_->config)) {
   for (const LlamaLayer& layer : weights_->layers) {
-    layers_.push_back({.qkv = PackedMatrix({layer.q, layer.k, layer.v}),
-                       .o = PackedMatrix({layer.o}),
-                       .gate_up = PackedMatrix({layer.gate, layer.up}),
-                       .down = PackedMatrix({layer.down}),
+    layers_.push_back({.qkv = FrozenMatrix({layer.q, layer.k, layer.v}, format),
+                       .o = FrozenMatrix({layer.o}, format),
+                       .gate_up = FrozenMatrix({layer.gate, layer.up}, format),
+                       .down = FrozenMatrix({layer.down}, format),
                        .qkv_bias = JoinedBias(layer)});
   }
-  head_ = PackedMatrix({weights_->head});
+  head_ = FrozenMatrix({weights_->head}, format);
 }
 
 void Decoder::GrowRope(int64_t positions) {

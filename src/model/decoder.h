@@ -8,7 +8,7 @@
 #include "attention.h"
 #include "evolora/core/tokenizer.h"
 #include "evolora/model/llama_weights.h"
-#include "evolora/model/packed_matrix.h"
+#include "frozen_matrix.h"
 #include "kv_cache.h"
 #include "packed_lora.h"
 
@@ -20,7 +20,8 @@ namespace evolora {
 // threads. Not thread-safe (buffers); uses LibTorch's threads inside. Throws as LibTorch does.
 class Decoder {
  public:
-  explicit Decoder(std::shared_ptr<const LlamaWeights> weights);
+  explicit Decoder(std::shared_ptr<const LlamaWeights> weights,
+                   WeightFormat format = WeightFormat::kFp32);
 
   // The next tokens of one row. Rows with equal adapters should stand together: each run of them
   // is one call per LoRA matrix.
@@ -39,7 +40,7 @@ class Decoder {
 
  private:
   struct Layer {
-    PackedMatrix qkv, o, gate_up, down;
+    FrozenMatrix qkv, o, gate_up, down;
     std::vector<float> qkv_bias;  // empty: none
   };
   // Tokens [begin, begin + count) share one adapter.
@@ -64,7 +65,7 @@ class Decoder {
 
   std::shared_ptr<const LlamaWeights> weights_;
   std::vector<Layer> layers_;
-  PackedMatrix head_;
+  FrozenMatrix head_;
   at::Tensor rope_frequencies_, rope_cos_, rope_sin_;  // tables [positions, head_dim / 2]
 
   // One step's state; M = tokens of the step.

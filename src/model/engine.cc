@@ -23,6 +23,10 @@ absl::Status CheckOptions(const EngineOptions& options) {
                                                    ", max_cache_bytes = ", options.max_cache_bytes,
                                                    "; all must be positive"));
   }
+  if (options.max_lookup_tokens < 0 || options.max_lookup_tokens > 64) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "engine options: max_lookup_tokens = ", options.max_lookup_tokens, " is not in [0, 64]"));
+  }
   if (options.clock == nullptr) return absl::InvalidArgumentError("engine options: no clock");
   return absl::OkStatus();
 }
@@ -40,7 +44,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(std::shared_ptr<const Lla
 }
 
 Engine::Engine(std::shared_ptr<const LlamaWeights> weights, const EngineOptions& options)
-    : options_(options), decoder_(std::make_unique<Decoder>(std::move(weights))) {}
+    : options_(options), decoder_(std::make_unique<Decoder>(std::move(weights), options.weights)) {}
 
 Engine::~Engine() = default;
 

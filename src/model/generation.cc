@@ -8,6 +8,7 @@
 #include "evolora/core/check.h"
 #include "evolora/core/status_macros.h"
 #include "kernels.h"
+#include "prompt_lookup.h"
 #include "sampler.h"
 
 namespace evolora {
@@ -57,6 +58,7 @@ void Generation::Admit() {
                                   .cache = std::make_unique<KvCache>(decoder_.config(), capacity),
                                   .lora = loras_[next_request_],
                                   .random = Random(DeriveSeed(request.sampling.seed, "sample")),
+                                  .capacity = capacity,
                                   .cache_bytes = bytes}));
     spent_.prompt_tokens += static_cast<int64_t>(request.prompt.size());
     ++next_request_;
@@ -79,7 +81,8 @@ bool Generation::TakesPrefixLater(size_t index) {
   for (size_t i = 0; i < rows_.size(); ++i) {
     const Row& other = *rows_[i];
     if (i == index || other.lora != row.lora) continue;
-    const int64_t shared = std::min(usable, CommonPrefix(row.context, other.context));
+    const int64_t shared =
+        std::min({usable, other.known(), CommonPrefix(row.context, other.context)});
     const int64_t ready = std::min(shared, other.cache->length());
     if (ready > available) {
       available = ready;
@@ -92,14 +95,29 @@ bool Generation::TakesPrefixLater(size_t index) {
   return false;
 }
 
+// Puts guesses behind a row that decodes greedily. Up to about 16 tokens a step cost little more
+// than one, since a step reads every weight once.
+void Generation::Guess(Row& row, int64_t num_decoding) const {
+  constexpr int64_t kCheapTokens = 16;
+  if (requests_[row.request].sampling.temperature != 0) return;
+  const int64_t room = row.capacity - row.known();
+  const int64_t limit =
+      std::min({options_.max_lookup_tokens, kCheapTokens / num_decoding - 1, room});
+  const std::vector<TokenId> guesses = GuessNext(row.context, limit);
+  row.num_guessed = static_cast<int64_t>(guesses.size());
+  row.context.insert(row.context.end(), guesses.begin(), guesses.end());
+}
+
 std::vector<Generation::Planned> Generation::PlanStep() {
   std::vector<Planned> plan;
-  int64_t budget = options_.max_step_tokens;
-  for (const auto& row : rows_) budget -= row->todo() == 1 ? 1 : 0;
+  const int64_t num_decoding =
+      std::count_if(rows_.begin(), rows_.end(), [](const auto& row) { return row->todo() == 1; });
+  int64_t budget = options_.max_step_tokens - num_decoding;
   for (size_t i = 0; i < rows_.size(); ++i) {
     Row& row = *rows_[i];
     if (row.todo() == 1) {
-      plan.push_back({&row, 1});
+      Guess(row, num_decoding);
+      plan.push_back({&row, 1 + row.num_guessed});
       continue;
     }
     if (budget <= 0 || TakesPrefixLater(i)) continue;
@@ -132,57 +150,86 @@ absl::Status Generation::Step(const std::vector<Planned>& plan) {
     end += p.count;
     if (p.row->todo() > 0) continue;
     ready.push_back(p.row);
-    const float* last = hidden + (end - 1) * config.hidden_size;
-    hidden_.insert(hidden_.end(), last, last + config.hidden_size);
+    const float* last = hidden + (end - 1 - p.row->num_guessed) * config.hidden_size;
+    hidden_.insert(hidden_.end(), last, hidden + end * config.hidden_size);
   }
   if (ready.empty()) return absl::OkStatus();
-  logits_.resize(ready.size() * static_cast<size_t>(config.vocab_size));
-  decoder_.Head(hidden_.data(), static_cast<int64_t>(ready.size()), logits_.data());
-  spent_.flops += HeadFlopsPerRow(config) * static_cast<double>(ready.size());
-  return SampleRows(ready, logits_);
+  const auto num_logits = static_cast<int64_t>(hidden_.size()) / config.hidden_size;
+  logits_.resize(static_cast<size_t>(num_logits * config.vocab_size));
+  decoder_.Head(hidden_.data(), num_logits, logits_.data());
+  spent_.flops += HeadFlopsPerRow(config) * static_cast<double>(num_logits);
+  return SampleRows(ready);
 }
 
-absl::Status Generation::SampleRows(absl::Span<Row* const> rows, const std::vector<float>& logits) {
-  const int64_t vocab = decoder_.config().vocab_size;
-  std::vector<TokenId> picked(rows.size());
-  std::vector<double> logprobs(rows.size());
-  at::parallel_for(0, static_cast<int64_t>(rows.size()), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      Row& row = *rows[static_cast<size_t>(i)];
-      const float* row_logits = logits.data() + i * vocab;
-      const double total = Kernels().log_sum_exp(row_logits, vocab);
-      const TokenId id =
-          std::isfinite(total)
-              ? SampleToken(row_logits, vocab, requests_[row.request].sampling, row.random)
-              : 0;
-      picked[static_cast<size_t>(i)] = id;
-      logprobs[static_cast<size_t>(i)] = row_logits[id] - total;
-    }
-  });
-  for (size_t i = 0; i < rows.size(); ++i) {
-    if (!std::isfinite(logprobs[i])) {
-      return absl::InternalError(absl::StrCat("row ", rows[i]->request,
-                                              ": logits are not finite at position ",
-                                              rows[i]->context.size() - 1));
-    }
-    Accept(*rows[i], picked[i], logprobs[i]);
+absl::Status Generation::SampleRows(absl::Span<Row* const> rows) {
+  std::vector<Row*> row_of_logits;
+  for (Row* row : rows) {
+    row_of_logits.insert(row_of_logits.end(), static_cast<size_t>(1 + row->num_guessed), row);
+  }
+  ASSIGN_OR_RETURN(const std::vector<Choice> choices, Choose(row_of_logits));
+  size_t first = 0;
+  for (Row* row : rows) {
+    const auto count = static_cast<size_t>(1 + row->num_guessed);
+    AcceptChecked(*row, absl::MakeConstSpan(choices).subspan(first, count));
+    first += count;
   }
   return absl::OkStatus();
 }
 
-void Generation::Accept(Row& row, TokenId id, double logprob) {
+// One choice for each row of logits_. A row that samples has one row of logits, so its random
+// numbers are drawn in order.
+absl::StatusOr<std::vector<Generation::Choice>> Generation::Choose(
+    absl::Span<Row* const> row_of_logits) {
+  const int64_t vocab = decoder_.config().vocab_size;
+  std::vector<Choice> choices(row_of_logits.size());
+  at::parallel_for(0, static_cast<int64_t>(choices.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      Row& row = *row_of_logits[static_cast<size_t>(i)];
+      const float* logits = logits_.data() + i * vocab;
+      const double total = Kernels().log_sum_exp(logits, vocab);
+      const TokenId id =
+          std::isfinite(total)
+              ? SampleToken(logits, vocab, requests_[row.request].sampling, row.random)
+              : 0;
+      choices[static_cast<size_t>(i)] = {id, logits[id] - total};
+    }
+  });
+  for (size_t i = 0; i < choices.size(); ++i) {
+    if (std::isfinite(choices[i].logprob)) continue;
+    const Row& row = *row_of_logits[i];
+    return absl::InternalError(
+        absl::StrCat("row ", row.request, ": logits are not finite at position ", row.known() - 1));
+  }
+  return choices;
+}
+
+// Takes the choices up to and with the first that differs from its guess.
+void Generation::AcceptChecked(Row& row, absl::Span<const Choice> choices) {
+  const auto known = static_cast<size_t>(row.known());
+  const std::vector<TokenId> guesses(row.context.begin() + static_cast<int64_t>(known),
+                                     row.context.end());
+  row.context.resize(known);
+  row.num_guessed = 0;
+  for (size_t i = 0; i < choices.size() && !row.is_done; ++i) {
+    row.cache->set_length(static_cast<int64_t>(known + i));
+    Accept(row, choices[i]);
+    if (i < guesses.size() && guesses[i] != choices[i].id) return;
+  }
+}
+
+void Generation::Accept(Row& row, const Choice& choice) {
   const EngineRequest& request = requests_[row.request];
   EngineCompletion& completion = completions_[row.request];
   const auto& stops = request.stop_ids;
   spent_.generated_tokens += 1;
-  if (std::find(stops.begin(), stops.end(), id) != stops.end()) {
+  if (std::find(stops.begin(), stops.end(), choice.id) != stops.end()) {
     completion.stopped = row.is_done = true;
     return;
   }
-  row.context.push_back(id);
-  completion.ids.push_back(id);
-  completion.logprobs.push_back(logprob);
-  if (request.on_token && request.on_token(id)) {
+  row.context.push_back(choice.id);
+  completion.ids.push_back(choice.id);
+  completion.logprobs.push_back(choice.logprob);
+  if (request.on_token && request.on_token(choice.id)) {
     completion.stopped = row.is_done = true;
   } else if (static_cast<int32_t>(completion.ids.size()) >= request.max_new_tokens) {
     row.is_done = true;

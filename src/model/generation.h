@@ -26,26 +26,37 @@ class Generation {
  private:
   struct Row {
     size_t request;
-    std::vector<TokenId> context;  // prompt and what was generated
+    std::vector<TokenId> context;  // prompt, what was generated, and guesses to be checked
+    int64_t num_guessed = 0;       // at the end of context
     std::unique_ptr<KvCache> cache;
     const PackedLora* lora;
     Random random;
+    int64_t capacity;  // positions the cache may hold
     int64_t cache_bytes;
     bool is_done = false;
+    int64_t known() const { return static_cast<int64_t>(context.size()) - num_guessed; }
     // Tokens whose keys and values are missing; the last of them gives the next logits.
-    int64_t todo() const { return static_cast<int64_t>(context.size()) - cache->length(); }
+    int64_t todo() const { return known() - cache->length(); }
   };
   struct Planned {
     Row* row;
-    int64_t count;  // tokens of this step
+    int64_t count;  // tokens of this step, guesses included
+  };
+  // What the model chooses after one position.
+  struct Choice {
+    TokenId id;
+    double logprob;
   };
 
   void Admit();
   bool TakesPrefixLater(size_t index);
   std::vector<Planned> PlanStep();
   absl::Status Step(const std::vector<Planned>& plan);
-  absl::Status SampleRows(absl::Span<Row* const> rows, const std::vector<float>& logits);
-  void Accept(Row& row, TokenId id, double logprob);
+  void Guess(Row& row, int64_t num_decoding) const;
+  absl::Status SampleRows(absl::Span<Row* const> rows);
+  absl::StatusOr<std::vector<Choice>> Choose(absl::Span<Row* const> row_of_logits);
+  void AcceptChecked(Row& row, absl::Span<const Choice> choices);
+  void Accept(Row& row, const Choice& choice);
   void Retire();
 
   Decoder& decoder_;

@@ -27,6 +27,13 @@ struct GemmArgs {
   GemmStore store = GemmStore::kSet;
 };
 
+// A panel of int8 weights: weight[k][j] = values[k * 32 + j] * scales[k / 32 * 32 + j].
+constexpr int64_t kInt8Block = 32;
+struct Int8Panel {
+  const int8_t* values = nullptr;  // [depth, 32]
+  const float* scales = nullptr;   // [ceil(depth / 32), 32]
+};
+
 struct KernelTable {
   const char* name;
   // y = x panel, or y += x panel; sums run over depth in ascending order.
@@ -41,6 +48,10 @@ struct KernelTable {
   void (*softmax)(float* x, int64_t n, float scale);
   // log(sum(exp(x))) over n >= 1 values.
   double (*log_sum_exp)(const float* x, int64_t n);
+  // The panel as fp32, [depth, 32].
+  void (*widen_int8)(const Int8Panel& panel, int64_t depth, float* out);
+  // gemm over the panel (args.panel is not read): the bits that gemm gives over the widened panel.
+  void (*gemm_int8)(const GemmArgs& args, const Int8Panel& panel);
 };
 
 // The best table this CPU runs. Thread-safe.

@@ -196,6 +196,38 @@ TEST(Engine, GreedyRowsFollowTheReferenceTokenByToken) {
   EXPECT_FALSE(completions[0].stopped);
 }
 
+// Greedy rows of a small random model soon repeat themselves, so guesses are right and wrong.
+TEST(Engine, GuessingAheadChangesNoOutput) {
+  const LlamaConfig config = SmallConfig();
+  const auto weights = RandomWeights(config, 7);
+  const LoraAdapter adapter = RandomAdapter(config, 4, 8);
+  std::vector<std::vector<EngineCompletion>> runs;
+  for (const int64_t lookup : {0, 1, 7, 64}) {
+    const auto engine = MakeEngine(weights, {.max_rows = 2, .max_lookup_tokens = lookup});
+    ASSERT_OK_AND_ASSIGN(const std::string digest, engine->LoadAdapter(adapter));
+    std::vector<EngineRequest> requests = MixedRequests(config, digest);
+    for (EngineRequest& request : requests) request.max_new_tokens += 40;
+    std::vector<TokenId> seen;
+    requests[2].on_token = [&seen](TokenId id) {
+      seen.push_back(id);
+      return seen.size() == 23;
+    };
+    ASSERT_OK_AND_ASSIGN(const auto plain, engine->Generate({requests.data() + 4, 1}));
+    requests[4].stop_ids = {plain[0].ids[30]};
+    ASSERT_OK_AND_ASSIGN(auto completions, engine->Generate(requests));
+    EXPECT_EQ(completions[2].ids, seen);
+    EXPECT_EQ(seen.size(), 23u);
+    runs.push_back(std::move(completions));
+  }
+  for (const auto& run : runs) {
+    for (size_t i = 0; i < run.size(); ++i) {
+      EXPECT_EQ(run[i].ids, runs[0][i].ids) << i;
+      EXPECT_EQ(run[i].logprobs, runs[0][i].logprobs) << i;
+      EXPECT_EQ(run[i].stopped, runs[0][i].stopped) << i;
+    }
+  }
+}
+
 TEST(Engine, StopIdsAndOnTokenEndARow) {
   const LlamaConfig config = SmallConfig();
   const auto engine = MakeEngine(RandomWeights(config, 21));

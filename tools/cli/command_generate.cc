@@ -24,6 +24,7 @@ struct InputOptions {
   std::string prompt;
   std::string chat_file;
   std::string ids_file;
+  std::string weights = "fp32";
 };
 
 struct GenerateOptions {
@@ -44,6 +45,11 @@ void AddInputOptions(CLI::App* command, InputOptions& input) {
       command->add_option("--chat", input.chat_file, "JSON lines {\"messages\": [..]}");
   command->add_option("--ids", input.ids_file, "JSON lines {\"ids\": [..]}: bypasses the tokenizer")
       ->excludes(chat);
+  command
+      ->add_option("--weights", input.weights,
+                   "fp32, or int8: a quarter of the memory traffic, results of a rounded base")
+      ->check(CLI::IsMember({"fp32", "int8"}))
+      ->capture_default_str();
 }
 
 absl::StatusOr<std::vector<Json>> ReadRows(const std::string& path) {
@@ -117,7 +123,9 @@ class Target {
  public:
   static absl::StatusOr<Target> Open(const GlobalOptions& global, const InputOptions& input) {
     Target target;
-    ASSIGN_OR_RETURN(target.session_, OpenModel(global, input.base));
+    ASSIGN_OR_RETURN(target.session_, OpenModel(global, input.base,
+                                                input.weights == "int8" ? WeightFormat::kInt8
+                                                                        : WeightFormat::kFp32));
     if (!input.adapter.empty()) {
       ASSIGN_OR_RETURN(const PeftAdapter peft, ReadPeftFolder(PosixFileSystem(), input.adapter));
       for (const std::string& warning : peft.warnings) {

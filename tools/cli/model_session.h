@@ -17,7 +17,8 @@ struct ModelSession {
   std::shared_ptr<const LlamaWeights> weights;
   std::unique_ptr<TextModel> model;
 };
-absl::StatusOr<ModelSession> OpenModel(const GlobalOptions& global, const std::string& base_name);
+absl::StatusOr<ModelSession> OpenModel(const GlobalOptions& global, const std::string& base_name,
+                                       WeightFormat weights = WeightFormat::kFp32);
 
 // Loads adapters of versions into the session's model.
 LoadAdapterFn AdapterLoader(ModelSession& session);

@@ -23,10 +23,18 @@ struct LlamaWeights;
 class Decoder;
 struct PackedLora;
 
+// How the engine keeps the frozen weights. kInt8 reads a quarter of the bytes for each token and
+// computes in fp32; its results are those of a base with rounded weights, not of the base itself.
+enum class WeightFormat { kFp32, kInt8 };
+
 struct EngineOptions {
   int64_t max_rows = 64;                       // rows that decode at once; more wait their turn
   int64_t max_step_tokens = 512;               // tokens of one forward step (bounds the buffers)
   int64_t max_cache_bytes = int64_t{4} << 30;  // keys and values of all rows at once
+  WeightFormat weights = WeightFormat::kFp32;
+  // Greedy rows guess up to so many tokens ahead from what their own context says after the same
+  // words, and keep those that the model would have chosen: same output, fewer steps. 0 = off.
+  int64_t max_lookup_tokens = 7;
   const Clock* clock = &SystemClock();         // for spent().seconds; must outlive the engine
 };
 
