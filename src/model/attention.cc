@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "ATen/Parallel.h"
-#include "kernels.h"
+#include "evolora/model/kernels.h"
 
 namespace evolora {
 namespace {

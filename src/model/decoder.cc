@@ -5,7 +5,7 @@
 #include "ATen/Functions.h"
 #include "ATen/Parallel.h"
 #include "evolora/model/rope.h"
-#include "kernels.h"
+#include "evolora/model/kernels.h"
 
 // M tokens of a step, D model width, F MLP width.
 namespace evolora {

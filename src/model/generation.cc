@@ -7,7 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "evolora/core/check.h"
 #include "evolora/core/status_macros.h"
-#include "kernels.h"
+#include "evolora/model/kernels.h"
 #include "prompt_lookup.h"
 #include "sampler.h"
 

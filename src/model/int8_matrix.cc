@@ -5,7 +5,7 @@
 
 #include "ATen/Functions.h"
 #include "ATen/Parallel.h"
-#include "kernels.h"
+#include "evolora/model/kernels.h"
 
 namespace evolora {
 namespace {

@@ -10,7 +10,7 @@
 
 #include <cstdint>
 
-#include "kernels.h"
+#include "evolora/model/kernels.h"
 
 namespace evolora {
 namespace {
@@ -48,49 +48,55 @@ inline double SumLanes(const double* lanes) {
   return sum;
 }
 
-template <int kRows>
+// kVectors: 1 for up to 16 columns, 2 for up to 32.
+template <int kRows, int kVectors, bool kTransposed>
 __attribute__((always_inline)) inline void GemmBlock(const GemmArgs& args, int64_t first_row) {
-  const float* x = args.x + first_row * args.ldx;
+  const float* x = args.x + (kTransposed ? first_row : first_row * args.ldx);
+  const int64_t row_step = kTransposed ? 1 : args.ldx;
+  const int64_t depth_step = kTransposed ? args.ldx : 1;
   const float* panel = args.panel;
-  Lanes sums[kRows][2];
-  for (int i = 0; i < kRows; ++i) sums[i][0] = sums[i][1] = Lanes{};
-  for (int64_t k = 0; k < args.depth; ++k) {
-    const Lanes left = *reinterpret_cast<const Lanes*>(panel + k * kPanelColumns);
-    const Lanes right = *reinterpret_cast<const Lanes*>(panel + k * kPanelColumns + kLanes);
-    for (int i = 0; i < kRows; ++i) {
-      const float value = x[i * args.ldx + k];
-      sums[i][0] += value * left;
-      sums[i][1] += value * right;
-    }
+  Lanes sums[kRows][kVectors];
+  for (int i = 0; i < kRows; ++i) {
+    for (int v = 0; v < kVectors; ++v) sums[i][v] = Lanes{};
   }
+  for (int64_t k = 0; k < args.depth; ++k) {
+    Lanes columns[kVectors];
+    for (int v = 0; v < kVectors; ++v) {
+      columns[v] = *reinterpret_cast<const Lanes*>(panel + v * kLanes);
+    }
+    for (int i = 0; i < kRows; ++i) {
+      const float value = x[i * row_step];
+      for (int v = 0; v < kVectors; ++v) sums[i][v] += value * columns[v];
+    }
+    panel += args.ldp;
+    x += depth_step;
+  }
+  const bool add = args.store == GemmStore::kAdd;
   for (int i = 0; i < kRows; ++i) {
     float* y = args.y + (first_row + i) * args.ldy;
-    if (args.columns == kPanelColumns) {
-      Lanes* out = reinterpret_cast<Lanes*>(y);
-      Lanes* out_right = reinterpret_cast<Lanes*>(y + kLanes);
-      const bool add = args.store == GemmStore::kAdd;
-      *out = add ? *out + sums[i][0] : sums[i][0];
-      *out_right = add ? *out_right + sums[i][1] : sums[i][1];
+    if (args.columns == kVectors * kLanes) {
+      for (int v = 0; v < kVectors; ++v) {
+        Lanes* out = reinterpret_cast<Lanes*>(y + v * kLanes);
+        *out = add ? *out + sums[i][v] : sums[i][v];
+      }
       continue;
     }
-    float row[kPanelColumns];
-    *reinterpret_cast<Lanes*>(row) = sums[i][0];
-    *reinterpret_cast<Lanes*>(row + kLanes) = sums[i][1];
-    for (int64_t j = 0; j < args.columns; ++j) {
-      y[j] = args.store == GemmStore::kAdd ? y[j] + row[j] : row[j];
-    }
+    float row[kPanelColumns] = {};
+    for (int v = 0; v < kVectors; ++v) *reinterpret_cast<Lanes*>(row + v * kLanes) = sums[i][v];
+    for (int64_t j = 0; j < args.columns; ++j) y[j] = add ? y[j] + row[j] : row[j];
   }
 }
 
 // Runs the block of exactly `rows` <= kRows rows.
-template <int kRows>
+template <int kRows, int kVectors, bool kTransposed>
 __attribute__((always_inline)) inline void GemmTail(const GemmArgs& args, int64_t first_row,
                                                     int64_t rows) {
-  if (rows == kRows) return GemmBlock<kRows>(args, first_row);
-  if constexpr (kRows > 1) GemmTail<kRows - 1>(args, first_row, rows);
+  if (rows == kRows) return GemmBlock<kRows, kVectors, kTransposed>(args, first_row);
+  if constexpr (kRows > 1) GemmTail<kRows - 1, kVectors, kTransposed>(args, first_row, rows);
 }
 
-void Gemm(const GemmArgs& args) {
+template <int kVectors, bool kTransposed>
+void GemmRows(const GemmArgs& args) {
   int64_t row = 0;
   while (row < args.rows) {
     const int64_t left = args.rows - row;
@@ -100,9 +106,15 @@ void Gemm(const GemmArgs& args) {
     } else if (left < 2 * EVOLORA_GEMM_ROWS) {
       take = (left + 1) / 2;  // two even blocks beat a full one and a stump
     }
-    GemmTail<EVOLORA_GEMM_ROWS>(args, row, take);
+    GemmTail<EVOLORA_GEMM_ROWS, kVectors, kTransposed>(args, row, take);
     row += take;
   }
+}
+
+void Gemm(const GemmArgs& args) {
+  if (args.columns > kLanes)
+    return args.transposed ? GemmRows<2, true>(args) : GemmRows<2, false>(args);
+  return args.transposed ? GemmRows<1, true>(args) : GemmRows<1, false>(args);
 }
 
 // 16 int8 values as fp32. Intrinsics, because GCC 12 turns __builtin_convertvector of bytes into
@@ -186,7 +198,7 @@ void GemmInt8(const GemmArgs& args, const Int8Panel& panel) {
   }
 }
 
-void RmsNorm(const float* x, const float* weight, int64_t n, float eps, float* y) {
+inline float RmsFactor(const float* x, int64_t n, float eps) {
   double lanes[kLanes] = {};
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
@@ -194,7 +206,11 @@ void RmsNorm(const float* x, const float* weight, int64_t n, float eps, float* y
   }
   for (; i < n; ++i) lanes[i % kLanes] += static_cast<double>(x[i]) * x[i];
   const float mean = RoundToFloat(SumLanes(lanes) / static_cast<double>(n));
-  const float factor = 1.0f / __builtin_sqrtf(mean + eps);
+  return 1.0f / __builtin_sqrtf(mean + eps);
+}
+
+void RmsNorm(const float* x, const float* weight, int64_t n, float eps, float* y) {
+  const float factor = RmsFactor(x, n, eps);
   for (int64_t j = 0; j < n; ++j) y[j] = weight[j] * (x[j] * factor);
 }
 
@@ -255,10 +271,25 @@ double LogSumExp(const float* x, int64_t n) {
   return static_cast<double>(max) + __builtin_log(SumLanes(lanes));
 }
 
+#include "kernel_backward_body.h"
+
 }  // namespace
 
 extern const KernelTable EVOLORA_KERNEL_TABLE;
-const KernelTable EVOLORA_KERNEL_TABLE = {
-    EVOLORA_KERNEL_NAME, Gemm, RmsNorm, Rotate, SiluMul, Softmax, LogSumExp, WidenInt8, GemmInt8};
+const KernelTable EVOLORA_KERNEL_TABLE = {EVOLORA_KERNEL_NAME,
+                                          Gemm,
+                                          RmsNorm,
+                                          Rotate,
+                                          SiluMul,
+                                          Softmax,
+                                          LogSumExp,
+                                          WidenInt8,
+                                          GemmInt8,
+                                          RmsNormKeep,
+                                          RmsNormBackward,
+                                          SiluMulBackward,
+                                          ExpShifted,
+                                          SoftmaxBackward,
+                                          Transpose};
 
 }  // namespace evolora

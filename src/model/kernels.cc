@@ -1,4 +1,4 @@
-#include "kernels.h"
+#include "evolora/model/kernels.h"
 
 namespace evolora {
 

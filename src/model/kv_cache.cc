@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "evolora/core/check.h"
-#include "kernels.h"
+#include "evolora/model/kernels.h"
 
 namespace evolora {
 namespace {

@@ -4,7 +4,7 @@
 
 #include "ATen/Parallel.h"
 #include "c10/util/Exception.h"
-#include "kernels.h"
+#include "evolora/model/kernels.h"
 
 namespace evolora {
 namespace {

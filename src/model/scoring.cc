@@ -6,7 +6,7 @@
 #include "ATen/Parallel.h"
 #include "absl/strings/str_cat.h"
 #include "evolora/core/status_macros.h"
-#include "kernels.h"
+#include "evolora/model/kernels.h"
 
 namespace evolora {
 namespace {

@@ -1,4 +1,4 @@
-#include "kernels.h"
+#include "evolora/model/kernels.h"
 
 #include <cmath>
 #include <numeric>
@@ -77,6 +77,37 @@ TEST(Kernels, GemmEqualsTheScalarSum) {
   });
 }
 
+TEST(Kernels, GemmReadsTransposedRowsAndPanelsOfAnyStride) {
+  const std::vector<float> x = Values(50 * 40, 1);
+  const std::vector<float> panel = Values(50 * 48, 2);
+  ForEachTable([&](const KernelTable& table) {
+    for (const GemmSize& s : {GemmSize{1, 50, 16}, {13, 50, 5}, {40, 50, 32}, {31, 3, 20}}) {
+      std::vector<float> y(static_cast<size_t>(s.rows * s.columns), 0.5f);
+      table.gemm({.x = x.data(),
+                  .ldx = 40,
+                  .rows = s.rows,
+                  .panel = panel.data(),
+                  .depth = s.depth,
+                  .y = y.data(),
+                  .ldy = s.columns,
+                  .columns = s.columns,
+                  .store = GemmStore::kAdd,
+                  .ldp = 48,
+                  .transposed = true});
+      for (int64_t m = 0; m < s.rows; ++m) {
+        for (int64_t n = 0; n < s.columns; ++n) {
+          double sum = 0.5;
+          for (int64_t k = 0; k < s.depth; ++k) {
+            sum += static_cast<double>(x[static_cast<size_t>(k * 40 + m)]) *
+                   panel[static_cast<size_t>(k * 48 + n)];
+          }
+          ASSERT_NEAR(y[static_cast<size_t>(m * s.columns + n)], sum, 1e-5);
+        }
+      }
+    }
+  });
+}
+
 TEST(Kernels, AGemmRowsBitsDoNotDependOnTheNumberOfRows) {
   const std::vector<float> x = Values(40 * 50, 1);
   const std::vector<float> panel = Values(50 * 32, 2);
@@ -148,6 +179,66 @@ TEST(Kernels, SiluAndSoftmaxHoldForExtremeInputs) {
     table.softmax(p.data(), 6, 1);
     EXPECT_EQ(p, (std::vector<float>{0, 0, 0, 0, 0, 1}));
     EXPECT_NEAR(table.log_sum_exp(x.data(), 6), 1e4, 1e-3);
+  });
+}
+
+at::Tensor Wrap(const std::vector<float>& values) {
+  return at::tensor(values, at::kFloat).to(at::kDouble);
+}
+
+double Difference(const std::vector<float>& mine, const at::Tensor& expected) {
+  return (Wrap(mine) - expected).abs().max().item<double>();
+}
+
+TEST(Kernels, BackwardPassesEqualAutogradInDoublePrecision) {
+  ForEachTable([](const KernelTable& table) {
+    for (int64_t n : {1, 15, 16, 17, 100}) {
+      SCOPED_TRACE(n);
+      const std::vector<float> x = Values(n, 3, 4), w = Values(n, 4), dy = Values(n, 5);
+      const at::Tensor leaf = Wrap(x).requires_grad_(), other = Wrap(w).requires_grad_();
+
+      std::vector<float> unit(x.size()), y(x.size()), dx(x.size(), 0.25f);
+      const float factor = table.rms_norm_keep(x.data(), w.data(), n, 1e-5f, unit.data(), y.data());
+      table.rms_norm_backward(dy.data(), w.data(), unit.data(), factor, n, dx.data());
+      const at::Tensor normed = leaf * at::rsqrt(leaf.pow(2).mean() + 1e-5);
+      EXPECT_LT(Difference(unit, normed), 1e-6);
+      EXPECT_LT(Difference(y, normed * Wrap(w)), 1e-6);
+      (normed * Wrap(w)).backward(Wrap(dy));
+      EXPECT_LT(Difference(dx, leaf.grad() + 0.25), 1e-6);
+
+      leaf.mutable_grad() = at::Tensor();
+      std::vector<float> gate = x, up = w, act(x.size());
+      table.silu_mul_backward(gate.data(), up.data(), dy.data(), n, act.data());
+      const at::Tensor product = at::silu(leaf) * other;
+      product.backward(Wrap(dy));
+      EXPECT_LT(Difference(act, product), 2e-6);
+      EXPECT_LT(Difference(gate, leaf.grad()), 2e-6);
+      EXPECT_LT(Difference(up, other.grad()), 2e-6);
+
+      leaf.mutable_grad() = at::Tensor();
+      std::vector<float> p = x, dp = dy;
+      table.softmax(p.data(), n, 0.25f);
+      table.softmax_backward(p.data(), dp.data(), n, 0.25f);
+      at::softmax(leaf * 0.25, 0).backward(Wrap(dy));
+      EXPECT_LT(Difference(dp, leaf.grad()), 1e-6);
+
+      std::vector<float> e = x;
+      table.exp_shifted(e.data(), n, 4, 0.5f);
+      EXPECT_LT(Difference(e, (leaf - 4).exp() * 0.5), 1e-6);
+    }
+  });
+}
+
+TEST(Kernels, TransposeWritesColumnsOfAPanelAndNothingElse) {
+  const std::vector<float> source = Values(7 * 40, 6);
+  ForEachTable([&](const KernelTable& table) {
+    std::vector<float> panel(37 * 9, -1.0f);
+    table.transpose(source.data(), 40, 7, 37, 2, panel.data(), 9);
+    for (size_t k = 0; k < 37; ++k) {
+      for (size_t j = 0; j < 9; ++j) {
+        EXPECT_EQ(panel[k * 9 + j], j < 7 ? 2 * source[j * 40 + k] : -1.0f);
+      }
+    }
   });
 }
 

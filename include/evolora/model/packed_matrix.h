@@ -24,6 +24,8 @@ class PackedMatrix {
 
   int64_t out_features() const { return out_; }
   int64_t in_features() const { return in_; }
+  // [ceil(out / 32)][in][32]: column j of panel p is output 32 p + j, zeros behind the last.
+  const float* panels() const { return panels_.get(); }
 
   // y[m, :] = W x[m, :] for m < rows. Strides in floats; ldx >= in, ldy >= out. x and y are
   // distinct.

@@ -4,11 +4,11 @@
 
 namespace evolora {
 
-// The inner loops of the engine, compiled once per instruction set (kernel_body.h) and chosen at
-// run time. Each function treats rows independently and adds in one fixed order, so the result of a
-// row depends neither on the other rows of a call nor on how rows are split over calls and threads.
-// With FMA (AVX2 and AVX-512 tables, equal to each other bit for bit) the last bits differ from the
-// generic table's.
+// The inner loops of the engine and of the trainer, compiled once per instruction set
+// (kernel_body.h) and chosen at run time. Each function treats rows independently and adds in one
+// fixed order, so the result of a row depends neither on the other rows of a call nor on how rows
+// are split over calls and threads. With FMA (AVX2 and AVX-512 tables, equal to each other bit for
+// bit) the last bits differ from the generic table's.
 //
 // Panel: columns of a matrix [depth, 32], row-major: what PackedMatrix and KvCache store.
 constexpr int64_t kPanelColumns = 32;
@@ -16,15 +16,18 @@ constexpr int64_t kPanelColumns = 32;
 enum class GemmStore { kSet, kAdd };
 
 struct GemmArgs {
-  const float* x = nullptr;  // [rows, depth], row stride ldx
+  const float* x = nullptr;  // [rows, depth], row stride ldx; transposed: [depth, rows]
   int64_t ldx = 0;
   int64_t rows = 0;
-  const float* panel = nullptr;  // [depth, 32]
+  // [depth, columns] with row stride ldp. `columns` rounded up to 16 are read of each row.
+  const float* panel = nullptr;
   int64_t depth = 0;
   float* y = nullptr;  // [rows, columns], row stride ldy
   int64_t ldy = 0;
   int64_t columns = 0;  // <= 32; the panel's further columns are computed and dropped
   GemmStore store = GemmStore::kSet;
+  int64_t ldp = kPanelColumns;
+  bool transposed = false;
 };
 
 // A panel of int8 weights: weight[k][j] = values[k * 32 + j] * scales[k / 32 * 32 + j].
@@ -52,6 +55,24 @@ struct KernelTable {
   void (*widen_int8)(const Int8Panel& panel, int64_t depth, float* out);
   // gemm over the panel (args.panel is not read): the bits that gemm gives over the widened panel.
   void (*gemm_int8)(const GemmArgs& args, const Int8Panel& panel);
+
+  // For the backward pass. rms_norm that also keeps unit = x / sqrt(mean(x^2) + eps) and returns
+  // the factor 1 / sqrt(..). unit may be x.
+  float (*rms_norm_keep)(const float* x, const float* weight, int64_t n, float eps, float* unit,
+                         float* y);
+  // dx[i] += factor * (weight[i] * dy[i] - unit[i] * mean(weight * dy * unit)).
+  void (*rms_norm_backward)(const float* dy, const float* weight, const float* unit, float factor,
+                            int64_t n, float* dx);
+  // Of y = silu(gate) * up: gate and up become their gradients, act the value of y.
+  void (*silu_mul_backward)(float* gate, float* up, const float* dy, int64_t n, float* act);
+  // x[i] = factor * exp(x[i] - shift).
+  void (*exp_shifted)(float* x, int64_t n, float shift, float factor);
+  // Of p = softmax(scale * x): dp becomes dx = scale * p * (dp - sum(p * dp)).
+  void (*softmax_backward)(const float* p, float* dp, int64_t n, float scale);
+  // dst[k * ldd + j] = factor * src[j * lds + k]: rows x depth values of a row-major matrix as
+  // columns of a panel.
+  void (*transpose)(const float* src, int64_t lds, int64_t rows, int64_t depth, float factor,
+                    float* dst, int64_t ldd);
 };
 
 // The best table this CPU runs. Thread-safe.
