@@ -1,53 +1,23 @@
-// B rows, T padded length, D model width, N labelled rows of the head.
 #include "evolora/trainers/lora_trainer.h"
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <utility>
 
 #include "ATen/core/grad_mode.h"
 #include "ATen/ops/_fused_adamw.h"
 #include "ATen/ops/full.h"
-#include "ATen/ops/tensor.h"
 #include "absl/strings/str_cat.h"
 #include "adapter_parameters.h"
 #include "checkpoint.h"
 #include "evolora/core/status_macros.h"
-#include "evolora/model/reference_forward.h"
 #include "evolora/model/torch_status.h"
-#include "head_loss.h"
+#include "gradient_path.h"
 #include "row_order.h"
 
 namespace evolora {
 namespace {
-
-// A micro-batch as tensors. Targets are labels shifted by one: the hidden row at t predicts t + 1.
-struct MicroBatch {
-  TokenBatch tokens;         // [B, T]
-  at::Tensor hidden_rows_N;  // int64 indices into the flattened [B * T]
-  at::Tensor targets_N;      // int64
-};
-
-absl::StatusOr<MicroBatch> BuildMicroBatch(absl::Span<const TrainingRow> rows,
-                                           absl::Span<const int64_t> indices) {
-  std::vector<std::vector<TokenId>> ids;
-  for (const int64_t i : indices) ids.push_back(rows[static_cast<size_t>(i)].ids);
-  MicroBatch batch;
-  ASSIGN_OR_RETURN(batch.tokens, PadRight(ids));
-  const int64_t longest = batch.tokens.ids.size(1);
-  std::vector<int64_t> hidden_rows, targets;
-  for (size_t b = 0; b < indices.size(); ++b) {
-    const TrainingRow& row = rows[static_cast<size_t>(indices[b])];
-    for (size_t t = 1; t < row.labels.size(); ++t) {
-      if (row.labels[t] == kIgnoreLabel) continue;
-      hidden_rows.push_back(static_cast<int64_t>(b) * longest + static_cast<int64_t>(t) - 1);
-      targets.push_back(row.labels[t]);
-    }
-  }
-  batch.hidden_rows_N = at::tensor(hidden_rows, at::kLong);
-  batch.targets_N = at::tensor(targets, at::kLong);
-  return batch;
-}
 
 int64_t NumLabelled(const TrainingRow& row) {
   return std::count_if(row.labels.begin() + 1, row.labels.end(),
@@ -74,16 +44,22 @@ class Run {
  private:
   absl::Status Prepare() {
     RETURN_IF_ERROR(ValidateRecipe(job_.recipe));
-    RETURN_IF_ERROR(LintTrainingRows(job_.rows, job_.recipe.max_row_tokens,
-                                     job_.base->config.max_positions));
+    RETURN_IF_ERROR(
+        LintTrainingRows(job_.rows, job_.recipe.max_row_tokens, job_.base->config.max_positions));
     const int64_t num_replay = std::count_if(job_.rows.begin(), job_.rows.end(),
                                              [](const TrainingRow& row) { return row.replay; });
-    total_steps_ = TotalSteps(job_.recipe, static_cast<int64_t>(job_.rows.size()) - num_replay,
-                              num_replay);
-    ASSIGN_OR_RETURN(AdapterParameters parameters,
-                     AdapterParameters::Create(*job_.base, job_.recipe,
-                                               job_.init ? &*job_.init : nullptr));
+    total_steps_ =
+        TotalSteps(job_.recipe, static_cast<int64_t>(job_.rows.size()) - num_replay, num_replay);
+    ASSIGN_OR_RETURN(
+        AdapterParameters parameters,
+        AdapterParameters::Create(*job_.base, job_.recipe, job_.init ? &*job_.init : nullptr));
     parameters_.emplace(std::move(parameters));
+    const GradientPathInputs inputs = {.base = job_.base.get(),
+                                       .lora = &parameters_->lora(),
+                                       .recipe = &job_.recipe,
+                                       .rows = job_.rows};
+    path_ =
+        job_.recipe.path == TrainingPath::kFast ? MakeFastPath(inputs) : MakeReferencePath(inputs);
     job_digest_ = JobDigest(job_);
     if (options_.work_dir.empty()) return absl::OkStatus();
     RETURN_IF_ERROR(fs_.CreateDirectories(options_.work_dir));
@@ -154,18 +130,7 @@ class Run {
                                             int64_t num_labelled) {
     parameters_->gradient.zero_();
     const double factor = 1.0 / static_cast<double>(num_labelled);
-    double loss_sum = 0;
-    for (const std::vector<int64_t>& indices :
-         MicroBatches(job_.rows, step_rows, job_.recipe.tokens_per_micro_batch)) {
-      ASSIGN_OR_RETURN(const MicroBatch batch, BuildMicroBatch(job_.rows, indices));
-      ASSIGN_OR_RETURN(const at::Tensor hidden_BTD,
-                       ReferenceHidden(*job_.base, &parameters_->lora(), batch.tokens));
-      const at::Tensor rows_ND = hidden_BTD.flatten(0, 1).index_select(0, batch.hidden_rows_N);
-      const HeadLoss head =
-          ChunkedHeadLoss(rows_ND.detach(), job_.base->head, batch.targets_N, factor);
-      loss_sum += head.loss_sum;
-      rows_ND.backward(head.grad_hidden);
-    }
+    ASSIGN_OR_RETURN(const double loss_sum, path_->AddGradient(step_rows, factor));
     return loss_sum * factor;
   }
 
@@ -183,7 +148,8 @@ class Run {
                       recipe.epsilon, /*amsgrad=*/false, /*maximize=*/false);
   }
 
-  // Forward, and the gradient of the activations: twice the forward. No weight gradient of the base.
+  // Forward, and the gradient of the activations: twice the forward. No weight gradient of the
+  // base.
   double TotalFlops() const {
     double flops = 0;
     for (const StepReport& step : history_) {
@@ -200,6 +166,7 @@ class Run {
   FileSystem& fs_;
   const Clock& clock_;
   std::optional<AdapterParameters> parameters_;
+  std::unique_ptr<GradientPath> path_;
   std::string job_digest_;
   int64_t total_steps_ = 0;
   std::vector<int64_t> order_;

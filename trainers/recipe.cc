@@ -20,11 +20,25 @@ absl::StatusOr<LearningRateSchedule> ParseSchedule(const std::string& name) {
 
 const char* ScheduleName(LearningRateSchedule schedule) {
   switch (schedule) {
-    case LearningRateSchedule::kConstant: return "constant";
-    case LearningRateSchedule::kLinear: return "linear";
-    case LearningRateSchedule::kCosine: return "cosine";
+    case LearningRateSchedule::kConstant:
+      return "constant";
+    case LearningRateSchedule::kLinear:
+      return "linear";
+    case LearningRateSchedule::kCosine:
+      return "cosine";
   }
   return "linear";
+}
+
+absl::StatusOr<TrainingPath> ParsePath(const std::string& name) {
+  if (name == "fast") return TrainingPath::kFast;
+  if (name == "reference") return TrainingPath::kReference;
+  return absl::InvalidArgumentError(
+      absl::StrCat("recipe.path: '", name, "' is not one of fast, reference"));
+}
+
+const char* PathName(TrainingPath path) {
+  return path == TrainingPath::kFast ? "fast" : "reference";
 }
 
 // One bound of a recipe: the value must lie in [low, high].
@@ -58,8 +72,8 @@ absl::Status ValidateRecipe(const LoraRecipe& r) {
   };
   for (const Bound& b : bounds) {
     if (!(b.value >= b.low && b.value <= b.high)) {
-      return absl::InvalidArgumentError(absl::StrCat("recipe.", b.key, ": ", b.value,
-                                                     " is outside [", b.low, ", ", b.high, "]"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("recipe.", b.key, ": ", b.value, " is outside [", b.low, ", ", b.high, "]"));
     }
   }
   return absl::OkStatus();
@@ -90,8 +104,10 @@ absl::StatusOr<LoraRecipe> RecipeFromJson(const Json& json) {
   r.max_row_tokens = f.OptionalInteger("max_row_tokens", -kMax, kMax).value_or(r.max_row_tokens);
   r.checkpoint_every_steps =
       f.OptionalInteger("checkpoint_every_steps", -kMax, kMax).value_or(r.checkpoint_every_steps);
+  const std::string path = f.OptionalString("path").value_or(PathName(r.path));
   RETURN_IF_ERROR(f.Done());
   ASSIGN_OR_RETURN(r.schedule, ParseSchedule(schedule));
+  ASSIGN_OR_RETURN(r.path, ParsePath(path));
   RETURN_IF_ERROR(ValidateRecipe(r));
   return r;
 }
@@ -120,7 +136,8 @@ Json RecipeToJson(const LoraRecipe& r) {
               {"replay_share", r.replay_share},
               {"seed", r.seed},
               {"max_row_tokens", r.max_row_tokens},
-              {"checkpoint_every_steps", r.checkpoint_every_steps}};
+              {"checkpoint_every_steps", r.checkpoint_every_steps},
+              {"path", PathName(r.path)}};
 }
 
 double LearningRateAt(const LoraRecipe& recipe, int64_t step, int64_t total_steps) {
@@ -132,8 +149,10 @@ double LearningRateAt(const LoraRecipe& recipe, int64_t step, int64_t total_step
   const double span = static_cast<double>(std::max<int64_t>(1, total_steps - warmup));
   const double done = std::min(1.0, static_cast<double>(step - warmup) / span);
   switch (recipe.schedule) {
-    case LearningRateSchedule::kConstant: return recipe.learning_rate;
-    case LearningRateSchedule::kLinear: return recipe.learning_rate * (1.0 - done);
+    case LearningRateSchedule::kConstant:
+      return recipe.learning_rate;
+    case LearningRateSchedule::kLinear:
+      return recipe.learning_rate * (1.0 - done);
     case LearningRateSchedule::kCosine:
       return recipe.learning_rate * 0.5 * (1.0 + std::cos(std::numbers::pi * done));
   }

@@ -90,6 +90,18 @@ TEST(TrainLora, MicroBatchingDoesNotChangeTheStep) {
   }
 }
 
+TEST(TrainLora, BothPathsTakeTheSameSteps) {
+  const TrainingJob fast = TinyJob();
+  TrainingJob reference = fast;
+  reference.recipe.path = TrainingPath::kReference;
+  ASSERT_OK_AND_ASSIGN(const TrainedAdapter a, Train(fast));
+  ASSERT_OK_AND_ASSIGN(const TrainedAdapter b, Train(reference));
+  for (size_t i = 0; i < a.history.size(); ++i) {
+    EXPECT_NEAR(a.history[i].loss, b.history[i].loss, 1e-5 * b.history[i].loss) << "step " << i;
+    EXPECT_NEAR(a.history[i].grad_norm, b.history[i].grad_norm, 1e-4 * b.history[i].grad_norm);
+  }
+}
+
 TEST(TrainLora, StoppedAndResumedGivesTheBytesOfTheUnbrokenRun) {
   const TrainingJob job = TinyJob();
   ASSERT_OK_AND_ASSIGN(const TrainedAdapter unbroken, Train(job));

@@ -17,6 +17,7 @@ TEST(Recipe, EmptyObjectGivesTheDefaults) {
   EXPECT_EQ(recipe.alpha, 32);
   EXPECT_TRUE(recipe.target_modules.empty());
   EXPECT_EQ(recipe.schedule, LearningRateSchedule::kLinear);
+  EXPECT_EQ(recipe.path, TrainingPath::kFast);
 }
 
 TEST(Recipe, JsonRoundTripKeepsEveryField) {
@@ -29,6 +30,7 @@ TEST(Recipe, JsonRoundTripKeepsEveryField) {
   recipe.weight_decay = 0.01;
   recipe.max_steps = 7;
   recipe.seed = 42;
+  recipe.path = TrainingPath::kReference;
   ASSERT_OK_AND_ASSIGN(const LoraRecipe back, RecipeFromJson(RecipeToJson(recipe)));
   EXPECT_EQ(RecipeToJson(back), RecipeToJson(recipe));
 }
@@ -46,6 +48,7 @@ TEST(Recipe, RefusesWhatItDoesNotKnowOrCannotMean) {
       {R"({"schedule": "step"})", "'step'"},
       {R"({"learning_rate": -1})", "recipe.learning_rate: -1"},
       {R"({"replay_share": 1})", "recipe.replay_share: 1"},
+      {R"({"path": "slow"})", "'slow'"},
       {R"({"epochs": 0})", "recipe.epochs: 0"},
       {R"([])", "recipe"},
   };

@@ -25,24 +25,24 @@ struct TrainingJob {
   std::string base_weights_fingerprint;  // a checkpoint of another base is refused
   std::vector<TrainingRow> rows;
   LoraRecipe recipe;
-  std::optional<LoraAdapter> init;       // start from here instead of kaiming A, zero B
+  std::optional<LoraAdapter> init;  // start from here instead of kaiming A, zero B
 };
 
 // One optimiser step, after it was taken.
 struct StepReport {
-  int64_t step = 0;         // from 1
+  int64_t step = 0;  // from 1
   int64_t total_steps = 0;
-  double loss = 0;          // mean over the step's labelled tokens, before the update
-  double grad_norm = 0;     // before clipping
+  double loss = 0;       // mean over the step's labelled tokens, before the update
+  double grad_norm = 0;  // before clipping
   double learning_rate = 0;
-  int64_t tokens = 0;           // tokens of the step's rows, padding not counted
+  int64_t tokens = 0;  // tokens of the step's rows, padding not counted
   int64_t labelled_tokens = 0;
-  double seconds = 0;           // wall time of the step
+  double seconds = 0;  // wall time of the step
 };
 
 struct TrainOptions {
-  std::string work_dir;   // holds the checkpoint; created if missing; "" = no checkpoints
-  bool resume = false;    // go on from the checkpoint in work_dir if there is one
+  std::string work_dir;  // holds the checkpoint; created if missing; "" = no checkpoints
+  bool resume = false;   // go on from the checkpoint in work_dir if there is one
   std::function<void(const StepReport&)> on_step;  // may be empty; called on the training thread
 };
 
@@ -52,10 +52,11 @@ struct TrainedAdapter {
   double total_flops = 0;           // of every step, counted from shapes
 };
 
-// Optimiser steps of a whole run: epochs x ceil(rows of an epoch / rows_per_step), cut by max_steps.
+// Optimiser steps of a whole run: epochs x ceil(rows of an epoch / rows_per_step), cut by
+// max_steps.
 int64_t TotalSteps(const LoraRecipe& recipe, int64_t num_rows, int64_t num_replay_rows);
 
-// Trains one LoRA adapter by supervised fine-tuning: autograd over the reference forward, AdamW.
+// Trains one LoRA adapter by supervised fine-tuning: gradients by recipe.path, AdamW.
 //
 // Loss:     sum of cross entropies over the labelled tokens of the whole optimiser step divided by
 //           their number, however the step is cut into micro-batches.

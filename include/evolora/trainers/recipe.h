@@ -10,31 +10,41 @@
 
 namespace evolora {
 
+// How gradients are computed. Both give the same numbers up to the order of fp32 sums.
+//   kFast       forward and backward written by hand; no padding, common prefixes of the rows of a
+//               micro-batch computed once
+//   kReference  autograd over the plain forward pass (evolora/model/reference_forward.h): to
+//   compare
+enum class TrainingPath { kFast, kReference };
+
 enum class LearningRateSchedule { kConstant, kLinear, kCosine };
 
 // How one LoRA adapter is trained. JSON names equal the field names; an unknown key is an error.
 struct LoraRecipe {
-  int64_t rank = 16;                  // 1..512
-  double alpha = 32;                  // scale = alpha / rank, as in PEFT
+  int64_t rank = 16;  // 1..512
+  double alpha = 32;  // scale = alpha / rank, as in PEFT
   // Leaf names (q_proj), suffixes (self_attn.q_proj) or full paths; empty = every linear layer
   // of the decoder but the head ("all-linear").
   std::vector<std::string> target_modules;
   double learning_rate = 3e-4;
   LearningRateSchedule schedule = LearningRateSchedule::kLinear;  // decays to zero
-  double warmup_ratio = 0;            // share of all steps, rising linearly from zero
+  double warmup_ratio = 0;  // share of all steps, rising linearly from zero
   int64_t epochs = 3;
-  int64_t max_steps = 0;              // > 0 cuts the run short; the schedule still spans all epochs
-  int64_t rows_per_step = 8;          // optimiser batch
-  int64_t tokens_per_micro_batch = 1024;  // padded tokens that go through the model at once
+  int64_t max_steps = 0;      // > 0 cuts the run short; the schedule still spans all epochs
+  int64_t rows_per_step = 8;  // optimiser batch
+  // Tokens that go through the model at once: a limit on memory, no part of the result. The fast
+  // path counts a shared prefix once, the reference counts padding. A longer row goes alone.
+  int64_t tokens_per_micro_batch = 1024;
   double weight_decay = 0;
   double beta1 = 0.9;
   double beta2 = 0.999;
   double epsilon = 1e-8;
-  double max_grad_norm = 1.0;         // 0 = no clipping
-  double replay_share = 0.25;         // of all rows of an epoch, taken from the rows marked replay
-  uint64_t seed = 0;                  // adapter initialisation and row order
-  int64_t max_row_tokens = 2048;      // a longer row is refused, never cut
+  double max_grad_norm = 1.0;     // 0 = no clipping
+  double replay_share = 0.25;     // of all rows of an epoch, taken from the rows marked replay
+  uint64_t seed = 0;              // adapter initialisation and row order
+  int64_t max_row_tokens = 2048;  // a longer row is refused, never cut
   int64_t checkpoint_every_steps = 20;
+  TrainingPath path = TrainingPath::kFast;
 };
 
 // InvalidArgument names key and number.
@@ -43,8 +53,8 @@ absl::StatusOr<LoraRecipe> RecipeFromJson(const Json& json);
 absl::StatusOr<LoraRecipe> ParseRecipe(absl::string_view json_text);
 Json RecipeToJson(const LoraRecipe& recipe);
 
-// Learning rate of optimiser step `step` (from 0) of `total_steps`, as Hugging Face's schedules give
-// it: with warm-up, step 0 runs at rate 0.
+// Learning rate of optimiser step `step` (from 0) of `total_steps`, as Hugging Face's schedules
+// give it: with warm-up, step 0 runs at rate 0.
 double LearningRateAt(const LoraRecipe& recipe, int64_t step, int64_t total_steps);
 
 }  // namespace evolora

@@ -1,0 +1,197 @@
+// R ranks of all parts, `in` and `out` features.
+#include "adapted_group.h"
+
+#include <algorithm>
+
+#include "ATen/Parallel.h"
+
+namespace evolora {
+namespace {
+
+int64_t NumPanels(int64_t columns) { return (columns + kPanelColumns - 1) / kPanelColumns; }
+
+PackedMatrix Pack(const std::vector<AdaptedGroup::Part>& parts) {
+  std::vector<at::Tensor> weights;
+  for (const AdaptedGroup::Part& part : parts) weights.push_back(part.weight);
+  return PackedMatrix(weights);
+}
+
+// gradient_RI += values_RI * column_scale_I.
+void AddScaled(const float* values, const float* column_scale, int64_t rank, int64_t in,
+               float* gradient) {
+  for (int64_t r = 0; r < rank; ++r) {
+    for (int64_t i = 0; i < in; ++i) {
+      const float scale = column_scale != nullptr ? column_scale[i] : 1.0f;
+      gradient[r * in + i] += values[r * in + i] * scale;
+    }
+  }
+}
+
+// gradient_OR += transpose of values_RO, outputs [begin, end).
+void AddTransposed(const float* values, int64_t rank, int64_t out, int64_t begin, int64_t end,
+                   float* gradient) {
+  constexpr int64_t kBlock = 16;
+  for (int64_t first = begin; first < end; first += kBlock) {
+    const int64_t last = std::min(end, first + kBlock);
+    for (int64_t r = 0; r < rank; ++r) {
+      for (int64_t o = first; o < last; ++o) gradient[o * rank + r] += values[r * out + o];
+    }
+  }
+}
+
+}  // namespace
+
+AdaptedGroup::AdaptedGroup(std::vector<Part> parts) : frozen_(Pack(parts)) {
+  int64_t out_offset = 0;
+  for (const Part& part : parts) {
+    const int64_t rank = part.lora != nullptr ? part.lora->a.size(0) : 0;
+    parts_.push_back({part.weight, part.lora, out_offset, rank_, rank});
+    out_offset += part.weight.size(0);
+    rank_ += rank;
+  }
+  if (!adapted()) return;
+  const int64_t num_panels = NumPanels(out_features());
+  for (int64_t p = 0; p < num_panels; ++p) {
+    const int64_t first = p * kPanelColumns, last = std::min(out_features(), first + kPanelColumns);
+    DepthRange range;
+    for (const AdaptedPart& part : parts_) {
+      const bool inside =
+          part.rank > 0 && part.out_offset < last && part.out_offset + part.weight.size(0) > first;
+      if (!inside) continue;
+      if (range.count == 0) range.begin = part.rank_offset;
+      range.count = part.rank_offset + part.rank - range.begin;
+    }
+    b_ranges_.push_back(range);
+  }
+  const int64_t a_size = NumPanels(rank_) * in_features() * kPanelColumns;
+  const int64_t b_size = num_panels * rank_ * kPanelColumns;
+  std::fill_n(a_panels_.Reserve(a_size), a_size, 0.0f);
+  std::fill_n(b_panels_.Reserve(b_size), b_size, 0.0f);
+}
+
+void AdaptedGroup::PackAdapters() {
+  if (!adapted()) return;
+  PackA();
+  PackB();
+}
+
+void AdaptedGroup::PackA() {
+  const int64_t in = in_features();
+  for (const AdaptedPart& part : parts_) {
+    if (part.rank == 0) continue;
+    const float* a = part.lora->a.const_data_ptr<float>();
+    for (int64_t r = 0; r < part.rank;) {
+      const int64_t column = part.rank_offset + r;
+      const int64_t in_panel = column % kPanelColumns;
+      const int64_t count = std::min(part.rank - r, kPanelColumns - in_panel);
+      float* panel = a_panels_.data() + column / kPanelColumns * in * kPanelColumns + in_panel;
+      Kernels().transpose(a + r * in, in, count, in, static_cast<float>(part.lora->scale), panel,
+                          kPanelColumns);
+      r += count;
+    }
+  }
+}
+
+void AdaptedGroup::PackB() {
+  for (const AdaptedPart& part : parts_) {
+    if (part.rank == 0) continue;
+    const float* b = part.lora->b.const_data_ptr<float>();
+    const int64_t out = part.weight.size(0);
+    for (int64_t o = 0; o < out;) {
+      const int64_t column = part.out_offset + o;
+      const int64_t in_panel = column % kPanelColumns;
+      const int64_t count = std::min(out - o, kPanelColumns - in_panel);
+      float* panel = b_panels_.data() +
+                     (column / kPanelColumns * rank_ + part.rank_offset) * kPanelColumns + in_panel;
+      Kernels().transpose(b + o * part.rank, part.rank, count, part.rank, 1, panel, kPanelColumns);
+      o += count;
+    }
+  }
+}
+
+void AdaptedGroup::Forward(const float* x, int64_t rows, float* y, GemmStore store,
+                           float* low) const {
+  const int64_t in = in_features();
+  const Product frozen = {.left = x, .ldl = in, .depth = in, .right = frozen_.panels()};
+  if (!adapted()) return SumOfProducts({frozen}, rows, out_features(), y, out_features(), store);
+  const Product down = {.left = x, .ldl = in, .depth = in, .right = a_panels_.data()};
+  SumOfProducts({down}, rows, rank_, low, rank_, GemmStore::kSet);
+  const Product up = {.left = low,
+                      .ldl = rank_,
+                      .depth = rank_,
+                      .right = b_panels_.data(),
+                      .ranges = b_ranges_.data()};
+  SumOfProducts({frozen, up}, rows, out_features(), y, out_features(), store);
+}
+
+void AdaptedGroup::LowRankGradient(const float* dy, int64_t rows, float* d_low) const {
+  for (const AdaptedPart& part : parts_) {
+    if (part.rank == 0) continue;
+    const Product product = {.left = dy + part.out_offset,
+                             .ldl = out_features(),
+                             .depth = part.weight.size(0),
+                             .right = part.lora->b.const_data_ptr<float>(),
+                             .ldr = part.rank};
+    SumOfProducts({product}, rows, part.rank, d_low + part.rank_offset, rank_, GemmStore::kSet);
+  }
+  for (const AdaptedPart& part : parts_) {
+    const auto scale = part.rank > 0 ? static_cast<float>(part.lora->scale) : 1.0f;
+    for (int64_t m = 0; m < rows; ++m) {
+      float* row = d_low + m * rank_ + part.rank_offset;
+      for (int64_t r = 0; r < part.rank; ++r) row[r] *= scale;
+    }
+  }
+}
+
+void AdaptedGroup::InputGradient(const float* dy, const float* d_low, int64_t rows,
+                                 float* dx) const {
+  const int64_t in = in_features();
+  std::vector<Product> products;
+  for (const AdaptedPart& part : parts_) {
+    products.push_back({.left = dy + part.out_offset,
+                        .ldl = out_features(),
+                        .depth = part.weight.size(0),
+                        .right = part.weight.const_data_ptr<float>(),
+                        .ldr = in});
+    if (part.rank == 0) continue;
+    products.push_back({.left = d_low + part.rank_offset,
+                        .ldl = rank_,
+                        .depth = part.rank,
+                        .right = part.lora->a.const_data_ptr<float>(),
+                        .ldr = in});
+  }
+  SumOfProducts(products, rows, in, dx, in, GemmStore::kSet);
+}
+
+void AdaptedGroup::ParameterGradients(const float* x, const float* column_scale, const float* low,
+                                      const float* dy, const float* d_low, int64_t rows,
+                                      Buffer& scratch) const {
+  if (!adapted()) return;
+  const int64_t in = in_features();
+  float* values = scratch.Reserve(rank_ * std::max(in, out_features()));
+  const Product a_product = {
+      .left = d_low, .ldl = rank_, .transposed = true, .depth = rows, .right = x, .ldr = in};
+  SumOfProducts({a_product}, rank_, in, values, in, GemmStore::kSet);
+  for (const AdaptedPart& part : parts_) {
+    if (part.rank == 0) continue;
+    AddScaled(values + part.rank_offset * in, column_scale, part.rank, in,
+              part.lora->a.grad().mutable_data_ptr<float>());
+  }
+  for (const AdaptedPart& part : parts_) {
+    if (part.rank == 0) continue;
+    const int64_t out = part.weight.size(0);
+    const Product b_product = {.left = low + part.rank_offset,
+                               .ldl = rank_,
+                               .transposed = true,
+                               .depth = rows,
+                               .right = dy + part.out_offset,
+                               .ldr = out_features()};
+    SumOfProducts({b_product}, part.rank, out, values, out, GemmStore::kSet);
+    float* gradient = part.lora->b.grad().mutable_data_ptr<float>();
+    at::parallel_for(0, out, 256, [&](int64_t begin, int64_t end) {
+      AddTransposed(values, part.rank, out, begin, end, gradient);
+    });
+  }
+}
+
+}  // namespace evolora

@@ -1,0 +1,288 @@
+// N tokens, M tokens that go on after attention, D model width, F MLP width, H query heads, K
+// key heads, E head width.
+#include "fast_layer.h"
+
+#include <algorithm>
+#include <string>
+
+#include "ATen/Parallel.h"
+#include "absl/strings/str_cat.h"
+#include "evolora/model/kernels.h"
+
+namespace evolora {
+namespace {
+
+// Runs body(token) on all threads.
+template <typename Body>
+void ForTokens(int64_t count, const Body& body) {
+  at::parallel_for(0, count, 8, [&](int64_t begin, int64_t end) {
+    for (int64_t m = begin; m < end; ++m) body(m);
+  });
+}
+
+std::vector<float> JoinedBias(const LlamaLayer& layer) {
+  std::vector<float> joined;
+  for (const at::Tensor* bias : {&layer.q_bias, &layer.k_bias, &layer.v_bias}) {
+    if (!bias->defined()) return {};
+    const float* data = bias->const_data_ptr<float>();
+    joined.insert(joined.end(), data, data + bias->numel());
+  }
+  return joined;
+}
+
+AdaptedGroup::Part MakePart(const LoraTensors& lora, int64_t layer, const char* name,
+                            const at::Tensor& weight) {
+  const auto found = lora.modules.find(absl::StrCat("model.layers.", layer, ".", name));
+  return {weight, found == lora.modules.end() ? nullptr : &found->second};
+}
+
+// Moves the chosen rows to the front; `rows` ascending.
+void Gather(const std::vector<int64_t>& rows, int64_t width, const float* from, float* to) {
+  for (size_t i = 0; i < rows.size(); ++i) {
+    std::copy_n(from + rows[i] * width, width, to + static_cast<int64_t>(i) * width);
+  }
+}
+
+// Back to their places, zeros elsewhere, in place.
+void Scatter(const std::vector<int64_t>& rows, int64_t num_all, int64_t width, float* x) {
+  auto next = static_cast<int64_t>(rows.size()) - 1;
+  for (int64_t m = num_all - 1; m >= 0; --m) {
+    float* row = x + m * width;
+    if (next >= 0 && rows[static_cast<size_t>(next)] == m) {
+      if (m != next) std::copy_n(x + next * width, width, row);
+      --next;
+    } else {
+      std::fill_n(row, width, 0.0f);
+    }
+  }
+}
+
+}  // namespace
+
+FastLayer::FastLayer(const LlamaWeights& weights, const LoraTensors& lora, int64_t index)
+    : config_(weights.config),
+      weights_(weights.layers[static_cast<size_t>(index)]),
+      index_(index),
+      qkv_bias_(JoinedBias(weights_)) {
+  const auto part = [&](const char* name, const at::Tensor& weight) {
+    return MakePart(lora, index, name, weight);
+  };
+  using Parts = std::vector<AdaptedGroup::Part>;
+  groups_.emplace_back(Parts{part("self_attn.q_proj", weights_.q),
+                             part("self_attn.k_proj", weights_.k),
+                             part("self_attn.v_proj", weights_.v)});
+  groups_.emplace_back(Parts{part("self_attn.o_proj", weights_.o)});
+  groups_.emplace_back(
+      Parts{part("mlp.gate_proj", weights_.gate), part("mlp.up_proj", weights_.up)});
+  groups_.emplace_back(Parts{part("mlp.down_proj", weights_.down)});
+}
+
+void FastLayer::PackAdapters() {
+  for (AdaptedGroup& group : groups_) group.PackAdapters();
+}
+
+void FastLayer::Norm(const at::Tensor& weight, const float* x, int64_t rows, float* unit,
+                     float* factors, float* y) const {
+  const int64_t width = config_.hidden_size;
+  const float* scale = weight.const_data_ptr<float>();
+  const auto eps = static_cast<float>(config_.rms_norm_eps);
+  ForTokens(rows, [&](int64_t m) {
+    factors[m] =
+        Kernels().rms_norm_keep(x + m * width, scale, width, eps, unit + m * width, y + m * width);
+  });
+}
+
+void FastLayer::NormBackward(const at::Tensor& weight, const float* dy, const float* unit,
+                             const float* factors, int64_t rows, float* dx) const {
+  const int64_t width = config_.hidden_size;
+  const float* scale = weight.const_data_ptr<float>();
+  ForTokens(rows, [&](int64_t m) {
+    Kernels().rms_norm_backward(dy + m * width, scale, unit + m * width, factors[m], width,
+                                dx + m * width);
+  });
+}
+
+// Biases, norms of q and k, RoPE.
+void FastLayer::FinishQkv(const LayerTokens& tokens, LayerKept& kept) const {
+  const LlamaConfig& c = config_;
+  const int64_t width = c.head_dim;
+  const int64_t turned = c.num_heads + c.num_kv_heads;
+  const int64_t stride = (turned + c.num_kv_heads) * width;
+  const auto eps = static_cast<float>(c.rms_norm_eps);
+  const int64_t rows = tokens.num_all();
+  float* unit = c.qk_norm ? kept.qk_unit.Reserve(rows * turned * width) : nullptr;
+  float* factor = c.qk_norm ? kept.qk_factor.Reserve(rows * turned) : nullptr;
+  ForTokens(rows, [&](int64_t m) {
+    float* row = kept.qkv.data() + m * stride;
+    const int64_t offset = tokens.layout->positions[static_cast<size_t>(m)] * (width / 2);
+    for (size_t i = 0; i < qkv_bias_.size(); ++i) row[i] += qkv_bias_[i];
+    for (int64_t h = 0; h < turned; ++h) {
+      float* head = row + h * width;
+      if (c.qk_norm) {
+        const at::Tensor& scale = h < c.num_heads ? weights_.q_norm : weights_.k_norm;
+        factor[m * turned + h] = Kernels().rms_norm_keep(
+            head, scale.const_data_ptr<float>(), width, eps, unit + (m * turned + h) * width, head);
+      }
+      Kernels().rotate(head, tokens.cos + offset, tokens.sin + offset, width / 2);
+    }
+  });
+}
+
+void FastLayer::FinishQkvBackward(const LayerTokens& tokens, const LayerKept& kept,
+                                  float* d_qkv) const {
+  const LlamaConfig& c = config_;
+  const int64_t width = c.head_dim;
+  const int64_t turned = c.num_heads + c.num_kv_heads;
+  const int64_t stride = (turned + c.num_kv_heads) * width;
+  at::parallel_for(0, tokens.num_all(), 8, [&](int64_t begin, int64_t end) {
+    std::vector<float> dy(static_cast<size_t>(width));
+    for (int64_t m = begin; m < end; ++m) {
+      const int64_t offset = tokens.layout->positions[static_cast<size_t>(m)] * (width / 2);
+      for (int64_t h = 0; h < turned; ++h) {
+        float* head = d_qkv + m * stride + h * width;
+        Kernels().rotate(head, tokens.cos + offset, tokens.minus_sin + offset, width / 2);
+        if (!c.qk_norm) continue;
+        const at::Tensor& scale = h < c.num_heads ? weights_.q_norm : weights_.k_norm;
+        std::copy_n(head, width, dy.data());
+        std::fill_n(head, width, 0.0f);
+        Kernels().rms_norm_backward(dy.data(), scale.const_data_ptr<float>(),
+                                    kept.qk_unit.data() + (m * turned + h) * width,
+                                    kept.qk_factor.data()[m * turned + h], width, head);
+      }
+    }
+  });
+}
+
+void FastLayer::AttentionForward(const LayerTokens& tokens, float* x, LayerKept& kept,
+                                 LayerScratch& scratch) const {
+  const int64_t all = tokens.num_all(), on = tokens.num_on();
+  const int64_t width = config_.hidden_size, mixed_width = group(Stage::kOut).in_features();
+  const AdaptedGroup& qkv = group(Stage::kQkv);
+  float* norm = scratch.norm.Reserve(all * width);
+  Norm(weights_.input_norm, x, all, kept.unit1.Reserve(all * width), kept.factor1.Reserve(all),
+       norm);
+  qkv.Forward(norm, all, kept.qkv.Reserve(all * qkv.out_features()), GemmStore::kSet,
+              kept.low_qkv.Reserve(all * qkv.rank()));
+  FinishQkv(tokens, kept);
+  float* mixed = kept.mixed.Reserve(on * mixed_width);
+  if (tokens.only_predicting) {
+    float* all_mixed = scratch.mixed.Reserve(all * mixed_width);
+    scratch.attention.Forward(index_, *tokens.layout, kept.qkv.data(), all_mixed);
+    Gather(tokens.layout->predicting, mixed_width, all_mixed, mixed);
+    Gather(tokens.layout->predicting, width, x, x);
+  } else {
+    scratch.attention.Forward(index_, *tokens.layout, kept.qkv.data(), mixed);
+  }
+  group(Stage::kOut)
+      .Forward(mixed, on, x, GemmStore::kAdd, kept.low_out.Reserve(on * group(Stage::kOut).rank()));
+  if (!weights_.o_bias.defined()) return;
+  const float* bias = weights_.o_bias.const_data_ptr<float>();
+  ForTokens(on, [&](int64_t m) {
+    for (int64_t i = 0; i < width; ++i) x[m * width + i] += bias[i];
+  });
+}
+
+void FastLayer::MlpForward(int64_t rows, float* x, LayerKept& kept, LayerScratch& scratch) const {
+  const int64_t width = config_.hidden_size, mlp_width = config_.intermediate_size;
+  const AdaptedGroup& gate_up = group(Stage::kGateUp);
+  const AdaptedGroup& down = group(Stage::kDown);
+  float* norm = scratch.norm.Reserve(rows * width);
+  Norm(weights_.post_norm, x, rows, kept.unit2.Reserve(rows * width), kept.factor2.Reserve(rows),
+       norm);
+  float* wide = kept.gate_up.Reserve(rows * 2 * mlp_width);
+  gate_up.Forward(norm, rows, wide, GemmStore::kSet,
+                  kept.low_gate_up.Reserve(rows * gate_up.rank()));
+  float* act = scratch.act.Reserve(rows * mlp_width);
+  ForTokens(rows, [&](int64_t m) {
+    const float* gate = wide + m * 2 * mlp_width;
+    Kernels().silu_mul(gate, gate + mlp_width, mlp_width, act + m * mlp_width);
+  });
+  down.Forward(act, rows, x, GemmStore::kAdd, kept.low_down.Reserve(rows * down.rank()));
+}
+
+void FastLayer::Forward(const LayerTokens& tokens, float* x, LayerKept& kept,
+                        LayerScratch& scratch) const {
+  AttentionForward(tokens, x, kept, scratch);
+  MlpForward(tokens.num_on(), x, kept, scratch);
+}
+
+// Returns whether the pass goes on below.
+bool FastLayer::MlpBackward(int64_t rows, const Until& until, float* dx, LayerKept& kept,
+                            LayerScratch& scratch) const {
+  const int64_t width = config_.hidden_size, mlp_width = config_.intermediate_size;
+  const AdaptedGroup& gate_up = group(Stage::kGateUp);
+  const AdaptedGroup& down = group(Stage::kDown);
+  float* d_low = scratch.d_low.Reserve(rows * std::max(down.rank(), gate_up.rank()));
+  float* act = scratch.act.Reserve(rows * mlp_width);
+  float* wide = kept.gate_up.data();
+  const bool ends_at_down = !until.through && until.last == Stage::kDown;
+  down.LowRankGradient(dx, rows, d_low);
+  float* d_act = scratch.d_act.Reserve(rows * mlp_width);
+  if (!ends_at_down) down.InputGradient(dx, d_low, rows, d_act);
+  ForTokens(rows, [&](int64_t m) {
+    float* gate = wide + m * 2 * mlp_width;
+    float* act_row = act + m * mlp_width;
+    if (ends_at_down) {
+      Kernels().silu_mul(gate, gate + mlp_width, mlp_width, act_row);
+    } else {
+      Kernels().silu_mul_backward(gate, gate + mlp_width, d_act + m * mlp_width, mlp_width,
+                                  act_row);
+    }
+  });
+  down.ParameterGradients(act, nullptr, kept.low_down.data(), dx, d_low, rows, scratch.gradient);
+  if (ends_at_down) return false;
+  gate_up.LowRankGradient(wide, rows, d_low);
+  gate_up.ParameterGradients(kept.unit2.data(), weights_.post_norm.const_data_ptr<float>(),
+                             kept.low_gate_up.data(), wide, d_low, rows, scratch.gradient);
+  if (!until.through && until.last == Stage::kGateUp) return false;
+  float* d_norm = scratch.norm.Reserve(rows * width);
+  gate_up.InputGradient(wide, d_low, rows, d_norm);
+  NormBackward(weights_.post_norm, d_norm, kept.unit2.data(), kept.factor2.data(), rows, dx);
+  return true;
+}
+
+bool FastLayer::OutBackward(int64_t rows, const Until& until, const float* dx,
+                            const LayerKept& kept, LayerScratch& scratch) const {
+  const AdaptedGroup& out = group(Stage::kOut);
+  float* d_low = scratch.d_low.Reserve(rows * out.rank());
+  out.LowRankGradient(dx, rows, d_low);
+  out.ParameterGradients(kept.mixed.data(), nullptr, kept.low_out.data(), dx, d_low, rows,
+                         scratch.gradient);
+  if (!until.through && until.last == Stage::kOut) return false;
+  out.InputGradient(dx, d_low, rows, scratch.d_mixed.data());
+  return true;
+}
+
+void FastLayer::QkvBackward(const LayerTokens& tokens, const Until& until, float* dx,
+                            LayerKept& kept, LayerScratch& scratch) const {
+  const int64_t rows = tokens.num_all();
+  const AdaptedGroup& qkv = group(Stage::kQkv);
+  float* d_qkv = scratch.d_qkv.Reserve(rows * qkv.out_features());
+  scratch.attention.Backward(index_, *tokens.layout, kept.qkv.data(), scratch.d_mixed.data(),
+                             d_qkv);
+  FinishQkvBackward(tokens, kept, d_qkv);
+  float* d_low = scratch.d_low.Reserve(rows * qkv.rank());
+  qkv.LowRankGradient(d_qkv, rows, d_low);
+  qkv.ParameterGradients(kept.unit1.data(), weights_.input_norm.const_data_ptr<float>(),
+                         kept.low_qkv.data(), d_qkv, d_low, rows, scratch.gradient);
+  if (!until.through) return;
+  float* d_norm = scratch.norm.Reserve(rows * config_.hidden_size);
+  qkv.InputGradient(d_qkv, d_low, rows, d_norm);
+  NormBackward(weights_.input_norm, d_norm, kept.unit1.data(), kept.factor1.data(), rows, dx);
+}
+
+void FastLayer::Backward(const LayerTokens& tokens, const Until& until, float* dx, LayerKept& kept,
+                         LayerScratch& scratch) const {
+  const int64_t all = tokens.num_all(), on = tokens.num_on();
+  const int64_t mixed_width = group(Stage::kOut).in_features();
+  if (!MlpBackward(on, until, dx, kept, scratch)) return;
+  float* d_mixed = scratch.d_mixed.Reserve(all * mixed_width);
+  if (!OutBackward(on, until, dx, kept, scratch)) return;
+  if (tokens.only_predicting) {
+    Scatter(tokens.layout->predicting, all, mixed_width, d_mixed);
+    Scatter(tokens.layout->predicting, all, config_.hidden_size, dx);
+  }
+  QkvBackward(tokens, until, dx, kept, scratch);
+}
+
+}  // namespace evolora

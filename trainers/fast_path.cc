@@ -1,0 +1,159 @@
+// N tokens, M tokens that predict something, D model width.
+#include <algorithm>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "ATen/Functions.h"
+#include "ATen/Parallel.h"
+#include "ATen/core/grad_mode.h"
+#include "evolora/model/kernels.h"
+#include "evolora/model/rope.h"
+#include "fast_head.h"
+#include "fast_layer.h"
+#include "gradient_path.h"
+#include "token_layout.h"
+
+namespace evolora {
+namespace {
+
+class FastPath : public GradientPath {
+ public:
+  explicit FastPath(const GradientPathInputs& inputs)
+      : inputs_(inputs),
+        config_(inputs.base->config),
+        head_(inputs.base->head),
+        scratch_(config_),
+        rope_frequencies_(RopeInverseFrequencies(config_)) {
+    for (int64_t i = 0; i < config_.num_layers; ++i) {
+      layers_.emplace_back(*inputs.base, *inputs.lora, i);
+    }
+    FindLowestStage();
+    kept_.resize(static_cast<size_t>(std::max<int64_t>(1, config_.num_layers - lowest_layer_)));
+  }
+
+  absl::StatusOr<double> AddGradient(absl::Span<const int64_t> step_rows, double factor) override {
+    const at::NoGradGuard no_grad;
+    for (FastLayer& layer : layers_) layer.PackAdapters();
+    double loss_sum = 0;
+    for (const std::vector<int64_t>& indices :
+         PackedMicroBatches(inputs_.rows, step_rows, inputs_.recipe->tokens_per_micro_batch)) {
+      loss_sum += MicroBatch(LayOutTokens(inputs_.rows, indices), factor);
+    }
+    return loss_sum;
+  }
+
+ private:
+  // The lowest stage that carries an adapter: nothing below it needs a gradient.
+  void FindLowestStage() {
+    for (int64_t i = 0; i < config_.num_layers; ++i) {
+      for (const Stage stage : {Stage::kQkv, Stage::kOut, Stage::kGateUp, Stage::kDown}) {
+        if (!layers_[static_cast<size_t>(i)].adapted(stage)) continue;
+        lowest_layer_ = i;
+        lowest_stage_ = stage;
+        return;
+      }
+    }
+    lowest_layer_ = config_.num_layers;
+  }
+
+  // Layers below the lowest adapted one leave nothing and share one place.
+  LayerKept& Kept(int64_t layer) {
+    return kept_[static_cast<size_t>(std::max<int64_t>(0, layer - lowest_layer_))];
+  }
+
+  LayerTokens Tokens(const TokenLayout& layout, int64_t layer) const {
+    return {.layout = &layout,
+            .cos = rope_cos_.const_data_ptr<float>(),
+            .sin = rope_sin_.const_data_ptr<float>(),
+            .minus_sin = rope_minus_sin_.const_data_ptr<float>(),
+            .only_predicting = layer == config_.num_layers - 1};
+  }
+
+  void GrowRope(int64_t positions) {
+    const int64_t have = rope_cos_.defined() ? rope_cos_.size(0) : 0;
+    if (positions <= have) return;
+    const RopeTables tables =
+        RopeAt(rope_frequencies_, at::arange(std::max(positions, 2 * have), at::kLong));
+    rope_cos_ = tables.cos;
+    rope_sin_ = tables.sin;
+    rope_minus_sin_ = tables.sin.neg();
+  }
+
+  double MicroBatch(const TokenLayout& layout, double factor) {
+    if (layout.predicting.empty()) return 0;
+    GrowRope(*std::max_element(layout.positions.begin(), layout.positions.end()) + 1);
+    Forward(layout);
+    const double loss = Head(layout, factor);
+    Backward(layout);
+    return loss;
+  }
+
+  void Forward(const TokenLayout& layout) {
+    const int64_t width = config_.hidden_size;
+    float* x = x_.Reserve(static_cast<int64_t>(layout.ids.size()) * width);
+    const float* embedding = inputs_.base->embedding.const_data_ptr<float>();
+    for (size_t m = 0; m < layout.ids.size(); ++m) {
+      std::copy_n(embedding + layout.ids[m] * width, width, x + static_cast<int64_t>(m) * width);
+    }
+    for (int64_t i = 0; i < config_.num_layers; ++i) {
+      layers_[static_cast<size_t>(i)].Forward(Tokens(layout, i), x, Kept(i), scratch_);
+    }
+  }
+
+  // Leaves the gradient of the last layer's output, [M, D], in x_.
+  double Head(const TokenLayout& layout, double factor) {
+    const int64_t width = config_.hidden_size;
+    const auto rows = static_cast<int64_t>(layout.predicting.size());
+    const float* weight = inputs_.base->final_norm.const_data_ptr<float>();
+    const auto eps = static_cast<float>(config_.rms_norm_eps);
+    float* x = x_.data();
+    float* unit = unit_.Reserve(rows * width);
+    float* hidden = hidden_.Reserve(rows * width);
+    float* factors = factors_.Reserve(rows);
+    at::parallel_for(0, rows, 8, [&](int64_t begin, int64_t end) {
+      for (int64_t m = begin; m < end; ++m) {
+        factors[m] = Kernels().rms_norm_keep(x + m * width, weight, width, eps, unit + m * width,
+                                             hidden + m * width);
+      }
+    });
+    float* d_hidden = d_hidden_.Reserve(rows * width);
+    const double loss = head_.LossAndGradient(layout, hidden, factor, d_hidden);
+    std::fill_n(x, rows * width, 0.0f);
+    at::parallel_for(0, rows, 8, [&](int64_t begin, int64_t end) {
+      for (int64_t m = begin; m < end; ++m) {
+        Kernels().rms_norm_backward(d_hidden + m * width, weight, unit + m * width, factors[m],
+                                    width, x + m * width);
+      }
+    });
+    return loss;
+  }
+
+  void Backward(const TokenLayout& layout) {
+    for (int64_t i = config_.num_layers - 1; i >= lowest_layer_; --i) {
+      const FastLayer::Until until = {.last = lowest_stage_, .through = i > lowest_layer_};
+      layers_[static_cast<size_t>(i)].Backward(Tokens(layout, i), until, x_.data(), Kept(i),
+                                               scratch_);
+    }
+  }
+
+  const GradientPathInputs inputs_;
+  const LlamaConfig& config_;
+  std::vector<FastLayer> layers_;
+  int64_t lowest_layer_ = 0;
+  Stage lowest_stage_ = Stage::kQkv;
+  FastHead head_;
+  std::vector<LayerKept> kept_;  // from lowest_layer_ on
+  LayerScratch scratch_;
+  Buffer x_;                                   // [N, D]: the residual stream, then its gradient
+  Buffer unit_, factors_, hidden_, d_hidden_;  // of the final norm and the head, [M, ..]
+  at::Tensor rope_frequencies_, rope_cos_, rope_sin_, rope_minus_sin_;  // by position
+};
+
+}  // namespace
+
+std::unique_ptr<GradientPath> MakeFastPath(const GradientPathInputs& inputs) {
+  return std::make_unique<FastPath>(inputs);
+}
+
+}  // namespace evolora

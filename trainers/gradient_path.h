@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "evolora/model/llama_weights.h"
+#include "evolora/model/lora_tensors.h"
+#include "evolora/trainers/recipe.h"
+#include "evolora/trainers/training_data.h"
+
+namespace evolora {
+
+// How the gradient of an optimiser step is computed. Two ways with the same numbers: the plain one
+// by autograd over the reference forward, and the fast one by hand.
+class GradientPath {
+ public:
+  virtual ~GradientPath() = default;
+  // Adds d(loss_sum * factor) / d parameter of the rows `step_rows` of the training rows to the
+  // gradient buffers of the adapter, and returns loss_sum: the sum of cross entropies (natural log)
+  // over their labelled tokens. Uses the adapter's values as they are at the call.
+  virtual absl::StatusOr<double> AddGradient(absl::Span<const int64_t> step_rows,
+                                             double factor) = 0;
+};
+
+// All arguments outlive the path. `lora`'s tensors are leaves with gradient tensors (a.grad()).
+struct GradientPathInputs {
+  const LlamaWeights* base = nullptr;
+  const LoraTensors* lora = nullptr;
+  const LoraRecipe* recipe = nullptr;
+  absl::Span<const TrainingRow> rows;
+};
+std::unique_ptr<GradientPath> MakeReferencePath(const GradientPathInputs& inputs);
+std::unique_ptr<GradientPath> MakeFastPath(const GradientPathInputs& inputs);
+
+}  // namespace evolora

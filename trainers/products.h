@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstdint>
+
+#include "absl/types/span.h"
+#include "evolora/model/kernels.h"
+
+namespace evolora {
+
+// A part of the inner dimension of a product.
+struct DepthRange {
+  int64_t begin = 0;
+  int64_t count = 0;
+};
+
+// left [rows, depth] times right [depth, columns], fp32.
+struct Product {
+  const float* left = nullptr;  // (m, k) at left[m * ldl + k]; transposed: left[k * ldl + m]
+  int64_t ldl = 0;
+  bool transposed = false;
+  int64_t depth = 0;
+  // Row-major with stride ldr; or, with ldr = 0, panels of 32 columns: panel p at
+  // right + p * depth * 32, [depth, 32].
+  const float* right = nullptr;
+  int64_t ldr = 0;
+  // Panels only: outside ranges[p] the rows of panel p are zero and may be skipped. Null: none is.
+  const DepthRange* ranges = nullptr;
+};
+
+// y [rows, columns] = the sum of the products, or y += it; all have y's rows and columns. Uses all
+// threads. Every output is summed in an order that depends on the depths alone: not on the other
+// rows, nor on the threads.
+void SumOfProducts(absl::Span<const Product> products, int64_t rows, int64_t columns, float* y,
+                   int64_t ldy, GemmStore store);
+
+}  // namespace evolora

@@ -1,0 +1,73 @@
+// B rows, T padded length, D model width, N labelled rows of the head.
+#include <utility>
+#include <vector>
+
+#include "ATen/ops/tensor.h"
+#include "evolora/core/status_macros.h"
+#include "evolora/model/reference_forward.h"
+#include "gradient_path.h"
+#include "head_loss.h"
+#include "row_order.h"
+
+namespace evolora {
+namespace {
+
+// A micro-batch as tensors. Targets are labels shifted by one: the hidden row at t predicts t + 1.
+struct MicroBatch {
+  TokenBatch tokens;         // [B, T]
+  at::Tensor hidden_rows_N;  // int64 indices into the flattened [B * T]
+  at::Tensor targets_N;      // int64
+};
+
+absl::StatusOr<MicroBatch> BuildMicroBatch(absl::Span<const TrainingRow> rows,
+                                           absl::Span<const int64_t> indices) {
+  std::vector<std::vector<TokenId>> ids;
+  for (const int64_t i : indices) ids.push_back(rows[static_cast<size_t>(i)].ids);
+  MicroBatch batch;
+  ASSIGN_OR_RETURN(batch.tokens, PadRight(ids));
+  const int64_t longest = batch.tokens.ids.size(1);
+  std::vector<int64_t> hidden_rows, targets;
+  for (size_t b = 0; b < indices.size(); ++b) {
+    const TrainingRow& row = rows[static_cast<size_t>(indices[b])];
+    for (size_t t = 1; t < row.labels.size(); ++t) {
+      if (row.labels[t] == kIgnoreLabel) continue;
+      hidden_rows.push_back(static_cast<int64_t>(b) * longest + static_cast<int64_t>(t) - 1);
+      targets.push_back(row.labels[t]);
+    }
+  }
+  batch.hidden_rows_N = at::tensor(hidden_rows, at::kLong);
+  batch.targets_N = at::tensor(targets, at::kLong);
+  return batch;
+}
+
+class ReferencePath : public GradientPath {
+ public:
+  explicit ReferencePath(const GradientPathInputs& inputs) : inputs_(inputs) {}
+
+  absl::StatusOr<double> AddGradient(absl::Span<const int64_t> step_rows, double factor) override {
+    double loss_sum = 0;
+    for (const std::vector<int64_t>& indices :
+         MicroBatches(inputs_.rows, step_rows, inputs_.recipe->tokens_per_micro_batch)) {
+      ASSIGN_OR_RETURN(const MicroBatch batch, BuildMicroBatch(inputs_.rows, indices));
+      ASSIGN_OR_RETURN(const at::Tensor hidden_BTD,
+                       ReferenceHidden(*inputs_.base, inputs_.lora, batch.tokens));
+      const at::Tensor rows_ND = hidden_BTD.flatten(0, 1).index_select(0, batch.hidden_rows_N);
+      const HeadLoss head =
+          ChunkedHeadLoss(rows_ND.detach(), inputs_.base->head, batch.targets_N, factor);
+      loss_sum += head.loss_sum;
+      rows_ND.backward(head.grad_hidden);
+    }
+    return loss_sum;
+  }
+
+ private:
+  const GradientPathInputs inputs_;
+};
+
+}  // namespace
+
+std::unique_ptr<GradientPath> MakeReferencePath(const GradientPathInputs& inputs) {
+  return std::make_unique<ReferencePath>(inputs);
+}
+
+}  // namespace evolora

@@ -1,0 +1,138 @@
+#include "token_layout.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace evolora {
+namespace {
+
+int64_t Length(const TrainingRow& row) { return static_cast<int64_t>(row.ids.size()); }
+
+int64_t CommonPrefix(const TrainingRow& a, const TrainingRow& b) {
+  const auto [in_a, in_b] = std::mismatch(a.ids.begin(), a.ids.end(), b.ids.begin(), b.ids.end());
+  return in_a - a.ids.begin();
+}
+
+// Rows in lexicographic order of their ids: a row's longest common prefix with any earlier row is
+// the one with the row before it. Equal rows keep their order.
+std::vector<int64_t> Sorted(absl::Span<const TrainingRow> rows, absl::Span<const int64_t> indices) {
+  std::vector<int64_t> sorted(indices.begin(), indices.end());
+  std::stable_sort(sorted.begin(), sorted.end(), [&](int64_t x, int64_t y) {
+    return rows[static_cast<size_t>(x)].ids < rows[static_cast<size_t>(y)].ids;
+  });
+  return sorted;
+}
+
+// Builds the forest of rows in lexicographic order.
+class Builder {
+ public:
+  explicit Builder(absl::Span<const TrainingRow> rows) : rows_(rows) {}
+
+  // Segments for the tokens from `depth` on of the sorted rows, which are equal up to there.
+  void Add(absl::Span<const int64_t> sorted, int64_t depth, int64_t parent) {
+    while (!sorted.empty() && Length(Row(sorted.front())) <= depth) sorted.remove_prefix(1);
+    while (!sorted.empty()) {
+      const auto same = static_cast<size_t>(
+          std::find_if(sorted.begin(), sorted.end(),
+                       [&](int64_t i) { return IdAt(i, depth) != IdAt(sorted.front(), depth); }) -
+          sorted.begin());
+      AddSegment(sorted.subspan(0, same), depth, parent);
+      sorted.remove_prefix(same);
+    }
+  }
+
+  TokenLayout Finish() {
+    layout_.tree_begin.push_back(static_cast<int64_t>(layout_.segments.size()));
+    std::sort(labels_.begin(), labels_.end());
+    for (const auto& [token, id] : labels_) {
+      if (layout_.predicting.empty() || layout_.predicting.back() != token) {
+        layout_.predicting.push_back(token);
+      }
+      const auto row = static_cast<int64_t>(layout_.predicting.size()) - 1;
+      if (layout_.targets.empty() || layout_.targets.back().row != row ||
+          layout_.targets.back().id != id) {
+        layout_.targets.push_back({row, id, 0});
+      }
+      ++layout_.targets.back().count;
+    }
+    return std::move(layout_);
+  }
+
+ private:
+  const TrainingRow& Row(int64_t i) const { return rows_[static_cast<size_t>(i)]; }
+  TokenId IdAt(int64_t i, int64_t t) const { return Row(i).ids[static_cast<size_t>(t)]; }
+
+  // One segment up to where the rows, all equal at `depth`, part; then what is below it.
+  void AddSegment(absl::Span<const int64_t> sorted, int64_t depth, int64_t parent) {
+    // A row that is the beginning of all others parts from none of them.
+    absl::Span<const int64_t> parting = sorted;
+    int64_t end = CommonPrefix(Row(parting.front()), Row(parting.back()));
+    while (parting.size() > 1 && end == Length(Row(parting.front()))) {
+      parting.remove_prefix(1);
+      end = CommonPrefix(Row(parting.front()), Row(parting.back()));
+    }
+    const auto index = static_cast<int64_t>(layout_.segments.size());
+    if (parent < 0) layout_.tree_begin.push_back(index);
+    const auto first_token = static_cast<int64_t>(layout_.ids.size());
+    layout_.segments.push_back({.parent = parent,
+                                .tree = static_cast<int64_t>(layout_.tree_begin.size()) - 1,
+                                .first_token = first_token,
+                                .num_tokens = end - depth,
+                                .first_position = depth});
+    for (int64_t t = depth; t < end; ++t) {
+      layout_.ids.push_back(IdAt(parting.back(), t));
+      layout_.positions.push_back(t);
+    }
+    for (const int64_t i : sorted) AddLabels(Row(i), depth, end, first_token - depth);
+    Add(parting, end, index);
+  }
+
+  void AddLabels(const TrainingRow& row, int64_t begin, int64_t end, int64_t shift) {
+    for (int64_t t = begin; t < std::min(end, Length(row) - 1); ++t) {
+      const TokenId label = row.labels[static_cast<size_t>(t + 1)];
+      if (label != kIgnoreLabel) labels_.emplace_back(t + shift, label);
+    }
+  }
+
+  absl::Span<const TrainingRow> rows_;
+  TokenLayout layout_;
+  std::vector<std::pair<int64_t, TokenId>> labels_;  // token that predicts, target
+};
+
+}  // namespace
+
+TokenLayout LayOutTokens(absl::Span<const TrainingRow> rows, absl::Span<const int64_t> indices,
+                         bool share_prefixes) {
+  const std::vector<int64_t> sorted = Sorted(rows, indices);
+  Builder builder(rows);
+  if (share_prefixes) {
+    builder.Add(sorted, 0, -1);
+  } else {
+    for (const int64_t& i : sorted) builder.Add(absl::MakeConstSpan(&i, 1), 0, -1);
+  }
+  return builder.Finish();
+}
+
+std::vector<std::vector<int64_t>> PackedMicroBatches(absl::Span<const TrainingRow> rows,
+                                                     absl::Span<const int64_t> step_rows,
+                                                     int64_t max_tokens) {
+  std::vector<std::vector<int64_t>> batches;
+  int64_t num_tokens = 0;
+  for (const int64_t i : Sorted(rows, step_rows)) {
+    const TrainingRow& row = rows[static_cast<size_t>(i)];
+    int64_t fresh = Length(row);
+    if (!batches.empty()) {
+      fresh -= CommonPrefix(rows[static_cast<size_t>(batches.back().back())], row);
+    }
+    if (batches.empty() || num_tokens + fresh > max_tokens) {
+      batches.emplace_back();
+      num_tokens = 0;
+      fresh = Length(row);
+    }
+    batches.back().push_back(i);
+    num_tokens += fresh;
+  }
+  return batches;
+}
+
+}  // namespace evolora

@@ -1,0 +1,49 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "evolora/trainers/training_data.h"
+
+namespace evolora {
+
+// The tokens of a micro-batch, packed without padding: a forest of segments. Rows that begin with
+// the same tokens share the segments of their common prefix, so that those tokens are computed
+// once; a token sees the segments above its own and the earlier tokens of its own. A row of its own
+// is one segment.
+struct TokenLayout {
+  struct Segment {
+    int64_t parent = -1;  // index of an earlier segment, -1 = the start of rows
+    int64_t tree = 0;     // segments of different trees share no token
+    int64_t first_token = 0;
+    int64_t num_tokens = 0;  // at least one
+    int64_t first_position = 0;
+  };
+  // What the hidden state at one token has to predict: once for each row that labels it.
+  struct Target {
+    int64_t row = 0;  // index into `predicting`
+    TokenId id = 0;
+    int64_t count = 0;
+  };
+  std::vector<TokenId> ids;         // [N]
+  std::vector<int64_t> positions;   // [N], the depth in the forest
+  std::vector<Segment> segments;    // parents before children; tokens in segment order
+  std::vector<int64_t> tree_begin;  // first segment of each tree, and the number of segments
+  std::vector<int64_t> predicting;  // [M] tokens with a target, ascending
+  std::vector<Target> targets;      // ascending by row, then id
+};
+
+// Layout of rows[i], i in `indices`; rows are not empty. A label at t is a target of the hidden
+// state at t - 1. Without `share_prefixes` every row is a tree of its own.
+TokenLayout LayOutTokens(absl::Span<const TrainingRow> rows, absl::Span<const int64_t> indices,
+                         bool share_prefixes = true);
+
+// Cuts one optimiser step's rows into micro-batches of at most `max_tokens` tokens, shared prefixes
+// counted once. Rows with a common prefix stand together. A single longer row is a batch of its
+// own.
+std::vector<std::vector<int64_t>> PackedMicroBatches(absl::Span<const TrainingRow> rows,
+                                                     absl::Span<const int64_t> step_rows,
+                                                     int64_t max_tokens);
+
+}  // namespace evolora

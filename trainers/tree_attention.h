@@ -1,0 +1,74 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "buffer.h"
+#include "evolora/model/llama_config.h"
+#include "token_layout.h"
+
+namespace evolora {
+
+// Causal attention over a token layout, and its gradient. q, k and v stand side by side in a row of
+// `qkv` [N, (H + 2 K) E], after RoPE; H / K query heads share a key head. Probabilities are
+// computed again for the gradient. Uses all threads; results depend neither on their number nor on
+// other trees. Not thread-safe (buffers).
+class TreeAttention {
+ public:
+  // `config` outlives the object.
+  explicit TreeAttention(const LlamaConfig& config);
+
+  // mixed [N, H E].
+  void Forward(int64_t layer, const TokenLayout& layout, const float* qkv, float* mixed);
+  // d_qkv [N, (H + 2 K) E] from d_mixed [N, H E].
+  void Backward(int64_t layer, const TokenLayout& layout, const float* qkv, const float* d_mixed,
+                float* d_qkv);
+
+ private:
+  // One head of one segment: its queries, and the keys and values of its whole path, by position.
+  struct Task {
+    int64_t head;
+    int64_t segment;
+    int64_t window;  // 0 = none
+  };
+  // What one thread works with. L positions of the path, B queries of a block; rows of E values
+  // have stride ld_, rows of L values stride ldl.
+  struct Scratch {
+    Buffer keys, values;                 // [L, ld]
+    Buffer keys_t, values_t;             // [E, ldl]
+    Buffer queries, d_mixed, d_queries;  // [B, ld]
+    Buffer probs, d_probs;               // [B, ldl]
+    Buffer d_keys, d_values;             // [L, ld]
+    std::vector<int64_t> path_tokens;    // [L]
+    int64_t ldl = 0;
+  };
+  // Queries of one block: segment tokens [begin, begin + count).
+  struct QueryBlock {
+    int64_t first_token;
+    int64_t count;
+    int64_t first_position;
+  };
+  void GatherPath(const TokenLayout& layout, const Task& task, const float* qkv,
+                  Scratch& scratch) const;
+  std::vector<QueryBlock> Blocks(const TokenLayout::Segment& segment) const;
+  void Probabilities(const Task& task, const QueryBlock& block, const float* qkv,
+                     Scratch& scratch) const;
+  void ForwardTask(const TokenLayout& layout, const Task& task, const float* qkv, float* mixed,
+                   Scratch& scratch) const;
+  void BackwardTask(const TokenLayout& layout, const Task& task, const float* qkv,
+                    const float* d_mixed, float* d_qkv, Scratch& scratch);
+  void BackwardBlock(const Task& task, const QueryBlock& block, const float* d_mixed, float* d_qkv,
+                     Scratch& scratch) const;
+  void SumOverGroups(int64_t num_tokens, float* d_qkv) const;
+  std::vector<Scratch>& ThreadScratch();
+
+  const LlamaConfig& config_;
+  int64_t ld_;  // head_dim rounded up to whole vectors
+  int64_t qkv_width_;
+  int64_t mixed_width_;
+  float scale_;
+  Buffer d_keys_, d_values_;  // [N, H E]: by query head, so that heads can run at the same time
+  std::vector<Scratch> scratch_;
+};
+
+}  // namespace evolora
