@@ -75,6 +75,7 @@ class Case:
     steps: int = 0  # train: measured in one repeat
     new_tokens: int = 0
     peers: tuple[str, ...] = ("peft",)
+    our_options: tuple[str, ...] = ()
 
     @property
     def unit(self) -> str:
@@ -85,7 +86,7 @@ class Case:
         recipe = {"rank": RANK, "alpha": 2 * RANK, "rows_per_step": self.rows_per_step, "seed": 1}
         if self.kind == "job":
             return recipe | {"epochs": JOB_EPOCHS}
-        if self.kind == "parity":  # 32 chats, 5 steps an epoch
+        if self.kind == "parity":  # 15 chats, 5 steps an epoch
             return recipe | {"epochs": 10, "warmup_ratio": 0.1}
         if self.kind == "start":
             return recipe | {"epochs": JOB_EPOCHS, "max_steps": 1}
@@ -127,9 +128,10 @@ CASES = {case.name: case for case in (
     Case("gen16", "generation SmolLM2-135M, 16 prompts, 64 new tokens, greedy, fp32", "generate",
          SMOLLM2, Rows(16, 38, 1, shared=17), rows_per_step=16, new_tokens=64,
          peers=("transformers",)),
-    Case("gen1", "generation SmolLM2-135M, 1 prompt, 64 new tokens, greedy", "generate", SMOLLM2,
-         CHATS, rows_per_step=1, new_tokens=64, peers=LLM_PEERS),
-    Case("prefill", "prefill SmolLM2-135M, 512 tokens", "generate", SMOLLM2, Rows(16, 512, 1),
+    Case("gen1", "generation SmolLM2-135M, 1 prompt, 64 new tokens, greedy, ours int8", "generate",
+         SMOLLM2, CHATS, rows_per_step=1, new_tokens=64, peers=LLM_PEERS,
+         our_options=("--weights", "int8")),
+    Case("prefill", "prefill SmolLM2-135M, 512 tokens", "generate", SMOLLM2, Rows(12, 512, 1),
          rows_per_step=1, new_tokens=1, peers=LLM_PEERS),
     Case("start", "start of the process to the first optimiser step, SmolLM2-135M", "start", SMOLLM2,
          CHAT64, rows_per_step=8),
@@ -137,5 +139,5 @@ CASES = {case.name: case for case in (
          "batch 8", "train", SMOLLM2, Rows(32, 440, 20, shared=400), rows_per_step=8,
          warm_up_steps=1, steps=1),
 )}
-PARITY = Case("parity", "50 steps beside PEFT", "parity", SMOLLM2, CHATS, rows_per_step=7)
+PARITY = Case("parity", "50 steps beside PEFT", "parity", SMOLLM2, CHATS, rows_per_step=3)
 LATER = {"adapters8": "adapters8 trains several adapters in one step, which evolora cannot do yet"}

@@ -6,9 +6,13 @@ import pathlib
 import statistics
 from typing import Any
 
-from cases import IGNORE, SHAPES, SMOLLM2, Case, Row
+from cases import CHAT64, IGNORE, SHAPES, SMOLLM2, Case, Row
 from process import Finished, Worker, run
 from workspace import CHATS, Workspace
+
+
+NUM_TRAINING_CHATS = 15
+LONG_ANSWER = 48  # ids of the stored answer: what follows an early end would only repeat itself
 
 
 @dataclasses.dataclass
@@ -54,7 +58,8 @@ def training_rows(case: Case) -> list[Row]:
     if case.rows is not None:
         return case.rows.make(SHAPES[case.model].vocab_size)
     return [{"ids": chat["ids"] + chat["greedy"],
-             "labels": [IGNORE] * len(chat["ids"]) + chat["greedy"]} for chat in read_chats()]
+             "labels": [IGNORE] * len(chat["ids"]) + chat["greedy"]}
+            for chat in read_chats()[:NUM_TRAINING_CHATS]]
 
 
 class Training:
@@ -135,25 +140,27 @@ class Generation:
 
     def __init__(self, space: Workspace, case: Case) -> None:
         self._space, self._case = space, case
+        vocabulary = SHAPES[case.model].vocab_size
         if case.rows is None:
-            self._prompts = [chat["ids"] for chat in read_chats()]
+            self._prompts = [chat["ids"] for chat in read_chats() if len(chat["greedy"]) >= LONG_ANSWER]
+            self._warm_up = [row["ids"] for row in CHAT64.make(vocabulary)[:case.rows_per_step]]
         else:
-            rows = case.rows.make(SHAPES[case.model].vocab_size)
-            self._prompts = [row["ids"] for row in rows]
+            *rows, warm_up = case.rows.make(vocabulary)
+            self._prompts, self._warm_up = [row["ids"] for row in rows], [warm_up["ids"]]
 
     def prompts(self, repeat: int) -> list[list[int]]:
-        """Other ones than in the repeat before, so that no cache of prompts helps."""
-        size = self._case.rows_per_step
-        begin = repeat * size % len(self._prompts)
-        return self._prompts[begin:begin + size]
+        begin = repeat * self._case.rows_per_step
+        return [self._prompts[i % len(self._prompts)]
+                for i in range(begin, begin + self._case.rows_per_step)]
 
     def ours(self, repeat: int) -> tuple[float, list[list[int]], float]:
         """Seconds, new ids and peak of a process that has warmed up on other prompts."""
-        rows = self.prompts(repeat + 1) + self.prompts(repeat)
+        rows = self._warm_up + self.prompts(repeat)
         path = self._space.write_rows(self._case.name, [{"ids": ids} for ids in rows])
         argv = self._space.ours(
             "generate", "--base", self._space.base(SMOLLM2, ids_only=True), "--ids", path,
-            "--batch", self._case.rows_per_step, "--max-tokens", self._case.new_tokens, "--timing")
+            "--batch", self._case.rows_per_step, "--max-tokens", self._case.new_tokens, "--timing",
+            *self._case.our_options)
         done = run(argv, self._space.threads, self._space.log(f"{self._case.name}-ours"))
         ids = [line["ids"] for line in done.lines if "ids" in line]
         return done.lines[-1]["seconds"], ids[self._case.rows_per_step:], done.peak_mb
@@ -167,9 +174,16 @@ class Generation:
                                     "--threads", self._space.threads)
         return Worker(argv, self._space.threads, self._space.log(f"{self._case.name}-{peer}"))
 
-    def ask(self, worker: Worker, repeat: int) -> dict[str, Any]:
-        request = {"rows": self.prompts(repeat), "new_tokens": self._case.new_tokens}
-        return worker.ask(request)[0]
+    def warm_up(self, worker: Worker) -> None:
+        self._ask(worker, self._warm_up)
+
+    def peer(self, worker: Worker, repeat: int) -> tuple[float, list[list[int]]]:
+        """Seconds and new ids."""
+        answer = self._ask(worker, self.prompts(repeat))
+        return answer["seconds"], answer["rows"]
+
+    def _ask(self, worker: Worker, rows: list[list[int]]) -> dict[str, Any]:
+        return worker.ask({"rows": rows, "new_tokens": self._case.new_tokens})[0]
 
     def tokens(self, repeat: int) -> int:
         """Counted in one repeat: new ones, or those of the prompt when one is asked for."""
@@ -188,15 +202,14 @@ def generate(space: Workspace, case: Case, repeats: int) -> Measured:
     workers = {peer: generation.worker(peer) for peer in case.peers}
     try:
         for worker in workers.values():
-            generation.ask(worker, 1)
+            generation.warm_up(worker)
         for repeat in range(repeats):
             seconds, rows, peak_mb = generation.ours(repeat)
             measured.ours.add(generation.tokens(repeat) / seconds, peak_mb)
             for peer, worker in workers.items():
-                answer = generation.ask(worker, repeat)
-                measured.peers[peer].add(generation.tokens(repeat) / answer["seconds"],
-                                         worker.peak_mb())
-                measured.notes[f"same_rows {peer}"] = same_rows(rows, answer["rows"])
+                seconds, peer_rows = generation.peer(worker, repeat)
+                measured.peers[peer].add(generation.tokens(repeat) / seconds, worker.peak_mb())
+                measured.notes[f"same_rows {peer}"] = same_rows(rows, peer_rows)
     finally:
         for worker in workers.values():
             worker.close()
