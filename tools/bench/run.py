@@ -14,6 +14,7 @@ environment (EVOLORA_BENCH_PYTHON, default build/peers/bin/python; tools/bench/s
 """
 
 import argparse
+import dataclasses
 import datetime
 import json
 import sys
@@ -70,15 +71,23 @@ def show(result: table.Result, as_json: bool) -> None:
               f"{result['sgemm_peak_gflops']:.0f} GFLOP/s", flush=True)
 
 
+def without(case: Case, peers: list[str]) -> Case:
+    left = tuple(peer for peer in case.peers if peer not in peers)
+    if not left:
+        raise BenchError(f"{case.name}: --without leaves no peer of {', '.join(case.peers)}")
+    return dataclasses.replace(case, peers=left)
+
+
 def run_cases(args: argparse.Namespace) -> None:
     names = list(CASES) if args.all else [args.case]
     for name in names:
         if name in LATER:
             raise BenchError(LATER[name])
     space = Workspace.open(args.threads)
+    cases = [without(CASES[name], args.without) for name in names]
     repeats = args.repeats or (QUICK_REPEATS if args.quick else REPEATS)
-    for name in names:
-        result = measure(space, CASES[name], repeats)
+    for case in cases:
+        result = measure(space, case, repeats)
         table.store(space.folder / "results", result)
         show(result, args.json)
 
@@ -91,6 +100,8 @@ def parse() -> argparse.Namespace:
     what.add_argument("--table", action="store_true", help="README's table from stored results")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_REPEATS} repeats")
     parser.add_argument("--repeats", type=int, default=0)
+    parser.add_argument("--without", action="append", default=[], metavar="PEER",
+                        help="leave a peer out where a case has another")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", action="store_true", help="one JSON object a case")
     return parser.parse_args()
