@@ -104,17 +104,26 @@ void ExpectSameSteps(const std::vector<StepReport>& ours, const Json& expected) 
 
 class TrainingGolden : public ::testing::TestWithParam<std::string> {};
 
-// The case's recipe, then each variation of it that must not change the outcome.
+// The case's recipe and each variation of it that must not change the outcome, on both paths.
+std::vector<Json> Recipes(const Json& expected) {
+  std::vector<Json> recipes;
+  for (const char* path : {"fast", "reference"}) {
+    Json recipe = expected["recipe"];
+    recipe["path"] = path;
+    recipes.push_back(recipe);
+    for (const Json& keys : expected["also"]) {
+      recipes.push_back(recipe);
+      recipes.back().update(keys);
+    }
+  }
+  return recipes;
+}
+
 TEST_P(TrainingGolden, FiftyStepsEqualPeft) {
   const Json expected = ReadJson(GoldenPath(GetParam() + "/expected.json"));
   const LoraAdapter start = ReadAdapter("init");
   const LoraAdapter peft = ReadAdapter(GetParam());
-  std::vector<Json> recipes = {expected["recipe"]};
-  for (const Json& keys : expected["also"]) {
-    recipes.push_back(expected["recipe"]);
-    recipes.back().update(keys);
-  }
-  for (const Json& recipe : recipes) {
+  for (const Json& recipe : Recipes(expected)) {
     SCOPED_TRACE(DisplayJson(recipe));
     FakeClock clock;
     ASSERT_OK_AND_ASSIGN(const TrainedAdapter trained,
