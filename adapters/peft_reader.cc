@@ -137,7 +137,8 @@ absl::Status CheckTargets(const PeftConfig& config, const PeftMatcher& matcher,
   }
   const auto* names = std::get_if<std::vector<std::string>>(&config.target_modules);
   for (size_t i = 0; names != nullptr && i < names->size(); ++i) {
-    bool used = false;
+    // PEFT writes a target that is excluded as well, and puts nothing there.
+    bool used = !matcher.IsTarget((*names)[i]);
     for (const auto& [path, pair] : pairs) used = used || matcher.EntryMatches(i, path);
     if (!used) {
       return absl::InvalidArgumentError(

@@ -2,68 +2,26 @@
 
 #include <algorithm>
 #include <cmath>
-#include <set>
 
 #include "ATen/ops/empty.h"
 #include "ATen/ops/zeros.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "evolora/core/random.h"
 #include "evolora/core/status_macros.h"
 
 namespace evolora {
-namespace {
-
-// A target names a module when it is its path or a suffix of it at a dot, as in PEFT.
-bool NamesModule(const std::string& target, const std::string& path) {
-  return target == path || absl::EndsWith(path, absl::StrCat(".", target));
-}
-
-bool IsTargeted(const LoraRecipe& recipe, const std::string& path, std::set<std::string>& used) {
-  if (recipe.target_modules.empty()) return true;
-  bool targeted = false;
-  for (const std::string& target : recipe.target_modules) {
-    if (!NamesModule(target, path)) continue;
-    used.insert(target);
-    targeted = true;
-  }
-  return targeted;
-}
-
-}  // namespace
-
-absl::StatusOr<std::vector<AdapterParameters::Slot>> AdapterParameters::PlanSlots(
-    const LlamaWeights& base, const LoraRecipe& recipe) {
-  std::vector<Slot> slots;
-  std::set<std::string> used;
-  int64_t offset = 0;
-  for (const std::string& path : LinearModulePaths(base.config)) {
-    if (!IsTargeted(recipe, path, used)) continue;
-    const at::Tensor weight = FindLinear(base, path);
-    const int64_t out_features = weight.size(0), in_features = weight.size(1);
-    if (recipe.rank > std::min(in_features, out_features)) {
-      return absl::InvalidArgumentError(absl::StrCat("recipe.rank ", recipe.rank, " exceeds layer ",
-                                                     path, " of ", out_features, " x ", in_features));
-    }
-    slots.push_back({path, in_features, out_features, offset});
-    offset += recipe.rank * (in_features + out_features);
-  }
-  for (const std::string& target : recipe.target_modules) {
-    if (used.count(target) != 0) continue;
-    return absl::InvalidArgumentError(
-        absl::StrCat("recipe.target_modules: '", target, "' matches no linear layer"));
-  }
-  return slots;
-}
-
 absl::StatusOr<AdapterParameters> AdapterParameters::Create(const LlamaWeights& base,
                                                             const LoraRecipe& recipe,
                                                             const LoraAdapter* init) {
   AdapterParameters parameters;
-  parameters.rank_ = recipe.rank;
-  parameters.scale_ = recipe.alpha / static_cast<double>(recipe.rank);
-  ASSIGN_OR_RETURN(parameters.slots_, PlanSlots(base, recipe));
-  parameters.Allocate();
+  ASSIGN_OR_RETURN(std::vector<PlannedModule> modules, PlanModules(base.config, recipe));
+  int64_t offset = 0;
+  for (PlannedModule& module : modules) {
+    const int64_t size = module.rank * (module.in_features + module.out_features);
+    parameters.slots_.push_back({std::move(module), offset});
+    offset += size;
+  }
+  parameters.Allocate(offset);
   if (init != nullptr) {
     RETURN_IF_ERROR(parameters.InitFrom(*init));
   } else {
@@ -73,17 +31,29 @@ absl::StatusOr<AdapterParameters> AdapterParameters::Create(const LlamaWeights& 
 }
 
 at::Tensor AdapterParameters::PartA(const at::Tensor& flat, const Slot& slot) const {
-  return flat.narrow(0, slot.offset, rank_ * slot.in_features).view({rank_, slot.in_features});
+  const PlannedModule& m = slot.module;
+  return flat.narrow(0, slot.offset, m.rank * m.in_features).view({m.rank, m.in_features});
 }
 
 at::Tensor AdapterParameters::PartB(const at::Tensor& flat, const Slot& slot) const {
-  return flat.narrow(0, slot.offset + rank_ * slot.in_features, slot.out_features * rank_)
-      .view({slot.out_features, rank_});
+  const PlannedModule& m = slot.module;
+  return flat.narrow(0, slot.offset + m.rank * m.in_features, m.out_features * m.rank)
+      .view({m.out_features, m.rank});
 }
 
-void AdapterParameters::Allocate() {
-  int64_t total = 0;
-  for (const Slot& slot : slots_) total += rank_ * (slot.in_features + slot.out_features);
+std::vector<at::Tensor> AdapterParameters::PartsA(const at::Tensor& flat) const {
+  std::vector<at::Tensor> parts;
+  for (const Slot& slot : slots_) parts.push_back(PartA(flat, slot));
+  return parts;
+}
+
+std::vector<at::Tensor> AdapterParameters::PartsB(const at::Tensor& flat) const {
+  std::vector<at::Tensor> parts;
+  for (const Slot& slot : slots_) parts.push_back(PartB(flat, slot));
+  return parts;
+}
+
+void AdapterParameters::Allocate(int64_t total) {
   for (at::Tensor* buffer : {&value, &gradient, &moment1, &moment2}) {
     *buffer = at::zeros({total}, at::kFloat);
   }
@@ -94,17 +64,19 @@ void AdapterParameters::Allocate() {
     return tensor;
   };
   for (const Slot& slot : slots_) {
-    lora_.modules[slot.path] = {leaf(PartA(value, slot), PartA(gradient, slot)),
-                                leaf(PartB(value, slot), PartB(gradient, slot)), scale_};
+    lora_.modules[slot.module.path] = {leaf(PartA(value, slot), PartA(gradient, slot)),
+                                       leaf(PartB(value, slot), PartB(gradient, slot)),
+                                       slot.module.scale};
   }
 }
 
 void AdapterParameters::InitFresh(uint64_t seed) {
   float* data = value.mutable_data_ptr<float>();
   for (const Slot& slot : slots_) {
-    Random random(DeriveSeed(seed, slot.path));
-    const double bound = 1.0 / std::sqrt(static_cast<double>(slot.in_features));
-    for (int64_t i = 0; i < rank_ * slot.in_features; ++i) {
+    const PlannedModule& m = slot.module;
+    Random random(DeriveSeed(seed, m.path));
+    const double bound = 1.0 / std::sqrt(static_cast<double>(m.in_features));
+    for (int64_t i = 0; i < m.rank * m.in_features; ++i) {
       data[slot.offset + i] = static_cast<float>((2.0 * random.NextDouble() - 1.0) * bound);
     }
   }
@@ -118,16 +90,17 @@ absl::Status AdapterParameters::InitFrom(const LoraAdapter& init) {
   }
   float* data = value.mutable_data_ptr<float>();
   for (const Slot& slot : slots_) {
+    const PlannedModule& m = slot.module;
     const auto module = std::find_if(init.modules.begin(), init.modules.end(),
-                                     [&](const LoraModule& m) { return m.path == slot.path; });
-    if (module == init.modules.end() || module->rank != rank_ ||
-        module->in_features != slot.in_features || module->out_features != slot.out_features) {
-      return absl::InvalidArgumentError(absl::StrCat("initial adapter: no module ", slot.path,
-                                                     " of rank ", rank_, ", ", slot.out_features,
-                                                     " x ", slot.in_features));
+                                     [&](const LoraModule& other) { return other.path == m.path; });
+    if (module == init.modules.end() || module->rank != m.rank ||
+        module->in_features != m.in_features || module->out_features != m.out_features) {
+      return absl::InvalidArgumentError(absl::StrCat("initial adapter: no module ", m.path,
+                                                     " of rank ", m.rank, ", ", m.out_features,
+                                                     " x ", m.in_features));
     }
     // The recipe's scale applies from here on; a different one in the file is folded into B.
-    const float fold = static_cast<float>(module->scale / scale_);
+    const float fold = static_cast<float>(module->scale / m.scale);
     float* a = data + slot.offset;
     std::copy(module->a.begin(), module->a.end(), a);
     std::transform(module->b.begin(), module->b.end(), a + module->a.size(),
@@ -141,15 +114,16 @@ LoraAdapter AdapterParameters::ToAdapter(const std::string& base_name) const {
   adapter.base_name = base_name;
   const float* data = value.const_data_ptr<float>();
   for (const Slot& slot : slots_) {
+    const PlannedModule& m = slot.module;
     const float* a = data + slot.offset;
-    const float* b = a + rank_ * slot.in_features;
-    adapter.modules.push_back({.path = slot.path,
-                               .rank = rank_,
-                               .in_features = slot.in_features,
-                               .out_features = slot.out_features,
-                               .scale = scale_,
+    const float* b = a + m.rank * m.in_features;
+    adapter.modules.push_back({.path = m.path,
+                               .rank = m.rank,
+                               .in_features = m.in_features,
+                               .out_features = m.out_features,
+                               .scale = m.scale,
                                .a = {a, b},
-                               .b = {b, b + slot.out_features * rank_}});
+                               .b = {b, b + m.out_features * m.rank}});
   }
   std::sort(adapter.modules.begin(), adapter.modules.end(),
             [](const LoraModule& x, const LoraModule& y) { return x.path < y.path; });

@@ -141,10 +141,27 @@ class Run {
       // torch.nn.utils.clip_grad_norm_: always multiplied, never by more than one.
       parameters_->gradient.mul_(std::min(1.0, recipe.max_grad_norm / (report.grad_norm + 1e-6)));
     }
-    at::Tensor step_count = at::full({}, static_cast<double>(step + 1), at::kFloat);
-    at::_fused_adamw_({parameters_->value}, {parameters_->gradient}, {parameters_->moment1},
-                      {parameters_->moment2}, /*max_exp_avg_sqs=*/{}, {step_count},
-                      report.learning_rate, recipe.beta1, recipe.beta2, recipe.weight_decay,
+    const AdapterParameters& p = *parameters_;
+    if (recipe.lora_plus_ratio == 1) {
+      return AdamW({p.value}, {p.gradient}, {p.moment1}, {p.moment2}, step, report.learning_rate);
+    }
+    AdamW(p.PartsA(p.value), p.PartsA(p.gradient), p.PartsA(p.moment1), p.PartsA(p.moment2), step,
+          report.learning_rate);
+    AdamW(p.PartsB(p.value), p.PartsB(p.gradient), p.PartsB(p.moment1), p.PartsB(p.moment2), step,
+          report.learning_rate * recipe.lora_plus_ratio);
+  }
+
+  // Updates the values in place; lists of equal length and shapes.
+  void AdamW(const std::vector<at::Tensor>& values, const std::vector<at::Tensor>& gradients,
+             const std::vector<at::Tensor>& moments1, const std::vector<at::Tensor>& moments2,
+             int64_t step, double learning_rate) const {
+    const LoraRecipe& recipe = job_.recipe;
+    std::vector<at::Tensor> step_counts;
+    for (size_t i = 0; i < values.size(); ++i) {
+      step_counts.push_back(at::full({}, static_cast<double>(step + 1), at::kFloat));
+    }
+    at::_fused_adamw_(values, gradients, moments1, moments2, /*max_exp_avg_sqs=*/{}, step_counts,
+                      learning_rate, recipe.beta1, recipe.beta2, recipe.weight_decay,
                       recipe.epsilon, /*amsgrad=*/false, /*maximize=*/false);
   }
 

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <numbers>
+#include <type_traits>
 
 #include "absl/strings/str_cat.h"
 #include "evolora/core/status_macros.h"
@@ -41,6 +43,21 @@ const char* PathName(TrainingPath path) {
   return path == TrainingPath::kFast ? "fast" : "reference";
 }
 
+// {"name or regex": number, ..}; absent = empty.
+template <typename T>
+std::map<std::string, T> ReadPattern(JsonFields& fields, const char* key) {
+  std::map<std::string, T> pattern;
+  if (!fields.Has(key)) return pattern;
+  for (const auto& [name, value] : fields.Object(key).items()) {
+    if (std::is_integral_v<T> ? value.is_number_integer() : value.is_number()) {
+      pattern[name] = value.template get<T>();
+    } else {
+      fields.Fail(key, absl::StrCat("'", name, "' is not a number of its kind"));
+    }
+  }
+  return pattern;
+}
+
 // One bound of a recipe: the value must lie in [low, high].
 struct Bound {
   const char* key;
@@ -49,6 +66,12 @@ struct Bound {
   double high;
 };
 
+absl::Status CheckBound(const Bound& b) {
+  if (b.value >= b.low && b.value <= b.high) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("recipe.", b.key, ": ", b.value, " is outside [", b.low, ", ", b.high, "]"));
+}
+
 }  // namespace
 
 absl::Status ValidateRecipe(const LoraRecipe& r) {
@@ -56,6 +79,7 @@ absl::Status ValidateRecipe(const LoraRecipe& r) {
       {"rank", static_cast<double>(r.rank), 1, 512},
       {"alpha", r.alpha, 1e-6, 1e6},
       {"learning_rate", r.learning_rate, 0, 10},
+      {"lora_plus_ratio", r.lora_plus_ratio, 1e-3, 1e3},
       {"warmup_ratio", r.warmup_ratio, 0, 1},
       {"epochs", static_cast<double>(r.epochs), 1, 10000},
       {"max_steps", static_cast<double>(r.max_steps), 0, 1e9},
@@ -70,11 +94,12 @@ absl::Status ValidateRecipe(const LoraRecipe& r) {
       {"max_row_tokens", static_cast<double>(r.max_row_tokens), 1, 1 << 24},
       {"checkpoint_every_steps", static_cast<double>(r.checkpoint_every_steps), 1, 1e9},
   };
-  for (const Bound& b : bounds) {
-    if (!(b.value >= b.low && b.value <= b.high)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("recipe.", b.key, ": ", b.value, " is outside [", b.low, ", ", b.high, "]"));
-    }
+  for (const Bound& b : bounds) RETURN_IF_ERROR(CheckBound(b));
+  for (const auto& [key, rank] : r.rank_pattern) {
+    RETURN_IF_ERROR(CheckBound({"rank_pattern", static_cast<double>(rank), 1, 512}));
+  }
+  for (const auto& [key, alpha] : r.alpha_pattern) {
+    RETURN_IF_ERROR(CheckBound({"alpha_pattern", alpha, 1e-6, 1e6}));
   }
   return absl::OkStatus();
 }
@@ -85,7 +110,12 @@ absl::StatusOr<LoraRecipe> RecipeFromJson(const Json& json) {
   constexpr int64_t kMax = int64_t{1} << 40;
   r.rank = f.OptionalInteger("rank", -kMax, kMax).value_or(r.rank);
   r.alpha = f.OptionalNumber("alpha").value_or(r.alpha);
+  r.use_rslora = f.OptionalBool("use_rslora").value_or(r.use_rslora);
   if (f.Has("target_modules")) r.target_modules = f.StringArray("target_modules");
+  if (f.Has("exclude_modules")) r.exclude_modules = f.StringArray("exclude_modules");
+  r.rank_pattern = ReadPattern<int64_t>(f, "rank_pattern");
+  r.alpha_pattern = ReadPattern<double>(f, "alpha_pattern");
+  r.lora_plus_ratio = f.OptionalNumber("lora_plus_ratio").value_or(r.lora_plus_ratio);
   r.learning_rate = f.OptionalNumber("learning_rate").value_or(r.learning_rate);
   const std::string schedule = f.OptionalString("schedule").value_or(ScheduleName(r.schedule));
   r.warmup_ratio = f.OptionalNumber("warmup_ratio").value_or(r.warmup_ratio);
@@ -120,7 +150,12 @@ absl::StatusOr<LoraRecipe> ParseRecipe(absl::string_view json_text) {
 Json RecipeToJson(const LoraRecipe& r) {
   return Json{{"rank", r.rank},
               {"alpha", r.alpha},
+              {"use_rslora", r.use_rslora},
               {"target_modules", r.target_modules},
+              {"exclude_modules", r.exclude_modules},
+              {"rank_pattern", r.rank_pattern},
+              {"alpha_pattern", r.alpha_pattern},
+              {"lora_plus_ratio", r.lora_plus_ratio},
               {"learning_rate", r.learning_rate},
               {"schedule", ScheduleName(r.schedule)},
               {"warmup_ratio", r.warmup_ratio},

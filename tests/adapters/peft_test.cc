@@ -407,6 +407,12 @@ TEST_F(PeftFolder, TargetsAndTensorsHaveToAgree) {
   EXPECT_THAT(Read(), StatusIs(kInvalid, HasSubstr("layers.1.self_attn.v_proj' has tensors, but")));
 }
 
+TEST_F(PeftFolder, AnExcludedTargetNeedsNoTensors) {
+  config_["target_modules"] = {"q_proj", "v_proj", "k_proj"};
+  config_["exclude_modules"] = {"k_proj"};
+  EXPECT_THAT(Read(), IsOk());
+}
+
 TEST_F(PeftFolder, RanksHaveToAgreeWithTheConfig) {
   config_["r"] = 4;
   EXPECT_THAT(Read(), StatusIs(kInvalid, HasSubstr("rank 8, the config says 4")));

@@ -35,7 +35,8 @@ TrainingJob TinyJob(int64_t num_rows = 12) {
     TrainingRow row;
     const uint64_t length = 4 + random.NextBelow(6);
     for (uint64_t t = 0; t < length; ++t) {
-      row.ids.push_back(static_cast<TokenId>(random.NextBelow(static_cast<uint64_t>(config.vocab_size))));
+      row.ids.push_back(
+          static_cast<TokenId>(random.NextBelow(static_cast<uint64_t>(config.vocab_size))));
       row.labels.push_back(t < 2 ? kIgnoreLabel : row.ids.back());
     }
     job.rows.push_back(row);
@@ -115,7 +116,8 @@ TEST(TrainLora, StoppedAndResumedGivesTheBytesOfTheUnbrokenRun) {
     ASSERT_THAT(Train(job, stopping, stop.get_token()),
                 StatusIs(absl::StatusCode::kCancelled, HasSubstr("stopped after step")));
     int64_t steps_taken = 0;
-    const TrainOptions resuming{.work_dir = work.path(), .resume = true,
+    const TrainOptions resuming{.work_dir = work.path(),
+                                .resume = true,
                                 .on_step = [&](const StepReport&) { ++steps_taken; }};
     ASSERT_OK_AND_ASSIGN(const TrainedAdapter resumed, Train(job, resuming));
     EXPECT_EQ(steps_taken, 9 - stop_after);
@@ -146,10 +148,10 @@ TEST(TrainLora, FailedCheckpointWriteKeepsTheLastOne) {
   ASSERT_THAT(TrainLora(job, options, failing, clock, {}),
               StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("disk full")));
   int64_t first_step = 0;
-  const TrainOptions resuming{.work_dir = work.path(), .resume = true,
-                              .on_step = [&](const StepReport& step) {
-                                if (first_step == 0) first_step = step.step;
-                              }};
+  const TrainOptions resuming{
+      .work_dir = work.path(), .resume = true, .on_step = [&](const StepReport& step) {
+        if (first_step == 0) first_step = step.step;
+      }};
   ASSERT_OK_AND_ASSIGN(const TrainedAdapter resumed, Train(job, resuming));
   EXPECT_EQ(first_step, 3);
   ASSERT_OK_AND_ASSIGN(const TrainedAdapter unbroken, Train(job));
@@ -203,11 +205,8 @@ TEST(ChunkedHeadLoss, EqualsTheUnchunkedLossAndItsGradient) {
   std::vector<int64_t> labels;
   for (int64_t i = 0; i < 37; ++i) labels.push_back(i % 19);
   const at::Tensor targets = at::tensor(labels, at::kLong);
-  const at::Tensor loss = at::mm(hidden, head.t())
-                              .log_softmax(1)
-                              .gather(1, targets.unsqueeze(1))
-                              .sum()
-                              .neg();
+  const at::Tensor loss =
+      at::mm(hidden, head.t()).log_softmax(1).gather(1, targets.unsqueeze(1)).sum().neg();
   loss.backward();
   const HeadLoss chunked = ChunkedHeadLoss(hidden.detach(), head, targets, 0.5, 10);
   EXPECT_NEAR(chunked.loss_sum, loss.item<double>(), 1e-3);

@@ -31,6 +31,11 @@ TEST(Recipe, JsonRoundTripKeepsEveryField) {
   recipe.max_steps = 7;
   recipe.seed = 42;
   recipe.path = TrainingPath::kReference;
+  recipe.use_rslora = true;
+  recipe.exclude_modules = {"o_proj"};
+  recipe.rank_pattern = {{"q_proj", 4}};
+  recipe.alpha_pattern = {{"layers\\.0\\..*", 1.5}};
+  recipe.lora_plus_ratio = 16;
   ASSERT_OK_AND_ASSIGN(const LoraRecipe back, RecipeFromJson(RecipeToJson(recipe)));
   EXPECT_EQ(RecipeToJson(back), RecipeToJson(recipe));
 }
@@ -49,6 +54,10 @@ TEST(Recipe, RefusesWhatItDoesNotKnowOrCannotMean) {
       {R"({"learning_rate": -1})", "recipe.learning_rate: -1"},
       {R"({"replay_share": 1})", "recipe.replay_share: 1"},
       {R"({"path": "slow"})", "'slow'"},
+      {R"({"rank_pattern": {"q_proj": 0}})", "recipe.rank_pattern: 0"},
+      {R"({"rank_pattern": {"q_proj": 1.5}})", "'q_proj'"},
+      {R"({"alpha_pattern": ["q_proj"]})", "alpha_pattern"},
+      {R"({"lora_plus_ratio": 0})", "recipe.lora_plus_ratio: 0"},
       {R"({"epochs": 0})", "recipe.epochs: 0"},
       {R"([])", "recipe"},
   };

@@ -58,7 +58,8 @@ TEST(MicroBatches, KeepToThePaddedBudgetAndLoseNoRow) {
   std::vector<int64_t> seen;
   for (const std::vector<int64_t>& batch : MicroBatches(rows, step, 20)) {
     size_t longest = 0;
-    for (const int64_t i : batch) longest = std::max(longest, rows[static_cast<size_t>(i)].ids.size());
+    for (const int64_t i : batch)
+      longest = std::max(longest, rows[static_cast<size_t>(i)].ids.size());
     EXPECT_LE(longest * batch.size(), 20u);
     seen.insert(seen.end(), batch.begin(), batch.end());
   }

@@ -44,7 +44,8 @@ TEST(ParseTrainingRows, NamesLineAndFault) {
   };
   const std::vector<Row> rows = {
       {"{\"ids\":[1,2],\"labels\":[1]}", absl::StatusCode::kInvalidArgument, "ids has 2 entries"},
-      {"\n{\"ids\":[1,32],\"labels\":[1,2]}", absl::StatusCode::kInvalidArgument, "line 2: ids[1]: 32"},
+      {"\n{\"ids\":[1,32],\"labels\":[1,2]}", absl::StatusCode::kInvalidArgument,
+       "line 2: ids[1]: 32"},
       {"{\"ids\":[1,2],\"labels\":[1,-1]}", absl::StatusCode::kInvalidArgument, "labels[1]: -1"},
       {"{\"ids\":[1,2],\"labels\":[1,2],\"x\":1}", absl::StatusCode::kInvalidArgument, "x"},
       {"{}", absl::StatusCode::kInvalidArgument, "messages, or prompt"},
@@ -71,8 +72,9 @@ TEST(LintTrainingRows, NamesRowsThatCannotTeach) {
   EXPECT_THAT(LintTrainingRows({good, unlabelled, first_only}, 8, 8),
               StatusIs(absl::StatusCode::kInvalidArgument,
                        AllOf(HasSubstr("row 1: none"), HasSubstr("row 2: none"))));
-  EXPECT_THAT(LintTrainingRows({long_row}, 3, 8),
-              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("row 0: 4 tokens, at most 3")));
+  EXPECT_THAT(
+      LintTrainingRows({long_row}, 3, 8),
+      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("row 0: 4 tokens, at most 3")));
   EXPECT_THAT(LintTrainingRows({long_row}, 8, 3),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("at most 3")));
 }

@@ -43,7 +43,7 @@ LoraAdapter ReadAdapter(const std::string& name) {
   return peft->adapter;
 }
 
-TrainingJob MakeJob(const Json& recipe) {
+TrainingJob MakeJob(const Json& recipe, const std::string& init) {
   const auto base = LoadBase(PosixFileSystem(), GoldenPath("model"));
   EXPECT_TRUE(base.ok()) << base.status();
   const auto data = PosixFileSystem().ReadFile(GoldenPath("rows.jsonl"), 1 << 20);
@@ -57,7 +57,7 @@ TrainingJob MakeJob(const Json& recipe) {
           .base_weights_fingerprint = base->weights_fingerprint,
           .rows = *rows,
           .recipe = *parsed,
-          .init = ReadAdapter("init")};
+          .init = ReadAdapter(init)};
 }
 
 double Cosine(const std::vector<float>& x, const std::vector<float>& y,
@@ -121,13 +121,14 @@ std::vector<Json> Recipes(const Json& expected) {
 
 TEST_P(TrainingGolden, FiftyStepsEqualPeft) {
   const Json expected = ReadJson(GoldenPath(GetParam() + "/expected.json"));
-  const LoraAdapter start = ReadAdapter("init");
+  const std::string init = expected["init"];
+  const LoraAdapter start = ReadAdapter(init);
   const LoraAdapter peft = ReadAdapter(GetParam());
   for (const Json& recipe : Recipes(expected)) {
     SCOPED_TRACE(DisplayJson(recipe));
     FakeClock clock;
     ASSERT_OK_AND_ASSIGN(const TrainedAdapter trained,
-                         TrainLora(MakeJob(recipe), {}, PosixFileSystem(), clock, {}));
+                         TrainLora(MakeJob(recipe, init), {}, PosixFileSystem(), clock, {}));
     EXPECT_EQ(trained.history.size(), 50u);
     ExpectSameSteps(trained.history, expected);
     ExpectSameAdapter(trained.adapter, peft, start);
@@ -138,13 +139,13 @@ TEST_P(TrainingGolden, FiftyStepsEqualPeft) {
 // row_order.h.
 TEST_P(TrainingGolden, ReferenceTookTheRowsInOurOrder) {
   const Json expected = ReadJson(GoldenPath(GetParam() + "/expected.json"));
-  const TrainingJob job = MakeJob(expected["recipe"]);
+  const TrainingJob job = MakeJob(expected["recipe"], expected["init"]);
   EXPECT_EQ(EpochOrder(job.recipe, job.rows, 0), expected["order"].get<std::vector<int64_t>>());
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, TrainingGolden,
                          ::testing::Values("plain", "linear_warmup", "cosine_weight_decay",
-                                           "clipped"),
+                                           "clipped", "rslora", "patterns", "lora_plus"),
                          [](const auto& param) { return param.param; });
 
 }  // namespace

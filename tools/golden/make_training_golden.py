@@ -4,11 +4,12 @@
 Usage: make_training_golden.py [OUT]     default: tests/golden/training
 
   OUT/model         a small random Llama: config.json and bf16 weights
-  OUT/init          the adapter PEFT starts from
+  OUT/init          the adapter PEFT starts from; OUT/<case>/init where the case changes its shape
   OUT/rows.jsonl    rows of {ids, labels}
   OUT/<case>        the adapter after all steps, and expected.json with
                       recipe     the recipe file
                       also       recipe keys for further runs that must give the same
+                      init       folder of the adapter that the run starts from
                       order      row numbers of the first epoch, as they were taken
                       loss, grad_norm   of every step
 
@@ -43,7 +44,14 @@ CASES: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
     "linear_warmup": ({"schedule": "linear", "warmup_ratio": 0.15}, []),
     "cosine_weight_decay": ({"schedule": "cosine", "weight_decay": 0.1, "beta2": 0.99}, []),
     "clipped": ({"max_grad_norm": 0.1}, [FEW_ROWS_AT_A_TIME]),
+    "rslora": ({"use_rslora": True, "target_modules": ["q_proj", "v_proj", "up_proj"]}, []),
+    # epsilon: of the gradients of rank 1 some are as small as fp32's own noise, which Adam would scale up.
+    "patterns": ({"exclude_modules": ["k_proj"], "rank_pattern": {"q_proj": 1, "layers.1.mlp.up_proj": 7},
+                  "alpha_pattern": {"layers.0.*": 9}, "epsilon": 1e-6}, [FEW_ROWS_AT_A_TIME]),
+    "lora_plus": ({"lora_plus_ratio": 16, "learning_rate": 5e-4, "weight_decay": 0.05}, []),
 }
+# Recipe keys that change what PEFT starts from: a case with one of them has an OUT/<case>/init.
+SHAPES = {"target_modules", "exclude_modules", "rank_pattern", "alpha_pattern", "use_rslora"}
 
 # Odd on purpose: head_dim is not hidden / heads, one key/value head, a vocabulary that no block
 # size divides.
@@ -103,11 +111,16 @@ def write_case(out: pathlib.Path, name: str) -> None:
     keys, also = CASES[name]
     recipe = Recipe(**COMMON | keys)
     rows = read_rows(out / "rows.jsonl")
-    run = PeftReference(load_model(out / "model"), out / "init", recipe, rows)
+    init = "init"
+    if SHAPES & set(keys):
+        init = f"{name}/init"
+        export_init(load_model(out / "model"), recipe, 7, out / init)
+        tidy_adapter(out / init)
+    run = PeftReference(load_model(out / "model"), out / init, recipe, rows)
     steps = [run.step() for _ in range(run.total_steps)]
     save_adapter(run.model, out / name)
     order = sum(step_rows(recipe.seed, len(rows), recipe.rows_per_step, 1), [])
-    expected = {"recipe": COMMON | keys, "also": also, "order": order,
+    expected = {"recipe": COMMON | keys, "also": also, "init": init, "order": order,
                 "loss": [step.loss for step in steps], "grad_norm": [step.grad_norm for step in steps]}
     text = ",\n".join(f'"{key}": {json.dumps(value)}' for key, value in expected.items())
     (out / name / "expected.json").write_text(f"{{\n{text}\n}}\n")

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -21,12 +22,19 @@ enum class LearningRateSchedule { kConstant, kLinear, kCosine };
 
 // How one LoRA adapter is trained. JSON names equal the field names; an unknown key is an error.
 struct LoraRecipe {
-  int64_t rank = 16;  // 1..512
-  double alpha = 32;  // scale = alpha / rank, as in PEFT
+  int64_t rank = 16;        // 1..512
+  double alpha = 32;        // scale = alpha / rank, as in PEFT
+  bool use_rslora = false;  // scale = alpha / sqrt(rank) (Kalajdzievski 2023)
   // Leaf names (q_proj), suffixes (self_attn.q_proj) or full paths; empty = every linear layer
   // of the decoder but the head ("all-linear").
   std::vector<std::string> target_modules;
+  std::vector<std::string> exclude_modules;  // of those, in the same words
+  // Rank and alpha of single modules: by a name as above or a regex, as PEFT matches the keys of
+  // its own patterns. Two keys that give one module different values are an error.
+  std::map<std::string, int64_t> rank_pattern;
+  std::map<std::string, double> alpha_pattern;
   double learning_rate = 3e-4;
+  double lora_plus_ratio = 1;  // learning rate of B over that of A (LoRA+, Hayou et al. 2024)
   LearningRateSchedule schedule = LearningRateSchedule::kLinear;  // decays to zero
   double warmup_ratio = 0;  // share of all steps, rising linearly from zero
   int64_t epochs = 3;

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.optimizers import create_loraplus_optimizer
 from transformers import PreTrainedModel, get_scheduler
 
 from row_order import step_rows
@@ -26,7 +27,13 @@ class Recipe:
 
     rank: int = 16
     alpha: float = 32
+    use_rslora: bool = False
+    target_modules: list[str] = dataclasses.field(default_factory=list)
+    exclude_modules: list[str] = dataclasses.field(default_factory=list)
+    rank_pattern: dict[str, int] = dataclasses.field(default_factory=dict)
+    alpha_pattern: dict[str, float] = dataclasses.field(default_factory=dict)
     learning_rate: float = 3e-4
+    lora_plus_ratio: float = 1
     schedule: str = "linear"
     warmup_ratio: float = 0
     epochs: int = 3
@@ -63,11 +70,26 @@ def read_rows(path: str | pathlib.Path) -> list[dict[str, list[int]]]:
 
 
 def export_init(model: PreTrainedModel, recipe: Recipe, seed: int, folder: str | pathlib.Path) -> None:
-    """Saves the adapter that PEFT starts from on all linear layers; `model` is changed by it."""
+    """Saves the adapter that PEFT starts from on the recipe's layers; `model` is changed by it."""
     torch.manual_seed(seed)
-    config = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules="all-linear",
+    config = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, use_rslora=recipe.use_rslora,
+                        target_modules=recipe.target_modules or "all-linear",
+                        exclude_modules=recipe.exclude_modules or None,
+                        rank_pattern=recipe.rank_pattern, alpha_pattern=recipe.alpha_pattern,
                         task_type="CAUSAL_LM")
     get_peft_model(model, config).save_pretrained(folder)
+
+
+def adamw(model: PeftModel, recipe: Recipe) -> torch.optim.Optimizer:
+    options = {"betas": (recipe.beta1, recipe.beta2), "eps": recipe.epsilon, "fused": True}
+    if recipe.lora_plus_ratio != 1:
+        return create_loraplus_optimizer(
+            model, torch.optim.AdamW, lr=recipe.learning_rate,
+            loraplus_lr_ratio=recipe.lora_plus_ratio, loraplus_weight_decay=recipe.weight_decay,
+            **options)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return torch.optim.AdamW(parameters, lr=recipe.learning_rate,
+                             weight_decay=recipe.weight_decay, **options)
 
 
 class PeftReference:
@@ -79,9 +101,7 @@ class PeftReference:
         self._recipe = recipe
         self.model = PeftModel.from_pretrained(model, init, is_trainable=True).train()
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self._optimizer = torch.optim.AdamW(
-            self._parameters, lr=recipe.learning_rate, betas=(recipe.beta1, recipe.beta2),
-            eps=recipe.epsilon, weight_decay=recipe.weight_decay, fused=True)
+        self._optimizer = adamw(self.model, recipe)
         total = recipe.epochs * math.ceil(len(rows) / recipe.rows_per_step)
         self.total_steps = min(recipe.max_steps, total) if recipe.max_steps > 0 else total
         self._scheduler = get_scheduler(
