@@ -11,7 +11,7 @@ from process import Finished, Worker, run
 from workspace import CHATS, Workspace
 
 
-NUM_TRAINING_CHATS = 15
+NUM_PARITY_ROWS = 150
 LONG_ANSWER = 48  # ids of the stored answer: what follows an early end would only repeat itself
 
 
@@ -45,9 +45,10 @@ def rate(steps: list[dict[str, Any]]) -> float:
     return sum(s["tokens"] for s in steps) / sum(s["seconds"] for s in steps)
 
 
-def furthest(ours: list[dict[str, Any]], peer: list[dict[str, Any]], key: str = "loss") -> float:
-    """Largest relative difference of a figure over the steps that both took."""
-    return max(abs(a[key] - b[key]) / b[key] for a, b in zip(ours, peer))
+def differences(ours: list[dict[str, Any]], peer: list[dict[str, Any]],
+                key: str = "loss") -> list[float]:
+    """Relative difference of a figure at each step that both took."""
+    return [float(f"{abs(a[key] - b[key]) / b[key]:.3g}") for a, b in zip(ours, peer)]
 
 
 def read_chats() -> list[dict[str, Any]]:
@@ -57,9 +58,18 @@ def read_chats() -> list[dict[str, Any]]:
 def training_rows(case: Case) -> list[Row]:
     if case.rows is not None:
         return case.rows.make(SHAPES[case.model].vocab_size)
-    return [{"ids": chat["ids"] + chat["greedy"],
-             "labels": [IGNORE] * len(chat["ids"]) + chat["greedy"]}
-            for chat in read_chats()[:NUM_TRAINING_CHATS]]
+    return mismatched_chats()
+
+
+def mismatched_chats() -> list[Row]:
+    """Each question with five other questions' answers: nothing that a run of a few steps could
+    learn by heart. (A loss near zero is a difference of large numbers: its own last digits are
+    noise in fp32.)"""
+    chats = read_chats()
+    pairs = [(chat["ids"], chats[(i + shift) % len(chats)]["greedy"])
+             for shift in (1, 5, 9, 13, 17) for i, chat in enumerate(chats)]
+    return [{"ids": ids + answer, "labels": [IGNORE] * len(ids) + answer}
+            for ids, answer in pairs[:NUM_PARITY_ROWS]]
 
 
 class Training:
@@ -84,9 +94,9 @@ class Training:
         return self._space.peer("peft_worker.py", "--model", self._space.model(self._case.model),
                                 "--threads", self._space.threads, *self._files, *end)
 
-    def peft(self) -> Finished:
-        out = self._space.fresh(self.out("peft"))
-        return run(self.peft_argv("--out", out), self._space.threads, self._log())
+    def peft(self, name: str = "peft", *options: object) -> Finished:
+        out = self._space.fresh(self.out(name))
+        return run(self.peft_argv("--out", out, *options), self._space.threads, self._log())
 
     def peft_worker(self) -> Worker:
         return Worker(self.peft_argv("--serve"), self._space.threads, self._log())
@@ -107,7 +117,7 @@ def train(space: Workspace, case: Case, repeats: int) -> Measured:
             peft = worker.ask(case.steps, case.steps)
             measured.peers["peft"].add(rate(peft), worker.peak_mb())
             if repeat == 0:  # later ones of the worker's go on where it was
-                measured.notes["loss_difference"] = furthest(ours.lines, first + peft)
+                measured.notes["loss_difference"] = max(differences(ours.lines, first + peft))
     finally:
         worker.close()
     return measured
@@ -120,7 +130,7 @@ def job(space: Workspace, case: Case, repeats: int) -> Measured:
         ours, peft = training.ours(), training.peft()
         measured.ours.add(ours.seconds, ours.peak_mb)
         measured.peers["peft"].add(peft.seconds, peft.peak_mb)
-        measured.notes["loss_difference"] = furthest(ours.lines, peft.lines)
+        measured.notes["loss_difference"] = max(differences(ours.lines, peft.lines))
     return measured
 
 

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Trains SmolLM2-135M for 50 steps by evolora and by transformers + PEFT and compares the two.
 
-  tools/bench/parity.py [--json]
+  tools/bench/parity.py [--floor] [--json]
 
-Chats of unequal length with their answers labelled, linear schedule with warm-up, clipping; both
-start from the adapter that PEFT made. Prints the largest relative difference of a loss and of a
-gradient norm over all steps, and the smallest cosine of an adapter matrix and of its change. The
-exit status is 1 beyond LOSS_LIMIT or below COSINE_LIMIT. Environment as run.py.
+150 chats of unequal length, answers labelled, linear schedule with warm-up, clipping; both start
+from the adapter that PEFT made. Prints the relative differences of the losses and gradient norms,
+and the smallest cosine of an adapter matrix and of its change. --floor trains by PEFT once more,
+with its eager attention, and prints the same between PEFT and PEFT: what the order of fp32 sums
+alone does. The exit status is 1 beyond LOSS_LIMIT or below COSINE_LIMIT. Environment as run.py.
 """
 
 import argparse
@@ -16,8 +17,8 @@ from typing import Any
 
 import machine
 from cases import PARITY, SMOLLM2
-from measure import Training, furthest
-from process import BenchError, run
+from measure import Training, differences
+from process import BenchError, Finished, run
 from workspace import Workspace
 
 LOSS_LIMIT, COSINE_LIMIT = 1e-5, 0.99999
@@ -30,29 +31,41 @@ def same_weights(space: Workspace) -> bool:
     return len({base["weights_fingerprint"] for base in bases if base["name"] in names}) == 1
 
 
-def compare(space: Workspace) -> dict[str, Any]:
+def between(space: Workspace, training: Training, one: Finished, name: str,
+            peft: Finished) -> dict[str, Any]:
+    """How far run `one`, whose adapter is called `name`, is from PEFT's."""
+    if len(one.lines) != len(peft.lines):
+        raise BenchError(f"{name} took {len(one.lines)} steps, PEFT {len(peft.lines)}")
+    losses = differences(one.lines, peft.lines)
+    argv = space.peer("compare_adapters.py", training.out(name), training.out("peft"),
+                      space.init(SMOLLM2))
+    return {"loss_difference": max(losses),
+            "grad_norm_difference": max(differences(one.lines, peft.lines, "grad_norm")),
+            **run(argv, space.threads, space.log("compare")).lines[0], "at_each_step": losses}
+
+
+def compare(space: Workspace, floor: bool) -> dict[str, Any]:
     training = Training(space, PARITY)
     ours, peft = training.ours(), training.peft()
-    if len(ours.lines) != len(peft.lines):
-        raise BenchError(f"ours took {len(ours.lines)} steps, PEFT {len(peft.lines)}")
-    argv = space.peer("compare_adapters.py", training.out("ours"), training.out("peft"),
-                      space.init(SMOLLM2))
-    adapters = run(argv, space.threads, space.log("compare")).lines[0]
-    return {"steps": len(ours.lines), "same_weights": same_weights(space),
-            "first_loss": peft.lines[0]["loss"], "last_loss": peft.lines[-1]["loss"],
-            "loss_difference": furthest(ours.lines, peft.lines, "loss"),
-            "grad_norm_difference": furthest(ours.lines, peft.lines, "grad_norm"), **adapters,
-            "seconds_ours": ours.seconds, "seconds_peft": peft.seconds,
-            "commit": machine.commit(), "machine": machine.describe(space.threads)}
+    result = {"steps": len(ours.lines), "same_weights": same_weights(space),
+              "first_loss": peft.lines[0]["loss"], "last_loss": peft.lines[-1]["loss"],
+              **between(space, training, ours, "ours", peft), "seconds_ours": ours.seconds,
+              "seconds_peft": peft.seconds, "commit": machine.commit(),
+              "machine": machine.describe(space.threads)}
+    if floor:
+        eager = training.peft("eager", "--attention", "eager")
+        result["floor"] = between(space, training, eager, "eager", peft)
+    return result
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--floor", action="store_true", help="also PEFT against itself")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     try:
-        result = compare(Workspace.open(args.threads))
+        result = compare(Workspace.open(args.threads), args.floor)
     except BenchError as error:
         print(f"parity: {error}", file=sys.stderr)
         return 1

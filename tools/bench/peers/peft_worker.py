@@ -28,12 +28,14 @@ def main() -> None:
     for name in ("--model", "--init", "--data", "--recipe"):
         parser.add_argument(name, required=True)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--attention", help="eager or sdpa; default: what transformers chooses")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--out")
     what.add_argument("--serve", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32,
+                                                 attn_implementation=args.attention)
     run = PeftReference(model, args.init, Recipe.read(args.recipe), read_rows(args.data))
     if args.serve:
         for line in sys.stdin:
