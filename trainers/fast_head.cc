@@ -10,7 +10,7 @@
 namespace evolora {
 namespace {
 
-constexpr int64_t kLogitsPerChunk = int64_t{8} << 20;
+constexpr int64_t kLogitsPerChunk = int64_t{4} << 20;
 
 using Target = TokenLayout::Target;
 

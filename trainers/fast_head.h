@@ -16,7 +16,7 @@ class FastHead {
 
   // hidden [M, D]: the hidden states of layout.predicting after the final norm. Returns the sum of
   // the targets' cross entropies and writes d(sum * factor) / d hidden. Some rows at a time: never
-  // more than about 8 million logits exist.
+  // more than about 4 million logits exist.
   double LossAndGradient(const TokenLayout& layout, const float* hidden, double factor,
                          float* d_hidden);
 

@@ -7,11 +7,14 @@
 namespace evolora {
 namespace {
 
-// Rows of a panel that are copied at once: 64 KiB, half of which is in the first-level cache.
-constexpr int64_t kDepthBlock = 512;
+// Most of the depth that is worked on at once. A panel of it has 192 KiB, in the second-level
+// cache; the left side of a longer one (the gradient of logits) is read once, not once for each
+// panel.
+constexpr int64_t kDepthBlock = 1536;
 // Up to so many rows a panel is read so few times that copying it costs more than it saves.
 constexpr int64_t kRowsWithoutCopy = 24;
-constexpr int64_t kMinRowsPerTask = 48;
+constexpr int64_t kMinRowsPerTile = 48;
+constexpr int64_t kVector = 16;
 
 // One panel of y for some rows.
 struct Tile {
@@ -19,108 +22,130 @@ struct Tile {
   int64_t rows;
   int64_t panel;
   int64_t columns;
-  float* y;  // of the whole result
-  int64_t ldy;
 };
 
-GemmArgs Block(const Product& product, const Tile& tile, int64_t k, int64_t depth,
-               GemmStore store) {
-  const float* left = product.left + (product.transposed ? tile.first_row + k * product.ldl
-                                                         : tile.first_row * product.ldl + k);
-  return {.x = left,
-          .ldx = product.ldl,
-          .rows = tile.rows,
-          .depth = depth,
-          .y = tile.y + tile.first_row * tile.ldy + tile.panel * kPanelColumns,
-          .ldy = tile.ldy,
-          .columns = tile.columns,
-          .store = store,
-          .transposed = product.transposed};
-}
+// The tiles of a result y [rows, columns].
+struct Tiling {
+  int64_t rows;
+  int64_t columns;
+  int64_t num_panels;
+  int64_t rows_per_tile;
+  int64_t num_cuts;
 
-GemmStore AddPanels(const KernelTable& kernels, const Product& product, const Tile& tile,
-                    GemmStore store) {
-  const DepthRange range =
-      product.ranges != nullptr ? product.ranges[tile.panel] : DepthRange{0, product.depth};
-  const float* panel = product.right + tile.panel * product.depth * kPanelColumns;
-  for (int64_t k = range.begin; k < range.begin + range.count; k += kDepthBlock) {
-    const int64_t depth = std::min(kDepthBlock, range.begin + range.count - k);
-    GemmArgs args = Block(product, tile, k, depth, store);
-    args.panel = panel + k * kPanelColumns;
-    kernels.gemm(args);
-    store = GemmStore::kAdd;
+  int64_t size() const { return num_panels * num_cuts; }
+  Tile At(int64_t i) const {
+    const int64_t panel = i / num_cuts;
+    const int64_t first_row = i % num_cuts * rows_per_tile;
+    return {first_row, std::min(rows_per_tile, rows - first_row), panel,
+            std::min(kPanelColumns, columns - panel * kPanelColumns)};
   }
-  return store;
+};
+
+// All rows in one tile, unless there are too few panels to keep the threads equally busy.
+Tiling MakeTiling(int64_t rows, int64_t columns) {
+  const int64_t threads = at::get_num_threads();
+  const int64_t num_panels = (columns + kPanelColumns - 1) / kPanelColumns;
+  const int64_t most = std::max<int64_t>(1, rows / kMinRowsPerTile);
+  int64_t cuts = std::min(most, (4 * threads + num_panels - 1) / num_panels);
+  while (cuts < std::min(most, 2 * threads) && num_panels * cuts % threads != 0) ++cuts;
+  const int64_t rows_per_tile = (rows + cuts - 1) / cuts;
+  return {rows, columns, num_panels, rows_per_tile, (rows + rows_per_tile - 1) / rows_per_tile};
 }
 
 // Copies `depth` rows of `columns` values into a panel, zeros behind them.
 void CopyPanel(const float* from, int64_t ldr, int64_t depth, int64_t columns, float* panel) {
   for (int64_t k = 0; k < depth; ++k) {
     float* row = panel + k * kPanelColumns;
-    if (columns == kPanelColumns) {
-      std::copy_n(from + k * ldr, kPanelColumns, row);
-    } else {
-      std::fill(std::copy_n(from + k * ldr, columns, row), row + kPanelColumns, 0.0f);
-    }
+    std::fill(std::copy_n(from + k * ldr, columns, row), row + kPanelColumns, 0.0f);
   }
 }
 
-GemmStore AddRowMajor(const KernelTable& kernels, const Product& product, const Tile& tile,
-                      GemmStore store) {
-  alignas(64) float panel[kDepthBlock * kPanelColumns];
-  const bool copy = tile.rows > kRowsWithoutCopy || tile.columns % 16 != 0;
-  for (int64_t k = 0; k < product.depth; k += kDepthBlock) {
-    const int64_t depth = std::min(kDepthBlock, product.depth - k);
-    const float* right = product.right + k * product.ldr + tile.panel * kPanelColumns;
-    GemmArgs args = Block(product, tile, k, depth, store);
-    args.panel = right;
-    args.ldp = product.ldr;
-    if (copy) {
-      CopyPanel(right, product.ldr, depth, tile.columns, panel);
-      args.panel = panel;
+// Adds one product's part of the depth to the tiles [begin, end).
+class DepthStep {
+ public:
+  DepthStep(const Product& product, const Tiling& tiling, float* y, int64_t ldy)
+      : product_(product), tiling_(tiling), y_(y), ldy_(ldy) {}
+
+  void Run(int64_t begin, int64_t end, const DepthRange& depth, GemmStore store) const {
+    alignas(64) float scratch[kDepthBlock * kPanelColumns];
+    for (int64_t i = begin; i < end; ++i) {
+      const Tile tile = tiling_.At(i);
+      const GemmArgs args =
+          product_.ldr == 0 ? FromPanels(tile, depth) : FromRows(tile, depth, scratch);
+      if (args.depth <= 0) continue;
+      GemmArgs stored = args;
+      stored.store = store;
+      Kernels().gemm(stored);
+    }
+  }
+
+ private:
+  GemmArgs Args(const Tile& tile, const DepthRange& depth) const {
+    const float* left =
+        product_.left + (product_.transposed ? tile.first_row + depth.begin * product_.ldl
+                                             : tile.first_row * product_.ldl + depth.begin);
+    return {.x = left,
+            .ldx = product_.ldl,
+            .rows = tile.rows,
+            .depth = depth.count,
+            .y = y_ + tile.first_row * ldy_ + tile.panel * kPanelColumns,
+            .ldy = ldy_,
+            .columns = tile.columns,
+            .transposed = product_.transposed};
+  }
+
+  GemmArgs FromPanels(const Tile& tile, DepthRange depth) const {
+    if (product_.ranges != nullptr) {
+      const DepthRange& used = product_.ranges[tile.panel];
+      const int64_t end = std::min(depth.begin + depth.count, used.begin + used.count);
+      depth.begin = std::max(depth.begin, used.begin);
+      depth.count = end - depth.begin;
+    }
+    GemmArgs args = Args(tile, depth);
+    args.panel = product_.right + (tile.panel * product_.depth + depth.begin) * kPanelColumns;
+    return args;
+  }
+
+  GemmArgs FromRows(const Tile& tile, const DepthRange& depth, float* scratch) const {
+    GemmArgs args = Args(tile, depth);
+    args.panel = product_.right + depth.begin * product_.ldr + tile.panel * kPanelColumns;
+    args.ldp = product_.ldr;
+    if (tile.columns % kVector != 0) {
+      CopyPanel(args.panel, product_.ldr, depth.count, tile.columns, scratch);
+      args.panel = scratch;
       args.ldp = kPanelColumns;
+    } else if (tile.columns == kPanelColumns && tile.rows > kRowsWithoutCopy) {
+      args.copy = scratch;
     }
-    kernels.gemm(args);
-    store = GemmStore::kAdd;
+    return args;
   }
-  return store;
-}
 
-// Rows of one task: all of them, unless there are too few panels to keep the threads busy.
-int64_t RowsPerTask(int64_t rows, int64_t num_panels) {
-  const int64_t wanted = 4 * at::get_num_threads();
-  const int64_t cuts = (wanted + num_panels - 1) / num_panels;
-  return std::min(rows, std::max(kMinRowsPerTask, (rows + cuts - 1) / cuts));
-}
+  const Product& product_;
+  const Tiling& tiling_;
+  float* y_;
+  int64_t ldy_;
+};
 
 }  // namespace
 
 void SumOfProducts(absl::Span<const Product> products, int64_t rows, int64_t columns, float* y,
                    int64_t ldy, GemmStore store) {
   if (rows == 0 || columns == 0) return;
-  const KernelTable& kernels = Kernels();
-  const int64_t num_panels = (columns + kPanelColumns - 1) / kPanelColumns;
-  const int64_t rows_per_task = RowsPerTask(rows, num_panels);
-  const int64_t num_cuts = (rows + rows_per_task - 1) / rows_per_task;
+  const Tiling tiling = MakeTiling(rows, columns);
   int64_t depth = 0;
   for (const Product& product : products) depth += product.depth;
   // Below about 64k multiply-adds a task costs less than waking a thread.
-  const int64_t work = std::max<int64_t>(1, rows_per_task * depth * kPanelColumns);
+  const int64_t work = std::max<int64_t>(1, tiling.rows_per_tile * depth * kPanelColumns);
   const int64_t grain = std::max<int64_t>(1, (int64_t{1} << 16) / work);
-  at::parallel_for(0, num_panels * num_cuts, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t panel = task / num_cuts;
-      const int64_t first_row = task % num_cuts * rows_per_task;
-      const Tile tile = {.first_row = first_row,
-                         .rows = std::min(rows_per_task, rows - first_row),
-                         .panel = panel,
-                         .columns = std::min(kPanelColumns, columns - panel * kPanelColumns),
-                         .y = y,
-                         .ldy = ldy};
-      GemmStore tile_store = store;
-      for (const Product& product : products) {
-        tile_store = product.ldr == 0 ? AddPanels(kernels, product, tile, tile_store)
-                                      : AddRowMajor(kernels, product, tile, tile_store);
+  at::parallel_for(0, tiling.size(), grain, [&](int64_t begin, int64_t end) {
+    for (const Product& product : products) {
+      const DepthStep step(product, tiling, y, ldy);
+      const int64_t num_blocks = (product.depth + kDepthBlock - 1) / kDepthBlock;
+      const int64_t block = (product.depth + num_blocks - 1) / num_blocks;
+      for (int64_t k = 0; k < product.depth; k += block) {
+        const bool first = &product == &products.front() && k == 0;
+        step.Run(begin, end, {k, std::min(block, product.depth - k)},
+                 first ? store : GemmStore::kAdd);
       }
     }
   });

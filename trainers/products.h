@@ -23,7 +23,8 @@ struct Product {
   // right + p * depth * 32, [depth, 32].
   const float* right = nullptr;
   int64_t ldr = 0;
-  // Panels only: outside ranges[p] the rows of panel p are zero and may be skipped. Null: none is.
+  // Panels only: outside ranges[p] the rows of panel p are zero and may be skipped. Null: none is;
+  // so in the first product of a sum.
   const DepthRange* ranges = nullptr;
 };
 

@@ -11,6 +11,9 @@ namespace evolora {
 namespace {
 
 constexpr int64_t kVector = 16;
+// The score of what a query does not see: its exponential is exactly zero, and remains so whatever
+// it is multiplied with.
+constexpr float kHidden = -1e30f;
 // Queries of a block: enough to reuse a key panel, few enough to skip most of what causality hides.
 constexpr int64_t kQueriesPerBlock = 48;
 
@@ -76,15 +79,29 @@ void TreeAttention::GatherPath(const TokenLayout& layout, const Task& task, cons
   s.ldl = RoundUp(length, 2 * kVector) + kVector;
   const int64_t width = config_.head_dim;
   const int64_t kv_head = task.head / (config_.num_heads / config_.num_kv_heads);
-  float* keys = s.keys.Reserve(length * ld_);
-  float* values = s.values.Reserve(length * ld_);
+  // Rows behind the last are multiplied with zeros: they have to be numbers.
+  const int64_t padded = RoundUp(length, kVector);
+  float* keys = s.keys.Reserve(padded * ld_);
+  float* values = s.values.Reserve(padded * ld_);
+  std::fill(keys + length * ld_, keys + padded * ld_, 0.0f);
+  std::fill(values + length * ld_, values + padded * ld_, 0.0f);
   for (int64_t t = 0; t < length; ++t) {
     const float* key =
         qkv + s.path_tokens[static_cast<size_t>(t)] * qkv_width_ + mixed_width_ + kv_head * width;
     std::copy_n(key, width, keys + t * ld_);
     std::copy_n(key + config_.num_kv_heads * width, width, values + t * ld_);
   }
-  Kernels().transpose(keys, ld_, length, width, 1, s.keys_t.Reserve(width * s.ldl), s.ldl);
+  TransposeRows(keys, length, s.ldl, s.keys_t);
+}
+
+// [L, ld_] to [E, ldl], with zeros up to the next whole vector of positions.
+void TreeAttention::TransposeRows(const float* rows, int64_t length, int64_t ldl,
+                                  Buffer& columns) const {
+  float* out = columns.Reserve(config_.head_dim * ldl);
+  Kernels().transpose(rows, ld_, length, config_.head_dim, 1, out, ldl);
+  for (int64_t e = 0; e < config_.head_dim; ++e) {
+    std::fill(out + e * ldl + length, out + e * ldl + RoundUp(length, kVector), 0.0f);
+  }
 }
 
 std::vector<TreeAttention::QueryBlock> TreeAttention::Blocks(
@@ -97,15 +114,15 @@ std::vector<TreeAttention::QueryBlock> TreeAttention::Blocks(
   return blocks;
 }
 
-// probs [B, L] of a block's queries; zero where a query does not look, up to the block's last
-// position.
+// probs [B, L] of a block's queries; zero where a query does not look, up to the last whole vector
+// of the block's positions.
 void TreeAttention::Probabilities(const Task& task, const QueryBlock& block, const float* qkv,
                                   Scratch& s) const {
   const int64_t width = config_.head_dim;
   float* queries = s.queries.Reserve(kQueriesPerBlock * ld_);
   CopyRows(qkv + block.first_token * qkv_width_ + task.head * width, qkv_width_, block.count, width,
            queries, ld_);
-  const int64_t length = block.first_position + block.count;
+  const int64_t length = RoundUp(block.first_position + block.count, kVector);
   float* probs = s.probs.Reserve(kQueriesPerBlock * s.ldl);
   Multiply({queries, ld_}, {s.keys_t.data(), s.ldl}, block.count, width, length, GemmStore::kSet,
            probs, s.ldl);
@@ -113,9 +130,11 @@ void TreeAttention::Probabilities(const Task& task, const QueryBlock& block, con
     const int64_t position = block.first_position + i;
     const int64_t low = task.window > 0 ? std::max<int64_t>(0, position - task.window + 1) : 0;
     float* row = probs + i * s.ldl;
+    const int64_t end = low + RoundUp(position + 1 - low, kVector);
     std::fill_n(row, low, 0.0f);
-    Kernels().softmax(row + low, position + 1 - low, scale_);
-    std::fill(row + position + 1, row + length, 0.0f);
+    std::fill(row + position + 1, row + std::max(end, length), kHidden);
+    Kernels().softmax(row + low, end - low, scale_);
+    if (end < length) std::fill(row + end, row + length, 0.0f);
   }
 }
 
@@ -125,7 +144,8 @@ void TreeAttention::ForwardTask(const TokenLayout& layout, const Task& task, con
   for (const QueryBlock& block : Blocks(layout.segments[static_cast<size_t>(task.segment)])) {
     Probabilities(task, block, qkv, s);
     Multiply({s.probs.data(), s.ldl}, {s.values.data(), ld_}, block.count,
-             block.first_position + block.count, config_.head_dim, GemmStore::kSet,
+             RoundUp(block.first_position + block.count, kVector), config_.head_dim,
+             GemmStore::kSet,
              mixed + block.first_token * mixed_width_ + task.head * config_.head_dim, mixed_width_);
   }
 }
@@ -149,7 +169,7 @@ void TreeAttention::Forward(int64_t layer, const TokenLayout& layout, const floa
 void TreeAttention::BackwardBlock(const Task& task, const QueryBlock& block, const float* d_mixed,
                                   float* d_qkv, Scratch& s) const {
   const int64_t width = config_.head_dim;
-  const int64_t length = block.first_position + block.count;
+  const int64_t length = RoundUp(block.first_position + block.count, kVector);
   float* d_out = s.d_mixed.Reserve(kQueriesPerBlock * ld_);
   CopyRows(d_mixed + block.first_token * mixed_width_ + task.head * width, mixed_width_,
            block.count, width, d_out, ld_);
@@ -173,10 +193,10 @@ void TreeAttention::BackwardTask(const TokenLayout& layout, const Task& task, co
   GatherPath(layout, task, qkv, s);
   const int64_t width = config_.head_dim;
   const auto length = static_cast<int64_t>(s.path_tokens.size());
-  Kernels().transpose(s.values.data(), ld_, length, width, 1, s.values_t.Reserve(width * s.ldl),
-                      s.ldl);
-  std::fill_n(s.d_keys.Reserve(length * ld_), length * ld_, 0.0f);
-  std::fill_n(s.d_values.Reserve(length * ld_), length * ld_, 0.0f);
+  TransposeRows(s.values.data(), length, s.ldl, s.values_t);
+  const int64_t size = RoundUp(length, kVector) * ld_;
+  std::fill_n(s.d_keys.Reserve(size), size, 0.0f);
+  std::fill_n(s.d_values.Reserve(size), size, 0.0f);
   for (const QueryBlock& block : Blocks(layout.segments[static_cast<size_t>(task.segment)])) {
     Probabilities(task, block, qkv, s);
     BackwardBlock(task, block, d_mixed, d_qkv, s);

@@ -50,6 +50,7 @@ class TreeAttention {
   };
   void GatherPath(const TokenLayout& layout, const Task& task, const float* qkv,
                   Scratch& scratch) const;
+  void TransposeRows(const float* rows, int64_t length, int64_t ldl, Buffer& columns) const;
   std::vector<QueryBlock> Blocks(const TokenLayout::Segment& segment) const;
   void Probabilities(const Task& task, const QueryBlock& block, const float* qkv,
                      Scratch& scratch) const;

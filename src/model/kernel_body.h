@@ -48,13 +48,17 @@ inline double SumLanes(const double* lanes) {
   return sum;
 }
 
-// kVectors: 1 for up to 16 columns, 2 for up to 32.
-template <int kRows, int kVectors, bool kTransposed>
+// How far ahead of the sums a panel with distant rows is fetched.
+constexpr int64_t kRowsAhead = 16;
+
+// kVectors: 1 for up to 16 columns, 2 for up to 32. kCopy: also writes the panel to args.copy.
+template <int kRows, int kVectors, bool kTransposed, bool kCopy>
 __attribute__((always_inline)) inline void GemmBlock(const GemmArgs& args, int64_t first_row) {
   const float* x = args.x + (kTransposed ? first_row : first_row * args.ldx);
   const int64_t row_step = kTransposed ? 1 : args.ldx;
   const int64_t depth_step = kTransposed ? args.ldx : 1;
   const float* panel = args.panel;
+  float* copy = args.copy;
   Lanes sums[kRows][kVectors];
   for (int i = 0; i < kRows; ++i) {
     for (int v = 0; v < kVectors; ++v) sums[i][v] = Lanes{};
@@ -63,6 +67,10 @@ __attribute__((always_inline)) inline void GemmBlock(const GemmArgs& args, int64
     Lanes columns[kVectors];
     for (int v = 0; v < kVectors; ++v) {
       columns[v] = *reinterpret_cast<const Lanes*>(panel + v * kLanes);
+      if constexpr (kCopy) {
+        __builtin_prefetch(panel + kRowsAhead * args.ldp + v * kLanes);
+        *reinterpret_cast<Lanes*>(copy + v * kLanes) = columns[v];
+      }
     }
     for (int i = 0; i < kRows; ++i) {
       const float value = x[i * row_step];
@@ -70,6 +78,7 @@ __attribute__((always_inline)) inline void GemmBlock(const GemmArgs& args, int64
     }
     panel += args.ldp;
     x += depth_step;
+    if constexpr (kCopy) copy += kPanelColumns;
   }
   const bool add = args.store == GemmStore::kAdd;
   for (int i = 0; i < kRows; ++i) {
@@ -88,33 +97,46 @@ __attribute__((always_inline)) inline void GemmBlock(const GemmArgs& args, int64
 }
 
 // Runs the block of exactly `rows` <= kRows rows.
-template <int kRows, int kVectors, bool kTransposed>
+template <int kRows, int kVectors, bool kTransposed, bool kCopy>
 __attribute__((always_inline)) inline void GemmTail(const GemmArgs& args, int64_t first_row,
                                                     int64_t rows) {
-  if (rows == kRows) return GemmBlock<kRows, kVectors, kTransposed>(args, first_row);
-  if constexpr (kRows > 1) GemmTail<kRows - 1, kVectors, kTransposed>(args, first_row, rows);
+  if (rows == kRows) return GemmBlock<kRows, kVectors, kTransposed, kCopy>(args, first_row);
+  if constexpr (kRows > 1) {
+    GemmTail<kRows - 1, kVectors, kTransposed, kCopy>(args, first_row, rows);
+  }
+}
+
+inline int64_t RowsOfBlock(int64_t left) {
+  if (left <= EVOLORA_GEMM_ROWS) return left;
+  // Two even blocks beat a full one and a stump.
+  return left < 2 * EVOLORA_GEMM_ROWS ? (left + 1) / 2 : EVOLORA_GEMM_ROWS;
 }
 
 template <int kVectors, bool kTransposed>
-void GemmRows(const GemmArgs& args) {
-  int64_t row = 0;
+void GemmRows(const GemmArgs& args, int64_t row) {
   while (row < args.rows) {
-    const int64_t left = args.rows - row;
-    int64_t take = EVOLORA_GEMM_ROWS;
-    if (left <= EVOLORA_GEMM_ROWS) {
-      take = left;
-    } else if (left < 2 * EVOLORA_GEMM_ROWS) {
-      take = (left + 1) / 2;  // two even blocks beat a full one and a stump
-    }
-    GemmTail<EVOLORA_GEMM_ROWS, kVectors, kTransposed>(args, row, take);
+    const int64_t take = RowsOfBlock(args.rows - row);
+    GemmTail<EVOLORA_GEMM_ROWS, kVectors, kTransposed, false>(args, row, take);
     row += take;
   }
 }
 
+template <bool kTransposed>
+void GemmCopy(const GemmArgs& args) {
+  const int64_t first = RowsOfBlock(args.rows);
+  GemmTail<EVOLORA_GEMM_ROWS, 2, kTransposed, true>(args, 0, first);
+  GemmArgs rest = args;
+  rest.panel = args.copy;
+  rest.ldp = kPanelColumns;
+  GemmRows<2, kTransposed>(rest, first);
+}
+
 void Gemm(const GemmArgs& args) {
-  if (args.columns > kLanes)
-    return args.transposed ? GemmRows<2, true>(args) : GemmRows<2, false>(args);
-  return args.transposed ? GemmRows<1, true>(args) : GemmRows<1, false>(args);
+  if (args.copy != nullptr) return args.transposed ? GemmCopy<true>(args) : GemmCopy<false>(args);
+  if (args.columns > kLanes) {
+    return args.transposed ? GemmRows<2, true>(args, 0) : GemmRows<2, false>(args, 0);
+  }
+  return args.transposed ? GemmRows<1, true>(args, 0) : GemmRows<1, false>(args, 0);
 }
 
 #include "kernel_int8_body.h"
@@ -185,8 +207,14 @@ double LogSumExp(const float* x, int64_t n) {
   const float max = Max(x, n);
   double lanes[kLanes] = {};
   int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    for (int j = 0; j < kLanes; ++j) lanes[j] += Exp(x[i + j] - max);
+  while (i + kLanes <= n) {
+    // In fp32 only as far as no digit is lost.
+    float part[kLanes] = {};
+    const int64_t end = n - i > 16 * kLanes ? i + 16 * kLanes : n;
+    for (; i + kLanes <= end; i += kLanes) {
+      for (int j = 0; j < kLanes; ++j) part[j] += Exp(x[i + j] - max);
+    }
+    for (int j = 0; j < kLanes; ++j) lanes[j] += part[j];
   }
   for (; i < n; ++i) lanes[i % kLanes] += Exp(x[i] - max);
   return static_cast<double>(max) + __builtin_log(SumLanes(lanes));

@@ -108,6 +108,36 @@ TEST(Kernels, GemmReadsTransposedRowsAndPanelsOfAnyStride) {
   });
 }
 
+TEST(Kernels, GemmOverACopiedPanelGivesTheSameBits) {
+  const std::vector<float> x = Values(50 * 50, 1);
+  const std::vector<float> panel = Values(50 * 48, 2);
+  ForEachTable([&](const KernelTable& table) {
+    for (const bool transposed : {false, true}) {
+      for (const int64_t rows : {1, 12, 13, 30, 50}) {
+        std::vector<float> y(static_cast<size_t>(rows * 32)), direct = y, copy(50 * 32);
+        GemmArgs args = {.x = x.data(),
+                         .ldx = 50,
+                         .rows = rows,
+                         .panel = panel.data(),
+                         .depth = 50,
+                         .y = direct.data(),
+                         .ldy = 32,
+                         .columns = 32,
+                         .ldp = 48,
+                         .transposed = transposed};
+        table.gemm(args);
+        args.y = y.data();
+        args.copy = copy.data();
+        table.gemm(args);
+        EXPECT_EQ(y, direct) << rows;
+        for (size_t k = 0; k < 50; ++k) {
+          EXPECT_TRUE(std::equal(&copy[k * 32], &copy[k * 32] + 32, &panel[k * 48])) << k;
+        }
+      }
+    }
+  });
+}
+
 TEST(Kernels, AGemmRowsBitsDoNotDependOnTheNumberOfRows) {
   const std::vector<float> x = Values(40 * 50, 1);
   const std::vector<float> panel = Values(50 * 32, 2);

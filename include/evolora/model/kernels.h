@@ -28,6 +28,10 @@ struct GemmArgs {
   GemmStore store = GemmStore::kSet;
   int64_t ldp = kPanelColumns;
   bool transposed = false;
+  // Not null: room for [depth, 32], 64-byte aligned. The panel is copied there by the first block
+  // of rows, on the way through, and read from there by the others: for panels of a wide matrix,
+  // whose rows lie far apart. REQUIRES: columns > 16, and 32 floats readable in each row.
+  float* copy = nullptr;
 };
 
 // A panel of int8 weights: weight[k][j] = values[k * 32 + j] * scales[k / 32 * 32 + j].
