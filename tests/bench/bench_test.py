@@ -8,6 +8,7 @@ import unittest
 
 BENCH = pathlib.Path(__file__).resolve().parents[2] / "tools/bench"
 sys.path += [str(BENCH), str(BENCH / "peers")]
+import growth  # noqa: E402
 import table  # noqa: E402
 from cases import CASES, Case, Rows  # noqa: E402
 from process import BenchError, Worker, run  # noqa: E402
@@ -63,7 +64,7 @@ class TableTest(unittest.TestCase):
     def test_only_what_stands_between_the_markers_changes(self) -> None:
         readme = self.folder / "README.md"
         readme.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
-        table.write(readme, [RESULT])
+        table.write(readme, table.markdown([RESULT]))
         text = readme.read_text()
         self.assertTrue(text.startswith(f"before\n{table.BEGIN}\n|"))
         self.assertTrue(text.endswith(f"{table.END}\nafter\n"))
@@ -74,13 +75,30 @@ class TableTest(unittest.TestCase):
         readme = self.folder / "README.md"
         readme.write_text("nothing")
         with self.assertRaisesRegex(BenchError, "needs one <!-- bench:begin -->"):
-            table.write(readme, [RESULT])
+            table.write(readme, table.markdown([RESULT]))
         self.assertEqual(readme.read_text(), "nothing")
 
     def test_results_come_back_in_the_order_of_the_cases(self) -> None:
         for name in ("start", "dense"):
             table.store(self.folder, RESULT | {"case": name})
         self.assertEqual([r["case"] for r in table.stored(self.folder)], ["dense", "start"])
+
+
+class GrowthTest(unittest.TestCase):
+    def test_each_sweep_is_a_table_of_its_own(self) -> None:
+        measured = [growth.Point("rank", 4, 170.0, 900), growth.Point("rank", 8, 165.5, 910),
+                    growth.Point("rows", 1, 99.0, 800)]
+        lines = growth.markdown(measured, "footer").splitlines()
+        self.assertEqual(lines[:4], ["| rank | 4 | 8 |", "|---|---|---|",
+                                     "| tokens/s | 170 | 166 |", "| peak MB | 900 | 910 |"])
+        self.assertEqual(lines[5:], ["| rows | 1 |", "|---|---|", "| tokens/s | 99 |",
+                                     "| peak MB | 800 |", "", "footer"])
+
+    def test_each_point_has_rows_for_its_steps_and_a_rank_that_fits_the_layers(self) -> None:
+        for _, _, case in growth.points():
+            assert case.rows is not None
+            self.assertEqual(case.rows.count, 3 * case.rows_per_step)
+            self.assertLessEqual(case.rank, 192)
 
 
 class ProcessTest(unittest.TestCase):

@@ -58,7 +58,8 @@ class Rows:
 
     def _row(self, prefix: list[int], draw: random.Random, vocab_size: int) -> Row:
         ids = prefix + [draw.randrange(vocab_size) for _ in range(self.length - self.shared)]
-        return {"ids": ids, "labels": [IGNORE] * (self.length - self.labelled) + ids[-self.labelled:]}
+        unlabelled = self.length - self.labelled
+        return {"ids": ids, "labels": [IGNORE] * unlabelled + ids[unlabelled:]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +77,7 @@ class Case:
     new_tokens: int = 0
     peers: tuple[str, ...] = ("peft",)
     our_options: tuple[str, ...] = ()
+    rank: int = RANK
 
     @property
     def unit(self) -> str:
@@ -83,7 +85,8 @@ class Case:
 
     def recipe(self) -> dict[str, Any]:
         """The recipe file, with evolora's keys, which PEFT's side reads too."""
-        recipe = {"rank": RANK, "alpha": 2 * RANK, "rows_per_step": self.rows_per_step, "seed": 1}
+        recipe = {"rank": self.rank, "alpha": 2 * self.rank, "seed": 1,
+                  "rows_per_step": self.rows_per_step}
         if self.kind == "job":
             return recipe | {"epochs": JOB_EPOCHS}
         if self.kind == "parity":  # 150 rows: 50 steps
@@ -115,8 +118,8 @@ LLM_PEERS = ("transformers", "llama.cpp Q4_1")
 CASES = {case.name: case for case in (
     Case("dense", "LoRA SmolLM2-135M, 2 x 256 tokens, half labelled", "train", SMOLLM2,
          Rows(8, 256, 128), rows_per_step=2, warm_up_steps=1, steps=3),
-    Case("chat64", "LoRA SmolLM2-135M, chat rows of 38 tokens, 17 shared, 5 labelled, batch 8", "train",
-         SMOLLM2, CHAT64, rows_per_step=8, warm_up_steps=2, steps=8),
+    Case("chat64", "LoRA SmolLM2-135M, chat rows of 38 tokens, 17 shared, 5 labelled, batch 8",
+         "train", SMOLLM2, CHAT64, rows_per_step=8, warm_up_steps=2, steps=8),
     Case("job", "that as a command: start, load, 8 epochs of 64 rows, save", "job", SMOLLM2, CHAT64,
          rows_per_step=8),
     Case("15m", "LoRA 15M (288 wide, 6 layers, 32k vocabulary), 4 x 256", "train", "15m",
@@ -133,10 +136,10 @@ CASES = {case.name: case for case in (
          our_options=("--weights", "int8")),
     Case("prefill", "prefill SmolLM2-135M, 512 tokens", "generate", SMOLLM2, Rows(12, 512, 1),
          rows_per_step=1, new_tokens=1, peers=LLM_PEERS),
-    Case("start", "start of the process to the first optimiser step, SmolLM2-135M", "start", SMOLLM2,
-         CHAT64, rows_per_step=8),
-    Case("agent", "LoRA SmolLM2-135M, 32 rows on one 400-token prefix, 40-token tails, 20 labelled, "
-         "batch 8", "train", SMOLLM2, Rows(32, 440, 20, shared=400), rows_per_step=8,
+    Case("start", "start of the process to the first optimiser step, SmolLM2-135M", "start",
+         SMOLLM2, CHAT64, rows_per_step=8),
+    Case("agent", "LoRA SmolLM2-135M, 32 rows on one 400-token prefix, 40-token tails, 20 "
+         "labelled, batch 8", "train", SMOLLM2, Rows(32, 440, 20, shared=400), rows_per_step=8,
          warm_up_steps=1, steps=1),
 )}
 PARITY = Case("parity", "50 steps beside PEFT", "parity", SMOLLM2, CHATS, rows_per_step=3)

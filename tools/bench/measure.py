@@ -78,8 +78,9 @@ class Training:
     def __init__(self, space: Workspace, case: Case) -> None:
         self._space, self._case = space, case
         data = space.write_rows(case.name, training_rows(case))
-        self._files = ["--data", data, "--recipe", space.write_recipe(case), "--init",
-                       space.init(case.model)]
+        self._files = ["--data", data, "--recipe", space.write_recipe(case)]
+        if case.peers:  # both start from PEFT's adapter
+            self._files += ["--init", space.init(case.model)]
 
     def out(self, side: str) -> pathlib.Path:
         return self._space.out(f"{self._case.name}-{side}")
@@ -152,7 +153,8 @@ class Generation:
         self._space, self._case = space, case
         vocabulary = SHAPES[case.model].vocab_size
         if case.rows is None:
-            self._prompts = [chat["ids"] for chat in read_chats() if len(chat["greedy"]) >= LONG_ANSWER]
+            self._prompts = [chat["ids"] for chat in read_chats()
+                             if len(chat["greedy"]) >= LONG_ANSWER]
             self._warm_up = [row["ids"] for row in CHAT64.make(vocabulary)[:case.rows_per_step]]
         else:
             *rows, warm_up = case.rows.make(vocabulary)

@@ -113,7 +113,8 @@ def main() -> int:
         if not args.table:
             run_cases(args)
         if args.all or args.table:
-            table.write(ROOT / "README.md", table.stored(bench_folder() / "results"))
+            results = table.stored(bench_folder() / "results")
+            table.write(ROOT / "README.md", table.markdown(results))
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1

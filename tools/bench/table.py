@@ -8,6 +8,7 @@ from cases import CASES
 from process import BenchError
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+GROWTH_BEGIN, GROWTH_END = "<!-- growth:begin -->", "<!-- growth:end -->"
 Result = dict[str, Any]
 
 
@@ -28,15 +29,18 @@ def number(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def cells(texts: list[str]) -> str:
+    return "| " + " | ".join(texts) + " |"
+
+
 def row(title: str, result: Result, peer: Result) -> str:
     unit = result["unit"]
     flops = (f"{result['gflops_ours']:.0f} of {result['sgemm_peak_gflops']:.0f}"
              if result["gflops_ours"] else "-")
-    cells = [title, f"{number(result['ours'])} {unit}", f"{number(peer['value'])} {unit}",
+    return cells([title, f"{number(result['ours'])} {unit}", f"{number(peer['value'])} {unit}",
              peer["name"], f"**{peer['ratio']:.2f}x**",
              f"{number(result['peak_mb_ours'])} / {number(peer['peak_mb'])}", flops,
-             f"{result['repeats']}, {result['commit']}"]
-    return "| " + " | ".join(cells) + " |"
+             f"{result['repeats']}, {result['commit']}"])
 
 
 def peers_of(result: Result) -> list[Result]:
@@ -55,11 +59,11 @@ def markdown(results: list[Result]) -> str:
     return "\n".join([*lines, "", "; ".join(machines) + "."])
 
 
-def write(readme: pathlib.Path, results: list[Result]) -> None:
+def write(readme: pathlib.Path, content: str, begin: str = BEGIN, end: str = END) -> None:
     """Replaces what stands between the markers."""
     text = readme.read_text()
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise BenchError(f"{readme}: needs one {BEGIN} and one {END} after it")
-    before, _, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2]
-    readme.write_text(f"{before}{BEGIN}\n{markdown(results)}\n{END}{after}")
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise BenchError(f"{readme}: needs one {begin} and one {end} after it")
+    before, _, rest = text.partition(begin)
+    after = rest.partition(end)[2]
+    readme.write_text(f"{before}{begin}\n{content}\n{end}{after}")

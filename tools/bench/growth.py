@@ -1,0 +1,95 @@
+#!/usr/bin/env python3
+"""Shows how the cost of training grows: tokens per second and peak memory of LoRA on SmolLM2-135M
+against the length of the rows, their number in a step, and the rank.
+
+  tools/bench/growth.py [--json]         prints the figures
+  tools/bench/growth.py --table          writes them into README.md too
+
+Ours alone, half of each row labelled; medians over --repeats processes. Environment as run.py.
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+
+import machine
+import table
+from cases import SMOLLM2, Case, Rows
+from measure import Training, rate
+from process import BenchError
+from workspace import ROOT, Workspace
+
+LENGTHS = (64, 128, 256, 512, 1024, 2048)
+BATCHES = (1, 2, 4, 8, 16, 32)
+RANKS = (4, 8, 16, 32, 64, 128, 192)  # keys and values are 192 wide
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    sweep: str
+    value: int
+    tokens_per_second: float
+    peak_mb: float
+
+
+def case(name: str, length: int, batch: int, rank: int = 16) -> Case:
+    return Case(f"growth-{name}", "", "train", SMOLLM2, Rows(3 * batch, length, length // 2),
+                rows_per_step=batch, warm_up_steps=1, steps=2, peers=(), rank=rank)
+
+
+def points() -> list[tuple[str, int, Case]]:
+    return ([("tokens of a row, 1 row a step", n, case("length", n, 1)) for n in LENGTHS]
+            + [("rows of a step, 128 tokens each", n, case("batch", 128, n)) for n in BATCHES]
+            + [("rank, 2 rows of 256 tokens", n, case("rank", 256, 2, n)) for n in RANKS])
+
+
+def measure(space: Workspace, repeats: int) -> list[Point]:
+    measured = []
+    for sweep, value, one in points():
+        training = Training(space, one)
+        runs = [training.ours() for _ in range(repeats)]
+        rates = [rate(done.lines[one.warm_up_steps:]) for done in runs]
+        measured.append(Point(sweep, value, round(statistics.median(rates), 1),
+                              round(max(done.peak_mb for done in runs))))
+    return measured
+
+
+def markdown(measured: list[Point], footer: str) -> str:
+    lines = []
+    for sweep in dict.fromkeys(point.sweep for point in measured):
+        line = [point for point in measured if point.sweep == sweep]
+        lines += [table.cells([sweep, *(str(p.value) for p in line)]),
+                  "|---" * (len(line) + 1) + "|",
+                  table.cells(["tokens/s", *(table.number(p.tokens_per_second) for p in line)]),
+                  table.cells(["peak MB", *(table.number(p.peak_mb) for p in line)]), ""]
+    return "\n".join([*lines, footer])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", action="store_true", help="one JSON object a point")
+    parser.add_argument("--table", action="store_true", help="write README.md's table too")
+    args = parser.parse_args()
+    try:
+        measured = measure(Workspace.open(args.threads), args.repeats)
+        text = markdown(measured, f"{machine.describe(args.threads)}; commit {machine.commit()}, "
+                                  f"medians of {args.repeats}.")
+        if args.table:
+            table.write(ROOT / "README.md", text, table.GROWTH_BEGIN, table.GROWTH_END)
+    except BenchError as error:
+        print(f"growth: {error}", file=sys.stderr)
+        return 1
+    for point in measured:
+        if args.json:
+            print(json.dumps(dataclasses.asdict(point)))
+    if not args.json:
+        print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
