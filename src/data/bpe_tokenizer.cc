@@ -13,7 +13,7 @@
 #include "evolora/core/status_macros.h"
 #include "mapped_text.h"
 #include "regex_splitter.h"
-#include "token_table.h"
+#include "table_tokenizer.h"
 
 namespace evolora {
 namespace {
@@ -22,27 +22,11 @@ constexpr char kMark[] = "\xE2\x96\x81";  // U+2581
 
 // Added tokens are cut out in two passes, before and after normalisation; what is left is marked,
 // split by the regexes one after another, and each piece goes through the merges.
-class BpeTokenizer final : public Tokenizer {
+class BpeTokenizer final : public TableTokenizer {
  public:
   static absl::StatusOr<std::shared_ptr<const Tokenizer>> Create(const TokenizerSpec& spec);
 
-  absl::StatusOr<std::vector<TokenId>> Encode(absl::string_view text,
-                                              SpecialText special) const override {
-    const TextRun run{text, special};
-    ASSIGN_OR_RETURN(EncodedRuns encoded, EncodeRuns({&run, 1}));
-    return std::move(encoded.ids);
-  }
   absl::StatusOr<EncodedRuns> EncodeRuns(absl::Span<const TextRun> runs) const override;
-  absl::StatusOr<std::string> Decode(absl::Span<const TokenId> ids) const override {
-    return table_.Decode(ids, strip_);
-  }
-  std::string TokenBytes(TokenId id) const override { return table_.Bytes(id); }
-  int32_t vocab_size() const override { return table_.size(); }
-  bool IsSpecial(TokenId id) const override { return table_.IsSpecial(id); }
-  TokenId bos_id() const override { return bos_id_; }
-  TokenId eos_id() const override { return eos_id_; }
-  bool adds_bos() const override { return adds_bos_; }
-  TokenId SpecialId(absl::string_view text) const override { return table_.SpecialId(text); }
 
  private:
   // One Encode call.
@@ -60,8 +44,8 @@ class BpeTokenizer final : public Tokenizer {
 
   BpeTokenizer(BpeModel model, TokenTable table, std::vector<AddedToken> raw,
                std::vector<AddedToken> normalized)
-      : model_(std::move(model)),
-        table_(std::move(table)),
+      : TableTokenizer(std::move(table)),
+        model_(std::move(model)),
         raw_tokens_(std::move(raw)),
         normalized_tokens_(std::move(normalized)) {}
 
@@ -69,16 +53,11 @@ class BpeTokenizer final : public Tokenizer {
   absl::Status EncodePlain(const MappedText& text, bool is_first, Call& call) const;
 
   BpeModel model_;
-  TokenTable table_;
   AddedTokenMatcher raw_tokens_;
   AddedTokenMatcher normalized_tokens_;
   std::vector<RegexSplitter> splitters_;
   bool nfc_ = false;
   SpaceMark space_mark_ = SpaceMark::kNone;
-  StripBlanks strip_ = StripBlanks::kNone;
-  TokenId bos_id_ = -1;
-  TokenId eos_id_ = -1;
-  bool adds_bos_ = false;
 };
 
 std::string TokenText(const TokenizerSpec& spec, const std::string& token) {

@@ -13,7 +13,7 @@
 #include "evolora/core/status_macros.h"
 #include "sentencepiece_bridge.h"
 #include "sentencepiece_model.h"
-#include "token_table.h"
+#include "table_tokenizer.h"
 
 namespace evolora {
 namespace {
@@ -22,49 +22,27 @@ constexpr char kMark[] = "\xE2\x96\x81";  // U+2581
 
 // Control pieces are cut out where they may count; the library encodes each text between them, with
 // a dummy prefix each, as Llama's reference code does.
-class SentencePieceTokenizer final : public Tokenizer {
+class SentencePieceTokenizer final : public TableTokenizer {
  public:
   SentencePieceTokenizer(const TokenizerSpec& spec, std::unique_ptr<SentencePieceBridge> bridge,
                          TokenTable table, std::vector<AddedToken> control)
-      : bridge_(std::move(bridge)),
-        table_(std::move(table)),
-        control_(std::move(control)),
-        strip_(spec.remove_extra_whitespaces ? StripBlanks::kWhileEmpty
-               : spec.add_dummy_prefix       ? StripBlanks::kFirstToken
-                                             : StripBlanks::kNone),
-        bos_id_(spec.bos_id),
-        eos_id_(spec.eos_id),
-        adds_bos_(spec.adds_bos) {}
+      : TableTokenizer(std::move(table)), bridge_(std::move(bridge)), control_(std::move(control)) {
+    strip_ = spec.remove_extra_whitespaces ? StripBlanks::kWhileEmpty
+             : spec.add_dummy_prefix       ? StripBlanks::kFirstToken
+                                           : StripBlanks::kNone;
+    bos_id_ = spec.bos_id;
+    eos_id_ = spec.eos_id;
+    adds_bos_ = spec.adds_bos;
+  }
 
-  absl::StatusOr<std::vector<TokenId>> Encode(absl::string_view text,
-                                              SpecialText special) const override {
-    const TextRun run{text, special};
-    ASSIGN_OR_RETURN(EncodedRuns encoded, EncodeRuns({&run, 1}));
-    return std::move(encoded.ids);
-  }
   absl::StatusOr<EncodedRuns> EncodeRuns(absl::Span<const TextRun> runs) const override;
-  absl::StatusOr<std::string> Decode(absl::Span<const TokenId> ids) const override {
-    return table_.Decode(ids, strip_);
-  }
-  std::string TokenBytes(TokenId id) const override { return table_.Bytes(id); }
-  int32_t vocab_size() const override { return table_.size(); }
-  bool IsSpecial(TokenId id) const override { return table_.IsSpecial(id); }
-  TokenId bos_id() const override { return bos_id_; }
-  TokenId eos_id() const override { return eos_id_; }
-  bool adds_bos() const override { return adds_bos_; }
-  TokenId SpecialId(absl::string_view text) const override { return table_.SpecialId(text); }
 
  private:
   absl::Status EncodePart(const JoinedRuns& input, size_t begin, size_t end,
                           EncodedRuns& encoded) const;
 
   std::unique_ptr<SentencePieceBridge> bridge_;
-  TokenTable table_;
   AddedTokenMatcher control_;
-  StripBlanks strip_;
-  TokenId bos_id_;
-  TokenId eos_id_;
-  bool adds_bos_;
 };
 
 absl::StatusOr<EncodedRuns> SentencePieceTokenizer::EncodeRuns(
