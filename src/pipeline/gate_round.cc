@@ -84,6 +84,8 @@ absl::StatusOr<ShiftMeasures> MeasureShift(RunState& run, const Candidate& candi
     for (const Case* c : AnchorCases(run, candidate)) by_id[c->id] = c;
     std::vector<GenerateRequest> before, after;
     for (const PairedEpisodes& pair : anchors) {
+      // A wrong answer is not protected: inside a scope it is meant to change.
+      if (!pair.champion.feedback.success) continue;
       const Replay replay{.value = by_id[pair.case_id]};
       ASSIGN_OR_RETURN(Solver::Prepared champion, run.solver.Prepare(run.champion.view, replay));
       ASSIGN_OR_RETURN(Solver::Prepared changed, run.solver.Prepare(view, replay));

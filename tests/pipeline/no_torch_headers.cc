@@ -1,5 +1,5 @@
-// The pipeline and what it is built on hand LibTorch around in files that include none of its headers:
-// a translation unit that sees them takes a minute to compile.
+// The pipeline and what it is built on hand LibTorch around in files that include none of its
+// headers: a translation unit that sees them takes a minute to compile.
 #include "evolora/model/base_model.h"
 #include "evolora/model/text_model.h"
 #include "evolora/pipeline/base_store.h"

@@ -155,6 +155,18 @@ TEST_F(RunTest, ACrashedTrainingIsAFailedTicketNotAFailedRun) {
   EXPECT_THAT(notes, ::testing::Contains(HasSubstr("the child died")));
 }
 
+// What the champion gets wrong is not protected: inside an adapter's scope it is meant to change.
+TEST_F(RunTest, KlIsMeasuredOnAnchorsTheChampionAnswersRight) {
+  RunWorld world;
+  ASSERT_OK_AND_ASSIGN(const RunResult result, Run(world, world.Options(1)));
+  ASSERT_FALSE(world.shift_requests.empty());
+  for (const GenerateRequest& request : world.shift_requests) {
+    for (const Message& message : request.messages) {
+      EXPECT_EQ(message.content.find("What time is it"), std::string::npos);
+    }
+  }
+}
+
 TEST_F(RunTest, TrainingThatAlwaysCrashesIsGivenUpAndTheRunGoesOn) {
   RunWorld world;
   world.num_crashes = 100;

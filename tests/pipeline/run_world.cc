@@ -184,6 +184,12 @@ RunTools RunWorld::Tools(Home& home) {
     return TrainingOutcome{.adapter = AdapterFor(request),
                            .compute = {.trained_tokens = 1000, .flops = 1e6}};
   };
+  tools.measure_shift = [this](absl::Span<const AdapterSlot>,
+                               absl::Span<const GenerateRequest> before,
+                               absl::Span<const GenerateRequest>) -> absl::StatusOr<ShiftMeasures> {
+    shift_requests.insert(shift_requests.end(), before.begin(), before.end());
+    return ShiftMeasures{.mean_kl = 0.0, .norm_ratio = 0.0};
+  };
   return tools;
 }
 

@@ -31,6 +31,7 @@ class RunWorld {
   int num_trainings = 0;
   int num_crashes = 0;  // so many training attempts fail first
   std::vector<TrainingRequest> requests;
+  std::vector<GenerateRequest> shift_requests;  // of the champion, on which KL was measured
 
  private:
   void AddFacts();

@@ -46,7 +46,7 @@ struct PairedOutcome {
 // Measured on the candidate against the bare base (or, for length, the champion).
 // Absent: does not apply (a text candidate has no adapter norm); that limit is not checked.
 struct ShiftMeasures {
-  std::optional<double> mean_kl;       // nats per token on anchors, candidate to base
+  std::optional<double> mean_kl;       // nats on anchors the champion answers right, to the base
   std::optional<double> norm_ratio;    // ||s B A||_F / ||W||_F, greatest over the modules
   std::optional<double> length_ratio;  // mean answer tokens, candidate / champion, on anchors
 };
