@@ -1,5 +1,6 @@
 #include "evolora/pipeline/run.h"
 
+#include <cstdio>
 #include <map>
 #include <memory>
 #include <set>
@@ -159,12 +160,15 @@ TEST_F(RunTest, ACrashedTrainingIsAFailedTicketNotAFailedRun) {
 TEST_F(RunTest, KlIsMeasuredOnAnchorsTheChampionAnswersRight) {
   RunWorld world;
   ASSERT_OK_AND_ASSIGN(const RunResult result, Run(world, world.Options(1)));
-  ASSERT_FALSE(world.shift_requests.empty());
+  int64_t num_right = 0;
   for (const GenerateRequest& request : world.shift_requests) {
-    for (const Message& message : request.messages) {
-      EXPECT_EQ(message.content.find("What time is it"), std::string::npos);
-    }
+    const std::string& text = request.messages.back().content;
+    int number = -1;
+    if (std::sscanf(text.c_str(), "Say the word w%dx", &number) != 1) continue;
+    EXPECT_NE(number % 9, 0) << text;
+    ++num_right;
   }
+  EXPECT_GT(num_right, 0);
 }
 
 TEST_F(RunTest, TrainingThatAlwaysCrashesIsGivenUpAndTheRunGoesOn) {

@@ -150,7 +150,8 @@ void RunWorld::AddGeneral(bool careless_adapter) {
     c.messages = {{"system", kToolSystem}, {"user", absl::StrCat("Say the word w", i, "x now.")}};
     if (!careless_adapter) c.messages.erase(c.messages.begin());
     c.verify.type = VerifyType::kContains;
-    c.verify.any_of = {absl::StrCat("w", i, "x")};
+    const bool too_hard = i < 90 && i % 9 == 0;
+    c.verify.any_of = {too_hard ? "unsaid" : absl::StrCat("w", i, "x")};
     Row(c);
     model_.Add(
         {{absl::StrCat("w", i, "x now")}, absl::StrCat("w", i, "x"), careless_adapter ? "" : "*"});

@@ -17,7 +17,8 @@ namespace evolora::testing {
 //   persona  a rule; right once it stands in the context
 //   broken   a tool whose documented name the runtime does not know
 //   label    a verifier that refuses the right answer
-//   general  anchors the model answers right; wrong under an unscoped adapter if `careless_adapter`
+//   general  anchors the model answers right, each ninth one wrong; all of them wrong under an
+//            unscoped adapter if `careless_adapter`
 class RunWorld {
  public:
   explicit RunWorld(bool careless_adapter = false);
