@@ -10,7 +10,7 @@
 namespace evolora {
 namespace {
 
-constexpr int64_t kLogitsPerChunk = int64_t{4} << 20;
+constexpr int64_t kMinRowsPerChunk = 16;
 
 using Target = TokenLayout::Target;
 
@@ -34,13 +34,14 @@ double RowLoss(absl::Span<const Target> targets, int64_t vocabulary, double fact
 
 }  // namespace
 
-FastHead::FastHead(const at::Tensor& head_VD) : head_VD_(head_VD), packed_({head_VD}) {}
+FastHead::FastHead(const at::Tensor& head_VD, int64_t logits_per_chunk)
+    : head_VD_(head_VD), packed_({head_VD}), logits_per_chunk_(logits_per_chunk) {}
 
 double FastHead::LossAndGradient(const TokenLayout& layout, const float* hidden, double factor,
                                  float* d_hidden) {
   const int64_t vocabulary = packed_.out_features(), width = packed_.in_features();
   const auto num_rows = static_cast<int64_t>(layout.predicting.size());
-  const int64_t rows_per_chunk = std::max<int64_t>(16, kLogitsPerChunk / vocabulary);
+  const int64_t rows_per_chunk = std::max(kMinRowsPerChunk, logits_per_chunk_ / vocabulary);
   const absl::Span<const Target> targets = layout.targets;
   const auto first_of = [&](int64_t row) {
     return static_cast<size_t>(

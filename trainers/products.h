@@ -24,7 +24,7 @@ struct Product {
   const float* right = nullptr;
   int64_t ldr = 0;
   // Panels only: outside ranges[p] the rows of panel p are zero and may be skipped. Null: none is;
-  // so in the first product of a sum.
+  // REQUIRED of the first product of a sum that is stored with kSet.
   const DepthRange* ranges = nullptr;
 };
 

@@ -1,0 +1,130 @@
+#include "products.h"
+
+#include <numeric>
+#include <vector>
+
+#include "ATen/ATen.h"
+#include "ATen/Parallel.h"
+#include "evolora/model/packed_matrix.h"
+#include "fast_head.h"
+#include "gtest/gtest.h"
+#include "head_loss.h"
+
+namespace evolora {
+namespace {
+
+struct Sizes {
+  int64_t rows, depth, columns;
+};
+
+// More rows than a tile, more depth than a block, columns that fill no panel, and single ones.
+const std::vector<Sizes> kSizes = {{1, 1, 1},      {5, 40, 32},   {24, 1600, 64}, {25, 3100, 48},
+                                   {200, 1537, 7}, {130, 70, 97}, {13, 20, 16},   {50, 3000, 160}};
+
+double Error(const at::Tensor& mine, const at::Tensor& expected) {
+  return (mine - expected).norm().item<double>() / (expected.norm().item<double>() + 1e-30);
+}
+
+at::Tensor Sum(const std::vector<Product>& products, const Sizes& s, GemmStore store) {
+  at::Tensor y = at::ones({s.rows, s.columns});
+  SumOfProducts(products, s.rows, s.columns, y.mutable_data_ptr<float>(), s.columns, store);
+  return y;
+}
+
+TEST(SumOfProducts, EqualsTheMatrixProductInEveryLayout) {
+  at::manual_seed(1);
+  for (const Sizes& s : kSizes) {
+    SCOPED_TRACE(::testing::Message() << s.rows << " " << s.depth << " " << s.columns);
+    const at::Tensor left = at::randn({s.rows, s.depth}), right = at::randn({s.depth, s.columns});
+    const at::Tensor left_t = left.t().contiguous();
+    const PackedMatrix packed({right.t().contiguous()});
+    const at::Tensor expected = at::mm(left.to(at::kDouble), right.to(at::kDouble));
+    const Product rows = {.left = left.const_data_ptr<float>(),
+                          .ldl = s.depth,
+                          .depth = s.depth,
+                          .right = right.const_data_ptr<float>(),
+                          .ldr = s.columns};
+    Product panels = rows, transposed = rows;
+    panels.right = packed.panels();
+    panels.ldr = 0;
+    transposed.left = left_t.const_data_ptr<float>();
+    transposed.ldl = s.rows;
+    transposed.transposed = true;
+    for (const Product& product : {rows, panels, transposed}) {
+      EXPECT_LT(Error(Sum({product}, s, GemmStore::kSet), expected), 2e-6);
+      EXPECT_LT(Error(Sum({product}, s, GemmStore::kAdd), expected + 1), 2e-6);
+    }
+    EXPECT_LT(Error(Sum({rows, panels, transposed}, s, GemmStore::kSet), expected * 3), 2e-6);
+  }
+}
+
+TEST(SumOfProducts, RowsOutsideARangeAreSkipped) {
+  const Sizes s = {60, 40, 64};
+  const at::Tensor left = at::randn({s.rows, s.depth});
+  at::Tensor right = at::randn({s.depth, s.columns});
+  right.narrow(1, 0, 32).narrow(0, 0, 30).zero_();    // panel 0 has rows 30..39
+  right.narrow(1, 32, 32).narrow(0, 12, 28).zero_();  // panel 1 has rows 0..11
+  const PackedMatrix packed({right.t().contiguous()});
+  const std::vector<DepthRange> ranges = {{30, 10}, {0, 12}};
+  Product product = {.left = left.const_data_ptr<float>(),
+                     .ldl = s.depth,
+                     .depth = s.depth,
+                     .right = packed.panels(),
+                     .ranges = ranges.data()};
+  EXPECT_LT(Error(Sum({product}, s, GemmStore::kAdd), at::mm(left, right) + 1), 1e-6);
+}
+
+TEST(SumOfProducts, ARowsBitsDependNeitherOnTheOtherRowsNorOnThreads) {
+  const Sizes s = {210, 3100, 96};
+  const at::Tensor left = at::randn({s.rows, s.depth}), right = at::randn({s.depth, s.columns});
+  const Product product = {.left = left.const_data_ptr<float>(),
+                           .ldl = s.depth,
+                           .depth = s.depth,
+                           .right = right.const_data_ptr<float>(),
+                           .ldr = s.columns};
+  const int threads = at::get_num_threads();
+  at::set_num_threads(1);
+  const at::Tensor all = Sum({product}, s, GemmStore::kSet);
+  for (const int n : {1, 2, 5}) {
+    at::set_num_threads(n);
+    for (const int64_t rows : {1, 24, 49, 210}) {
+      const at::Tensor some = Sum({product}, {rows, s.depth, s.columns}, GemmStore::kSet);
+      EXPECT_TRUE(some.equal(all.narrow(0, 0, rows))) << n << " threads, " << rows << " rows";
+    }
+  }
+  at::set_num_threads(threads);
+}
+
+// In chunks of 16 rows and in one, against the loss of the reference path.
+TEST(FastHead, EqualsTheReferenceLossWithTargetsThatShareARow) {
+  const int64_t rows = 37, width = 20, vocabulary = 53;
+  const at::Tensor hidden = at::randn({rows, width}), head = at::randn({vocabulary, width});
+  TokenLayout layout;
+  layout.predicting.resize(static_cast<size_t>(rows));
+  std::iota(layout.predicting.begin(), layout.predicting.end(), 0);
+  std::vector<int64_t> of_row, ids;
+  for (int64_t m = 0; m < rows; ++m) {
+    for (int64_t i = 0; i <= m % 3; ++i) {
+      layout.targets.push_back({m, static_cast<TokenId>(m + 5 * i), 1 + i});
+      for (int64_t times = 0; times <= i; ++times) {
+        of_row.push_back(m);
+        ids.push_back(m + 5 * i);
+      }
+    }
+  }
+  const at::Tensor index = at::tensor(of_row, at::kLong);
+  const HeadLoss expected =
+      ChunkedHeadLoss(hidden.index_select(0, index), head, at::tensor(ids, at::kLong), 0.5);
+  const at::Tensor gradient = at::zeros({rows, width}).index_add(0, index, expected.grad_hidden);
+  for (const int64_t logits_per_chunk : {1, 1 << 20}) {
+    FastHead fast(head, logits_per_chunk);
+    at::Tensor d_hidden = at::empty({rows, width});
+    const double loss = fast.LossAndGradient(layout, hidden.const_data_ptr<float>(), 0.5,
+                                             d_hidden.mutable_data_ptr<float>());
+    EXPECT_NEAR(loss, expected.loss_sum, 1e-5 * expected.loss_sum);
+    EXPECT_LT(Error(d_hidden, gradient), 1e-5);
+  }
+}
+
+}  // namespace
+}  // namespace evolora
