@@ -38,7 +38,7 @@ struct LoraRecipe {
   LearningRateSchedule schedule = LearningRateSchedule::kLinear;  // decays to zero
   double warmup_ratio = 0;  // share of all steps, rising linearly from zero
   int64_t epochs = 3;
-  int64_t max_steps = 0;      // > 0 cuts the run short; the schedule still spans all epochs
+  int64_t max_steps = 0;      // > 0 cuts the run short; the schedule spans these steps, as in HF
   int64_t rows_per_step = 8;  // optimiser batch
   // Tokens that go through the model at once: a limit on memory, no part of the result. The fast
   // path counts a shared prefix once, the reference counts padding. A longer row goes alone.
