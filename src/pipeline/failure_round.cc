@@ -94,8 +94,8 @@ class FailureWork {
     for (const auto& [key, entry] : run_.champion.state.knowledge) existing.push_back(entry);
     ProposeOptions options;
     options.refused = RefusedKinds();
-    absl::StatusOr<Proposal> proposal = ProposeCandidate(
-        failure_, siblings_, run_.TextsOutside(case_.cluster), existing, options);
+    absl::StatusOr<Proposal> proposal =
+        ProposeCandidate(failure_, siblings_, run_.TextsOutside(case_.cluster), existing, options);
     if (!proposal.ok()) {
       run_.Note(absl::StrCat(case_.id, ": no candidate patch: ", proposal.status().message()));
       return absl::OkStatus();
@@ -110,7 +110,8 @@ class FailureWork {
     proposal_ = *std::move(proposal);
     forced_ = *std::move(forced);
     failure_.candidate = proposal_.kind;
-    failure_.patch_in_state = StateHolds(run_.champion.state, proposal_.patch) && !UsedByEpisode(forced_);
+    failure_.patch_in_state =
+        StateHolds(run_.champion.state, proposal_.patch) && !UsedByEpisode(forced_);
     ASSIGN_OR_RETURN(patched_view_, MakeView(run_.champion.view.version_id, *patched,
                                              run_.champion.record.manifest.adapters));
     ASSIGN_OR_RETURN(
@@ -306,9 +307,11 @@ class FailureWork {
 
 }  // namespace
 
-absl::Status ConsiderFailures(RunState& run, absl::Span<const Solved> failures) {
+absl::Status ConsiderFailures(RunState& run, absl::Span<const Solved> failures,
+                              const std::stop_token& stop) {
   int64_t done = 0;
   for (const Solved& failed : failures) {
+    if (stop.stop_requested()) return absl::CancelledError("stopped between two failures");
     FailureWork work(run, failed, failures);
     absl::Status status = work.Handle();
     if (!status.ok()) return Annotate(status, absl::StrCat("failure of case ", failed.value.id));

@@ -1,13 +1,17 @@
 #pragma once
 
+#include <stop_token>
+
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "run_state.h"
 
 namespace evolora {
 
-// Handles the failures of one window, in order: propose a candidate patch, probe until the signature
-// is clear, diagnose, decide, and put the decision into the ledger, the pending patches or both.
-absl::Status ConsiderFailures(RunState& run, absl::Span<const Solved> failures);
+// Handles the failures of one window, in order: propose a candidate patch, probe until the
+// signature is clear, diagnose, decide, and put the decision into the ledger, the pending patches
+// or both. Cancelled: `stop` was requested; no failure is begun after that.
+absl::Status ConsiderFailures(RunState& run, absl::Span<const Solved> failures,
+                              const std::stop_token& stop);
 
 }  // namespace evolora

@@ -96,7 +96,7 @@ absl::StatusOr<std::vector<Solved>> SolveWindow(RunState& run, absl::Span<const 
 absl::Status RunWindow(RunState& run, absl::Span<const Case> window, int64_t remaining,
                        std::stop_token stop) {
   ASSIGN_OR_RETURN(const std::vector<Solved> failures, SolveWindow(run, window));
-  RETURN_IF_ERROR(ConsiderFailures(run, failures));
+  RETURN_IF_ERROR(ConsiderFailures(run, failures, stop));
   RETURN_IF_ERROR(JudgePendingPatches(run));
   return TrainDueTickets(run, remaining, stop);
 }

@@ -208,6 +208,29 @@ TEST_F(RunTest, StopsBetweenWindowsAndGoesOn) {
   EXPECT_EQ(result.episodes, static_cast<int64_t>(world.stream().stream().size()));
 }
 
+TEST_F(RunTest, StopsAfterTheFailureInHandAndGoesOn) {
+  RunWorld world;
+  ASSERT_OK_AND_ASSIGN(const RunResult unbroken, Run(world, world.Options(1)));
+  const TempDir other;
+  ASSERT_OK_AND_ASSIGN(home_, Home::Open(other.path(), PosixFileSystem(), clock_));
+  RunWorld stopped;
+  std::stop_source stop;
+  int64_t decisions = 0;
+  RunObserver observer;
+  observer.on_decision = [&](const Diagnosis&, const Decision&, int64_t) {
+    ++decisions;
+    stop.request_stop();
+  };
+  EXPECT_THAT(RunLoop(stopped.Tools(*home_), stopped.stream(), stopped.Options(1), observer,
+                      stop.get_token()),
+              StatusIs(absl::StatusCode::kCancelled, HasSubstr("stopped")));
+  EXPECT_EQ(decisions, 1);
+  ASSERT_OK_AND_ASSIGN(const RunResult resumed, RunLoop(stopped.Tools(*home_), stopped.stream(),
+                                                        stopped.Options(1), {}, {}));
+  EXPECT_EQ(resumed.versions, unbroken.versions);
+  home_.reset();
+}
+
 TEST_F(RunTest, ChampionMovedBySomebodyElseIsNotOverwritten) {
   RunWorld world;
   std::stop_source stop;

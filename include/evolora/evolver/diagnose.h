@@ -33,8 +33,8 @@ struct Failure {
 
 // A procedure (a rule is given, or a tool call is asked for) as opposed to a fact.
 bool IsProcedure(const Case& c);
-// Whether the candidate has to carry over to the cluster's other cases. A knowledge entry teaches one
-// question only, also when a rule stands behind it: its siblings are that question's variants.
+// Whether the candidate has to carry over to the cluster's other cases. A knowledge entry teaches
+// one question only, also when a rule stands behind it: its siblings are that question's variants.
 bool TeachesProcedure(const Failure& failure);
 
 // The classes of the cluster's fully probed failures under the current weights. Made by

@@ -26,7 +26,8 @@ struct ProposeOptions {
   TextLimits limits;
   int max_trigger_terms = 8;
   int64_t now_unix_ms = 0;  // valid_from of volatile facts
-  std::set<PatchKind> refused;  // kinds the gate refused for the cluster: ProposeCandidate skips them
+  std::set<PatchKind>
+      refused;  // kinds the gate refused for the cluster: ProposeCandidate skips them
 };
 
 struct Proposal {
@@ -39,8 +40,8 @@ std::string KnowledgeKey(absl::string_view question);
 // "<slug>-<8 hex>", [a-z0-9-]; different clusters, different names.
 std::string SkillName(absl::string_view cluster);
 
-// Entry of the failure's question, right answer and rule, if any. Entries of `existing` with the same normalised
-// question under another key are revoked.
+// Entry of the failure's question, right answer and rule, if any. Entries of `existing` with the
+// same normalised question under another key are revoked.
 absl::StatusOr<Proposal> ProposeKnowledge(const Failure& failure,
                                           absl::Span<const KnowledgeEntry> existing,
                                           const ProposeOptions& options);
@@ -79,9 +80,9 @@ absl::StatusOr<Proposal> ProposeTriggerFix(const Skill& skill, absl::Span<const 
 // The case itself for later gates. `reason`: "failure", "verifier_disputed" or "ambiguous".
 Patch ProposeValidationCase(const Case& c, absl::string_view reason);
 
-// The candidate that pp and pr measure: a knowledge entry for a fact, a skill for a procedure. A rule
-// that no trigger can scope becomes a knowledge entry, which reaches the requests that are like the
-// failure; the widest form, a prompt line that reaches every request, comes last.
+// The candidate that pp and pr measure: a knowledge entry for a fact, a skill for a procedure. A
+// rule that no trigger can scope becomes a knowledge entry, which reaches the requests that are
+// like the failure; the widest form, a prompt line that reaches every request, comes last.
 absl::StatusOr<Proposal> ProposeCandidate(const Failure& failure, absl::Span<const Case> siblings,
                                           absl::Span<const std::string> outside,
                                           absl::Span<const KnowledgeEntry> existing,
