@@ -82,11 +82,12 @@ TEST(TokenizerMutation, SentencePieceModelIsReadOrRefused) {
 }
 
 TEST(TokenizerMutation, UnigramAndItsCharsmapAreReadOrRefused) {
-  const std::string unigram = GoldenText("test_model.model");
-  const auto result = RunMutations({unigram}, 100, 4, [](const std::string& model) {
+  const std::string unigram = GoldenText("tiny_unigram.model");
+  const auto result = RunMutations({unigram}, 3000, 4, [](const std::string& model) {
     return Use(TokenizerSpecFromSentencePiece(model));
   });
   EXPECT_GT(result.num_ok, 0);
+  EXPECT_GT(result.num_refused, 0);
 }
 
 TEST(TokenizerMutation, PiecesOfEitherKindAreReadOrRefused) {

@@ -9,9 +9,11 @@ digests and short slices, and stay as they are when no path is given.
 """
 import argparse
 import hashlib
+import io
 import json
 import pathlib
 import struct
+import tempfile
 
 import sentencepiece
 import tokenizers
@@ -241,6 +243,22 @@ def small_llama(model):
     return json.loads(t.to_str())
 
 
+def tiny_unigram():
+    """A whole unigram model with a charsmap, small enough that a mutation often hits its structure."""
+    rules = {"\ufb01": "fi", "\u00bd": "1/2", "\u212b": "\u00c5", "e\u0301": "\u00e9", "\u3000": " ", "\t": " "}
+    text = ["in the end there is one thing", "the thing is in there", "then he hit the tin", "caf\u00e9 and tea at ten",
+            "an inn in the north", "this and that"] * 5
+    model = io.BytesIO()
+    with tempfile.NamedTemporaryFile("w", suffix=".tsv") as tsv:
+        for source, target in rules.items():
+            tsv.write("\t".join(" ".join(f"{ord(c):X}" for c in side) for side in (source, target)) + "\n")
+        tsv.flush()
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(text), model_writer=model, model_type="unigram", vocab_size=50, num_threads=1,
+            hard_vocab_limit=False, normalization_rule_tsv=tsv.name, minloglevel=2)
+    return model.getvalue()
+
+
 def llama_variants():
     def metaspace(scheme):
         return {"pre_tokenizer": {"type": "Metaspace", "replacement": MARK, "prepend_scheme": scheme, "split": False}}
@@ -337,6 +355,7 @@ def main():
             hf[name] = Tokenizer.from_str(json.dumps(merge_patch(source, patch)))
             result[name] = hf_golden(hf[name], text)
     result["tok512.model"] = sp_golden(tok512, text)
+    (FOLDER / "tiny_unigram.model").write_bytes(tiny_unigram())
     unigram = sentencepiece.SentencePieceProcessor(model_file=str(FOLDER / "test_model.model"))
     # Between "-" "--" and "--" "-" of equal score the unigram versions decide differently.
     result["test_model.model"] = sp_golden(unigram, text.replace("-", "").replace(".", ""))
