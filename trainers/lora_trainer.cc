@@ -15,14 +15,10 @@
 #include "evolora/model/torch_status.h"
 #include "gradient_path.h"
 #include "row_order.h"
+#include "step_cost.h"
 
 namespace evolora {
 namespace {
-
-int64_t NumLabelled(const TrainingRow& row) {
-  return std::count_if(row.labels.begin() + 1, row.labels.end(),
-                       [](TokenId label) { return label != kIgnoreLabel; });
-}
 
 // One run of the training loop; holds what every step needs.
 class Run {
@@ -46,10 +42,8 @@ class Run {
     RETURN_IF_ERROR(ValidateRecipe(job_.recipe));
     RETURN_IF_ERROR(
         LintTrainingRows(job_.rows, job_.recipe.max_row_tokens, job_.base->config.max_positions));
-    const int64_t num_replay = std::count_if(job_.rows.begin(), job_.rows.end(),
-                                             [](const TrainingRow& row) { return row.replay; });
-    total_steps_ =
-        TotalSteps(job_.recipe, static_cast<int64_t>(job_.rows.size()) - num_replay, num_replay);
+    order_.emplace(job_.recipe, job_.rows);
+    total_steps_ = order_->total_steps();
     ASSIGN_OR_RETURN(
         AdapterParameters parameters,
         AdapterParameters::Create(*job_.base, job_.recipe, job_.init ? &*job_.init : nullptr));
@@ -81,36 +75,14 @@ class Run {
         absl::StrCat("training stopped after step ", step, " of ", total_steps_));
   }
 
-  std::vector<int64_t> StepRows(int64_t step) {
-    const int64_t steps_per_epoch = total_epoch_steps();
-    const int64_t epoch = step / steps_per_epoch;
-    if (epoch != order_epoch_) {
-      order_ = EpochOrder(job_.recipe, job_.rows, epoch);
-      order_epoch_ = epoch;
-    }
-    const int64_t begin = (step % steps_per_epoch) * job_.recipe.rows_per_step;
-    const int64_t end =
-        std::min(begin + job_.recipe.rows_per_step, static_cast<int64_t>(order_.size()));
-    return {order_.begin() + begin, order_.begin() + end};
-  }
-
-  int64_t total_epoch_steps() {
-    if (order_epoch_ < 0) {
-      order_ = EpochOrder(job_.recipe, job_.rows, 0);
-      order_epoch_ = 0;
-    }
-    const int64_t rows = static_cast<int64_t>(order_.size());
-    return (rows + job_.recipe.rows_per_step - 1) / job_.recipe.rows_per_step;
-  }
-
   absl::Status Step(int64_t step) {
     const double started = clock_.MonotonicSeconds();
-    const std::vector<int64_t> step_rows = StepRows(step);
-    StepReport report{.step = step + 1, .total_steps = total_steps_};
-    for (const int64_t i : step_rows) {
-      report.tokens += static_cast<int64_t>(job_.rows[static_cast<size_t>(i)].ids.size());
-      report.labelled_tokens += NumLabelled(job_.rows[static_cast<size_t>(i)]);
-    }
+    const std::vector<int64_t> step_rows = order_->RowsOf(step);
+    const StepSize size = SizeOfStep(job_.rows, step_rows);
+    StepReport report{.step = step + 1,
+                      .total_steps = total_steps_,
+                      .tokens = size.tokens,
+                      .labelled_tokens = size.labelled_tokens};
     ASSIGN_OR_RETURN(report.loss, AccumulateGradient(step_rows, report.labelled_tokens));
     report.grad_norm = parameters_->gradient.norm().item<double>();
     if (!std::isfinite(report.loss) || !std::isfinite(report.grad_norm)) {
@@ -165,15 +137,10 @@ class Run {
                       recipe.epsilon, /*amsgrad=*/false, /*maximize=*/false);
   }
 
-  // Forward, and the gradient of the activations: twice the forward. No weight gradient of the
-  // base.
   double TotalFlops() const {
     double flops = 0;
     for (const StepReport& step : history_) {
-      const int64_t mean_context = step.tokens / (2 * job_.recipe.rows_per_step);
-      flops += 2 * LayerFlopsPerToken(job_.base->config, mean_context) *
-                   static_cast<double>(step.tokens) +
-               2 * HeadFlopsPerRow(job_.base->config) * static_cast<double>(step.labelled_tokens);
+      flops += StepFlops(job_.base->config, job_.recipe, {step.tokens, step.labelled_tokens});
     }
     return flops;
   }
@@ -184,21 +151,13 @@ class Run {
   const Clock& clock_;
   std::optional<AdapterParameters> parameters_;
   std::unique_ptr<GradientPath> path_;
+  std::optional<StepOrder> order_;
   std::string job_digest_;
   int64_t total_steps_ = 0;
-  std::vector<int64_t> order_;
-  int64_t order_epoch_ = -1;
   std::vector<StepReport> history_;
 };
 
 }  // namespace
-
-int64_t TotalSteps(const LoraRecipe& recipe, int64_t num_rows, int64_t num_replay_rows) {
-  const int64_t per_epoch = num_rows + NumReplayPerEpoch(recipe, num_rows, num_replay_rows);
-  const int64_t steps_per_epoch = (per_epoch + recipe.rows_per_step - 1) / recipe.rows_per_step;
-  const int64_t steps = steps_per_epoch * recipe.epochs;
-  return recipe.max_steps > 0 ? std::min(recipe.max_steps, steps) : steps;
-}
 
 absl::StatusOr<TrainedAdapter> TrainLora(const TrainingJob& job, const TrainOptions& options,
                                          FileSystem& fs, const Clock& clock, std::stop_token stop) {

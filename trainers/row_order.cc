@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "evolora/core/random.h"
+#include "evolora/trainers/lora_trainer.h"
 
 namespace evolora {
 namespace {
@@ -18,7 +19,8 @@ std::vector<int64_t> Shuffled(std::vector<int64_t> items, uint64_t seed) {
 
 }  // namespace
 
-int64_t NumReplayPerEpoch(const LoraRecipe& recipe, int64_t num_task_rows, int64_t num_replay_rows) {
+int64_t NumReplayPerEpoch(const LoraRecipe& recipe, int64_t num_task_rows,
+                          int64_t num_replay_rows) {
   if (num_replay_rows == 0 || num_task_rows == 0) return num_replay_rows;
   const double share = recipe.replay_share;
   return static_cast<int64_t>(
@@ -40,6 +42,33 @@ std::vector<int64_t> EpochOrder(const LoraRecipe& recipe, absl::Span<const Train
     order.push_back(pool[static_cast<size_t>((epoch * num_replay + i) % pool_size)]);
   }
   return Shuffled(std::move(order), DeriveSeed(recipe.seed, absl::StrCat("epoch", epoch)));
+}
+
+StepOrder::StepOrder(const LoraRecipe& recipe, absl::Span<const TrainingRow> rows)
+    : recipe_(recipe), rows_(rows) {
+  const int64_t num_replay =
+      std::count_if(rows.begin(), rows.end(), [](const TrainingRow& row) { return row.replay; });
+  const int64_t num_task = static_cast<int64_t>(rows.size()) - num_replay;
+  const int64_t per_epoch = num_task + NumReplayPerEpoch(recipe, num_task, num_replay);
+  steps_per_epoch_ = (per_epoch + recipe.rows_per_step - 1) / recipe.rows_per_step;
+  total_steps_ = TotalSteps(recipe, num_task, num_replay);
+}
+
+std::vector<int64_t> StepOrder::RowsOf(int64_t step) {
+  if (step / steps_per_epoch_ != epoch_) {
+    epoch_ = step / steps_per_epoch_;
+    order_ = EpochOrder(recipe_, rows_, epoch_);
+  }
+  const int64_t begin = step % steps_per_epoch_ * recipe_.rows_per_step;
+  const int64_t end = std::min(begin + recipe_.rows_per_step, static_cast<int64_t>(order_.size()));
+  return {order_.begin() + begin, order_.begin() + end};
+}
+
+int64_t TotalSteps(const LoraRecipe& recipe, int64_t num_rows, int64_t num_replay_rows) {
+  const int64_t per_epoch = num_rows + NumReplayPerEpoch(recipe, num_rows, num_replay_rows);
+  const int64_t steps_per_epoch = (per_epoch + recipe.rows_per_step - 1) / recipe.rows_per_step;
+  const int64_t steps = steps_per_epoch * recipe.epochs;
+  return recipe.max_steps > 0 ? std::min(recipe.max_steps, steps) : steps;
 }
 
 std::vector<std::vector<int64_t>> MicroBatches(absl::Span<const TrainingRow> rows,

@@ -34,7 +34,8 @@ absl::StatusOr<std::vector<Message>> ParseMessages(const Json& array) {
 absl::StatusOr<TrainingRow> RowFromMessages(const Json& array, const BaseModel& base) {
   RETURN_IF_ERROR(NeedsTokenizer(base));
   if (!base.chat_format.ok()) {
-    return absl::FailedPreconditionError("the base has no chat format: name one with --chat-format");
+    return absl::FailedPreconditionError(
+        "the base has no chat format: name one with --chat-format");
   }
   ASSIGN_OR_RETURN(const std::vector<Message> messages, ParseMessages(array));
   ASSIGN_OR_RETURN(TrainingChat chat,
@@ -122,13 +123,13 @@ absl::StatusOr<TrainingRow> ParseRow(absl::string_view line, const BaseModel& ba
   return row;
 }
 
-bool HasTarget(const TrainingRow& row) {
-  return row.labels.size() > 1 &&
-         std::any_of(row.labels.begin() + 1, row.labels.end(),
-                     [](TokenId label) { return label != kIgnoreLabel; });
-}
-
 }  // namespace
+
+int64_t NumTargets(const TrainingRow& row) {
+  if (row.labels.empty()) return 0;
+  return std::count_if(row.labels.begin() + 1, row.labels.end(),
+                       [](TokenId label) { return label != kIgnoreLabel; });
+}
 
 absl::StatusOr<std::vector<TrainingRow>> ParseTrainingRows(absl::string_view jsonl,
                                                            const BaseModel& base) {
@@ -140,6 +141,7 @@ absl::StatusOr<std::vector<TrainingRow>> ParseTrainingRows(absl::string_view jso
     if (line.empty()) continue;
     absl::StatusOr<TrainingRow> row = ParseRow(line, base);
     if (!row.ok()) return Annotate(row.status(), absl::StrCat("line ", line_number));
+    row->line = line_number;
     rows.push_back(*std::move(row));
   }
   return rows;
@@ -155,7 +157,7 @@ absl::Status LintTrainingRows(absl::Span<const TrainingRow> rows, int64_t max_ro
     const int64_t length = static_cast<int64_t>(rows[i].ids.size());
     if (length > limit) {
       faults.push_back(absl::StrCat("row ", i, ": ", length, " tokens, at most ", limit));
-    } else if (!HasTarget(rows[i])) {
+    } else if (NumTargets(rows[i]) == 0) {
       faults.push_back(absl::StrCat("row ", i, ": none of its ", length, " tokens is labelled"));
     }
   }

@@ -20,10 +20,15 @@ struct TrainingRow {
   std::vector<TokenId> labels;  // same length
   bool replay = false;          // protects behaviour; mixed in by LoraRecipe::replay_share
   std::string text;             // request text, for leak checks and messages; may be empty
+  int64_t line = 0;             // of the file it came from, from 1; 0 = none; for messages only
 };
 
+// Labels the row teaches: all but one at its first token, which nothing predicts.
+int64_t NumTargets(const TrainingRow& row);
+
 // Parses a JSON-lines training file. A row is one of
-//   {"messages": [{"role","content"} ..]}   assistant turns and their end-of-turn marks are labelled
+//   {"messages": [{"role","content"} ..]}   assistant turns and their end-of-turn marks are
+//   labelled
 //   {"prompt": str, "completion": str}      the completion and the end token are labelled
 //   {"ids": [..], "labels": [..]}           as they are (no tokenizer needed)
 // each with an optional "replay": bool. Errors: InvalidArgument "line N: ..." for bad JSON, unknown

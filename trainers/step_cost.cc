@@ -1,0 +1,21 @@
+#include "step_cost.h"
+
+namespace evolora {
+
+StepSize SizeOfStep(absl::Span<const TrainingRow> rows, absl::Span<const int64_t> step_rows) {
+  StepSize size;
+  for (const int64_t i : step_rows) {
+    const TrainingRow& row = rows[static_cast<size_t>(i)];
+    size.tokens += static_cast<int64_t>(row.ids.size());
+    size.labelled_tokens += NumTargets(row);
+  }
+  return size;
+}
+
+double StepFlops(const LlamaConfig& config, const LoraRecipe& recipe, const StepSize& size) {
+  const int64_t mean_context = size.tokens / (2 * recipe.rows_per_step);
+  return 2 * LayerFlopsPerToken(config, mean_context) * static_cast<double>(size.tokens) +
+         2 * HeadFlopsPerRow(config) * static_cast<double>(size.labelled_tokens);
+}
+
+}  // namespace evolora
