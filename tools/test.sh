@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets up, builds and tests everything a machine without a GPU can: the release build, the CUDA
-# kernels where nvcc is (compiled only), the LibTorch-free modules under ASan + UBSan and under TSan.
+# kernels where nvcc is (compiled and linked, not run), the LibTorch-free modules under ASan + UBSan and under TSan.
 #
 #   tools/test.sh            EVOLORA_JOBS=<n> limits the parallel jobs
 # shellcheck source=tools/common.sh
@@ -42,8 +42,8 @@ check_headers() {
 }
 
 build_cuda() {
-  configure build/cuda -DCMAKE_BUILD_TYPE=Release -DEVOLORA_TESTS=OFF -DEVOLORA_CUDA=ON \
-    "-DCMAKE_CUDA_COMPILER=$1" && compile build/cuda evolora_cuda
+  configure build/cuda -DCMAKE_BUILD_TYPE=Release -DEVOLORA_TESTS=ON -DEVOLORA_CUDA=ON \
+    "-DCMAKE_CUDA_COMPILER=$1" && compile build/cuda evolora_cuda device_kernels_gpu_test
 }
 
 main() {
