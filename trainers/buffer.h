@@ -1,14 +1,14 @@
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
-#include <memory>
+
+#include "evolora/core/float_memory.h"
 
 namespace evolora {
 
 // Uninitialised fp32 memory that grows to the largest size asked for and is kept: no allocation
-// once the largest micro-batch was seen. Aligned to 64 bytes, large ones on huge pages where the
-// system gives them. 32 floats behind the last may be read (kernels load whole vectors).
+// once the largest micro-batch was seen. 32 floats behind the last may be read (kernels load whole
+// vectors).
 class Buffer {
  public:
   // Room for `size` floats. The contents are lost when the buffer grows.
@@ -16,10 +16,7 @@ class Buffer {
   float* data() const { return data_.get(); }
 
  private:
-  struct Free {
-    void operator()(float* data) const;
-  };
-  std::unique_ptr<float[], Free> data_;
+  FloatMemory data_;
   int64_t capacity_ = 0;
 };
 

@@ -22,8 +22,8 @@ KvCache::KvCache(const LlamaConfig& c, int64_t capacity)
       capacity_(RoundUp(capacity)),
       keys_per_head_(capacity_ * head_dim_),
       values_per_head_(capacity_ * value_panels_ * kPanelColumns),
-      keys_(new float[static_cast<size_t>(num_layers_ * num_kv_heads_ * keys_per_head_)]),
-      values_(new float[static_cast<size_t>(num_layers_ * num_kv_heads_ * values_per_head_)]) {}
+      keys_(AllocateFloats(num_layers_ * num_kv_heads_ * keys_per_head_)),
+      values_(AllocateFloats(num_layers_ * num_kv_heads_ * values_per_head_)) {}
 
 int64_t KvCache::BytesFor(const LlamaConfig& c, int64_t capacity) {
   const int64_t floats_per_position = c.head_dim + RoundUp(c.head_dim);

@@ -1,8 +1,8 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 
+#include "evolora/core/float_memory.h"
 #include "evolora/model/llama_config.h"
 
 namespace evolora {
@@ -38,7 +38,7 @@ class KvCache {
   int64_t capacity_;
   int64_t length_ = 0;
   int64_t keys_per_head_, values_per_head_;  // floats
-  std::unique_ptr<float[]> keys_, values_;
+  FloatMemory keys_, values_;
 };
 
 }  // namespace evolora

@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <memory>
 
 #include "ATen/Functions.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "evolora/core/float_memory.h"
 
 namespace evolora {
 namespace {
@@ -78,6 +80,13 @@ void VisitTensors(const LlamaConfig& c, Weights& w, const Visit& visit) {
   }
 }
 
+// Floats of a tensor, up to whole cache lines.
+int64_t RoundedCount(const std::vector<int64_t>& shape) {
+  int64_t count = 1;
+  for (const int64_t size : shape) count *= size;
+  return (count + 15) / 16 * 16;
+}
+
 template <typename Named>
 std::vector<Named> SortedByName(std::vector<Named> list) {
   std::sort(list.begin(), list.end(),
@@ -111,9 +120,15 @@ BlankWeights AllocateWeights(const LlamaConfig& config) {
   BlankWeights blank;
   blank.weights.config = config;
   blank.weights.layers.resize(static_cast<size_t>(config.num_layers));
+  int64_t total = 0;
+  for (const NamedShape& entry : TensorShapes(config)) total += RoundedCount(entry.shape);
+  const std::shared_ptr<float[]> block(AllocateFloats(total));
+  float* next = block.get();
   VisitTensors(config, blank.weights,
-               [](const std::string&, const std::vector<int64_t>& shape, at::Tensor& tensor) {
-                 tensor = at::empty(shape, at::kFloat);
+               [&](const std::string&, const std::vector<int64_t>& shape, at::Tensor& tensor) {
+                 tensor = at::from_blob(
+                     next, shape, [block](void*) {}, at::kFloat);
+                 next += RoundedCount(shape);
                });
   if (config.tied_head) blank.weights.head = blank.weights.embedding;
   blank.tensors = NamedTensors(blank.weights);

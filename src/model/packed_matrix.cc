@@ -4,6 +4,7 @@
 
 #include "ATen/Parallel.h"
 #include "c10/util/Exception.h"
+#include "evolora/core/float_memory.h"
 #include "evolora/model/kernels.h"
 
 namespace evolora {
@@ -30,7 +31,7 @@ PackedMatrix::PackedMatrix(const std::vector<at::Tensor>& parts, double scale) {
   in_ = parts[0].size(1);
   const int64_t num_panels = (out_ + kPanelColumns - 1) / kPanelColumns;
   const int64_t panel_size = in_ * kPanelColumns;
-  std::shared_ptr<float[]> panels(new float[static_cast<size_t>(num_panels * panel_size)]);
+  std::shared_ptr<float[]> panels(AllocateFloats(num_panels * panel_size));
   const auto factor = static_cast<float>(scale);
   at::parallel_for(0, num_panels, 1, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
