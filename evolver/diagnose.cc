@@ -80,6 +80,32 @@ void FillRates(const ProbeTable& table, Diagnosis& d) {
       Gap(d, ProbeKind::kForcedPatch, kOriginal, ProbeKind::kForcedPatch, ProbeTarget::kSiblings);
 }
 
+// How far the inheritable classes of a cluster agree.
+struct Agreement {
+  int64_t total = 0;
+  int64_t most = 0;  // of the commonest class
+  FailureClass top = FailureClass::kUndetermined;
+};
+
+Agreement AgreementOf(const ClusterEvidence& evidence) {
+  Agreement agreement;
+  for (const auto& [failure_class, count] : evidence.probed) {
+    if (!IsInheritable(failure_class)) continue;
+    agreement.total += count;
+    if (count > agreement.most) {
+      agreement.most = count;
+      agreement.top = failure_class;
+    }
+  }
+  return agreement;
+}
+
+bool IsEstablished(const Agreement& agreement, const ProbePolicy& policy) {
+  return agreement.total >= policy.min_probed &&
+         PosteriorAbove(agreement.most, agreement.total, policy.established_share) >=
+             policy.established_confidence;
+}
+
 }  // namespace
 
 bool IsProcedure(const Case& c) { return !c.feedback.rule.empty() || HasToolCall(c); }
@@ -90,22 +116,20 @@ bool TeachesProcedure(const Failure& failure) {
 
 std::optional<FailureClass> EstablishedClass(const ClusterEvidence& evidence,
                                              const ProbePolicy& policy) {
-  int64_t total = 0;
-  int64_t most = 0;
-  FailureClass top = FailureClass::kUndetermined;
-  for (const auto& [failure_class, count] : evidence.probed) {
-    if (!IsInheritable(failure_class)) continue;
-    total += count;
-    if (count > most) {
-      most = count;
-      top = failure_class;
-    }
+  const Agreement agreement = AgreementOf(evidence);
+  if (!IsEstablished(agreement, policy)) return std::nullopt;
+  return agreement.top;
+}
+
+int64_t ProbesUntilEstablished(const ClusterEvidence& evidence, const ProbePolicy& policy) {
+  Agreement agreement = AgreementOf(evidence);
+  constexpr int64_t kNever = 1000;  // a policy that no agreement satisfies
+  int64_t more = 0;
+  for (; more < kNever && !IsEstablished(agreement, policy); ++more) {
+    ++agreement.total;
+    ++agreement.most;
   }
-  if (total < policy.min_probed) return std::nullopt;
-  if (PosteriorAbove(most, total, policy.established_share) < policy.established_confidence) {
-    return std::nullopt;
-  }
-  return top;
+  return more;
 }
 
 ProbeContext ContextOf(const Failure& failure, const ClusterEvidence& evidence,

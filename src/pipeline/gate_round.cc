@@ -47,6 +47,16 @@ PairedOutcome AsPair(const PairedEpisodes& pair) {
           .identical_request = pair.identical_request};
 }
 
+// Asks the start version for all of query and anchor before the first judgement: the final report
+// needs every one of these answers, the gates need most, and a model call over many rows costs
+// little more than one over few. From then on the memo has them; they are booked where they are
+// asked for.
+absl::Status AnswerAhead(RunState& run) {
+  std::vector<const Case*> cases = Pointers(run.stream.query());
+  for (const Case& anchor : run.stream.anchor()) cases.push_back(&anchor);
+  return run.solver.Solve(run.champion.view, absl::MakeConstSpan(cases)).status();
+}
+
 // Measures one split chunk by chunk while the gate wants more; keeps the pairs.
 template <typename Wants, typename Observe>
 absl::Status Measure(RunState& run, const StateView& candidate, std::vector<const Case*> cases,
@@ -197,6 +207,7 @@ absl::StatusOr<GateVerdict> JudgeCandidate(RunState& run, const Candidate& candi
     if (run.observer.on_verdict) run.observer.on_verdict(candidate.what, verdict);
     return verdict;
   }
+  if (number == 1 && run.options.evolve_token_budget == 0) RETURN_IF_ERROR(AnswerAhead(run));
   ASSIGN_OR_RETURN(const StateView view, MakeView(absl::StrCat("candidate-", number),
                                                   candidate.state, candidate.adapters));
   ASSIGN_OR_RETURN(SequentialGate gate, SequentialGate::Create(run.options.gate_policy));

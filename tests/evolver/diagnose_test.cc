@@ -295,6 +295,18 @@ TEST(EstablishedClass, NeedsFiveAgreeingProbedFailures) {
   EXPECT_EQ(established({{C::kVerifierWrong, 9}}), std::nullopt);
 }
 
+TEST(ProbesUntilEstablished, IsTheLeastNumberOfAgreeingProbes) {
+  const auto until = [](std::map<C, int64_t> probed, const ProbePolicy& policy = {}) {
+    return ProbesUntilEstablished({std::move(probed)}, policy);
+  };
+  EXPECT_EQ(until({}), 5);
+  EXPECT_EQ(until({{C::kPlumbing, 9}}), 5);
+  EXPECT_EQ(until({{C::kAdherence, 3}}), 2);
+  EXPECT_EQ(until({{C::kAdherence, 5}}), 0);
+  EXPECT_EQ(until({{C::kAdherence, 5}, {C::kUnreliable, 1}}), 2);
+  EXPECT_EQ(until({}, {.established_share = 0.999999}), 1000);
+}
+
 TEST(FindContradiction, SameRequestOtherAnswerOnly) {
   const Case failure = FactCase("f1", "Who leads Zo?", "Ada");
   const Case same = FactCase("a", "who leads ZO", "ada.");

@@ -49,6 +49,11 @@ struct ClusterEvidence {
 std::optional<FailureClass> EstablishedClass(const ClusterEvidence& evidence,
                                              const ProbePolicy& policy);
 
+// How many more fully probed failures of the commonest class would establish it; 0 when it is
+// established, 1000 when nothing would. Fewer can not: the plans of so many failures do not depend
+// on each other.
+int64_t ProbesUntilEstablished(const ClusterEvidence& evidence, const ProbePolicy& policy);
+
 ProbeContext ContextOf(const Failure& failure, const ClusterEvidence& evidence,
                        const ProbePolicy& policy);
 

@@ -24,10 +24,10 @@ namespace evolora {
 // What a training job of the loop asks for, and what comes back. The runner works in its own
 // process and folder; it is resumed by asking again with the same request.
 struct TrainingRequest {
-  std::string job_digest;               // identity of the request: names its folder
-  std::string data_jsonl;               // training rows (trainers/training_data.h)
-  std::string protected_jsonl;          // {"text"} rows that must not be trained on
-  Json recipe;                          // trainers/recipe.h
+  std::string job_digest;       // identity of the request: names its folder
+  std::string data_jsonl;       // training rows (trainers/training_data.h)
+  std::string protected_jsonl;  // {"text"} rows that must not be trained on
+  Json recipe;                  // trainers/recipe.h
 };
 struct TrainingOutcome {
   LoraAdapter adapter;
@@ -45,17 +45,17 @@ using ShiftMeter = std::function<absl::StatusOr<ShiftMeasures>(
 
 struct RunOptions {
   BaseReference base;
-  std::string model_fingerprint;      // memo identity: weights, regime, threads
-  bool gate = true;                   // off: every candidate is committed unjudged (for research)
-  uint64_t seed = 0;                  // order of the stream, probes' samples, adapters' init
-  int64_t window = 32;                // episodes between two rounds of judging
-  int64_t evolve_token_budget = 0;    // > 0: no probe or training starts beyond it
+  std::string model_fingerprint;    // memo identity: weights, regime, threads
+  bool gate = true;                 // off: every candidate is committed unjudged (for research)
+  uint64_t seed = 0;                // order of the stream, probes' samples, adapters' init
+  int64_t window = 32;              // episodes between two rounds of judging
+  int64_t evolve_token_budget = 0;  // > 0: no probe or training starts beyond it
   ProbePolicy probes;
-  DecisionPolicy decisions;           // its seed is set from `seed`
+  DecisionPolicy decisions;  // its seed is set from `seed`
   GatePolicy gate_policy;
   SolveOptions solve;
-  int64_t gate_chunk = 16;            // pairs measured between two looks of the gate
-  int64_t model_batch = 16;           // rows of one model call
+  int64_t gate_chunk = 16;   // pairs measured between two looks of the gate
+  int64_t model_batch = 64;  // rows of one model call; results do not depend on it
 };
 
 // Progress of a run, for a live table. Called on the run's thread. All optional.
@@ -95,10 +95,10 @@ struct RunTools {
 std::string RunId(const RunOptions& options, const Stream& stream);
 
 // The main job: solves the stream window by window with the current champion, probes, diagnoses and
-// decides every failure, patches text or trains weights, has the gate judge each candidate and commits
-// what passes. Deterministic: a run that was killed at any moment and is started again ends with the
-// same version ids (completions are memoised in whole batches, training resumes from checkpoints,
-// registration is idempotent). Never reads the sealed test split.
+// decides every failure, patches text or trains weights, has the gate judge each candidate and
+// commits what passes. Deterministic: a run that was killed at any moment and is started again ends
+// with the same version ids (completions are memoised in whole batches, training resumes from
+// checkpoints, registration is idempotent). Never reads the sealed test split.
 //
 // Errors: FailedPrecondition `champion` was moved by somebody else while the run was down,
 //         Cancelled `stop` was requested (all that was done is kept),
