@@ -10,6 +10,7 @@
 #include "evolora/model/torch_status.h"
 #include "generation.h"
 #include "packed_lora.h"
+#include "prefix_store.h"
 #include "sampler.h"
 #include "scoring.h"
 
@@ -26,6 +27,10 @@ absl::Status CheckOptions(const EngineOptions& options) {
   if (options.max_lookup_tokens < 0 || options.max_lookup_tokens > 64) {
     return absl::InvalidArgumentError(absl::StrCat(
         "engine options: max_lookup_tokens = ", options.max_lookup_tokens, " is not in [0, 64]"));
+  }
+  if (options.max_prefix_bytes < 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "engine options: max_prefix_bytes = ", options.max_prefix_bytes, " is negative"));
   }
   if (options.clock == nullptr) return absl::InvalidArgumentError("engine options: no clock");
   return absl::OkStatus();
@@ -44,7 +49,9 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(std::shared_ptr<const Lla
 }
 
 Engine::Engine(std::shared_ptr<const LlamaWeights> weights, const EngineOptions& options)
-    : options_(options), decoder_(std::make_unique<Decoder>(std::move(weights), options.weights)) {}
+    : options_(options),
+      decoder_(std::make_unique<Decoder>(std::move(weights), options.weights)),
+      prefixes_(std::make_unique<PrefixStore>(decoder_->config(), options.max_prefix_bytes)) {}
 
 Engine::~Engine() = default;
 
@@ -61,8 +68,13 @@ absl::StatusOr<std::string> Engine::LoadAdapter(const LoraAdapter& adapter) {
 }
 
 absl::Status Engine::UnloadAdapter(const std::string& digest) {
-  if (loras_.erase(digest) == 1) return absl::OkStatus();
-  return absl::NotFoundError(absl::StrCat("adapter ", digest, " is not loaded"));
+  const auto lora = loras_.find(digest);
+  if (lora == loras_.end()) {
+    return absl::NotFoundError(absl::StrCat("adapter ", digest, " is not loaded"));
+  }
+  prefixes_->Forget(lora->second.get());
+  loras_.erase(lora);
+  return absl::OkStatus();
 }
 
 std::vector<std::string> Engine::LoadedAdapters() const {
@@ -120,7 +132,7 @@ absl::StatusOr<std::vector<EngineCompletion>> Engine::Generate(
   return CatchTorch("Engine::Generate", [&]() -> Result {
     c10::InferenceMode inference;
     const double start = options_.clock->MonotonicSeconds();
-    Generation generation(*decoder_, options_, requests, std::move(loras));
+    Generation generation(*decoder_, *prefixes_, options_, requests, std::move(loras));
     Result result = generation.Run();
     spent_ += generation.spent();
     spent_.seconds += options_.clock->MonotonicSeconds() - start;

@@ -23,10 +23,11 @@ int64_t CommonPrefix(const std::vector<TokenId>& a, const std::vector<TokenId>& 
 
 }  // namespace
 
-Generation::Generation(Decoder& decoder, const EngineOptions& options,
+Generation::Generation(Decoder& decoder, PrefixStore& prefixes, const EngineOptions& options,
                        absl::Span<const EngineRequest> requests,
                        std::vector<const PackedLora*> loras)
     : decoder_(decoder),
+      prefixes_(prefixes),
       options_(options),
       requests_(requests),
       loras_(std::move(loras)),
@@ -69,14 +70,17 @@ void Generation::Admit() {
   });
 }
 
-// For a row that has not started: takes over the longest prefix an active row with the same adapter
-// has computed, or returns true when a row ahead of it is about to compute a longer one.
+// For a row that has not started: takes over the longest prefix that is kept or that an active row
+// with the same adapter has computed, or returns true when a row ahead of it is about to compute a
+// longer one.
 bool Generation::TakesPrefixLater(size_t index) {
   Row& row = *rows_[index];
   if (row.cache->length() > 0) return false;
   const auto usable = static_cast<int64_t>(row.context.size()) - 1;
-  const Row* donor = nullptr;
-  int64_t available = 0;
+  const PrefixStore::Match kept =
+      prefixes_.Find(row.lora, absl::MakeConstSpan(row.context).first(static_cast<size_t>(usable)));
+  const KvCache* donor = kept.cache;
+  int64_t available = kept.count;
   int64_t promised = 0;
   for (size_t i = 0; i < rows_.size(); ++i) {
     const Row& other = *rows_[i];
@@ -86,12 +90,12 @@ bool Generation::TakesPrefixLater(size_t index) {
     const int64_t ready = std::min(shared, other.cache->length());
     if (ready > available) {
       available = ready;
-      donor = &other;
+      donor = other.cache.get();
     }
     if (i < index) promised = std::max(promised, shared);
   }
   if (promised > available && promised >= kMinSharedPrefix) return true;
-  if (available >= kMinSharedPrefix) row.cache->CopyPrefix(*donor->cache, available);
+  if (available >= kMinSharedPrefix) row.cache->CopyPrefix(*donor, available);
   return false;
 }
 
@@ -240,6 +244,9 @@ void Generation::Retire() {
   const bool any_done =
       std::any_of(rows_.begin(), rows_.end(), [](const auto& row) { return row->is_done; });
   if (!any_done) return;
+  for (const auto& row : rows_) {
+    if (row->is_done) prefixes_.Keep(row->lora, requests_[row->request].prompt, *row->cache);
+  }
   // Last call for rows that have been waiting for a prefix of one that leaves now.
   for (size_t i = 0; i < rows_.size(); ++i) TakesPrefixLater(i);
   for (const auto& row : rows_) cache_bytes_ -= row->is_done ? row->cache_bytes : 0;

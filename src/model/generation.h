@@ -9,6 +9,7 @@
 #include "decoder.h"
 #include "evolora/core/random.h"
 #include "evolora/model/engine.h"
+#include "prefix_store.h"
 
 namespace evolora {
 
@@ -16,7 +17,8 @@ namespace evolora {
 // Requests are checked already; `loras` has one entry per request.
 class Generation {
  public:
-  Generation(Decoder& decoder, const EngineOptions& options,
+  // `prefixes` is read and added to.
+  Generation(Decoder& decoder, PrefixStore& prefixes, const EngineOptions& options,
              absl::Span<const EngineRequest> requests, std::vector<const PackedLora*> loras);
 
   absl::StatusOr<std::vector<EngineCompletion>> Run();
@@ -60,6 +62,7 @@ class Generation {
   void Retire();
 
   Decoder& decoder_;
+  PrefixStore& prefixes_;
   const EngineOptions& options_;
   absl::Span<const EngineRequest> requests_;
   std::vector<const PackedLora*> loras_;

@@ -287,6 +287,33 @@ TEST(Engine, SharedPromptsAreComputedOnce) {
   EXPECT_LT(five->spent().flops, 1.1 * one->spent().flops);
 }
 
+TEST(Engine, ALaterPromptTakesOverWhatAnEarlierCallComputed) {
+  const LlamaConfig config = SmallConfig();
+  const auto weights = RandomWeights(config, 7);
+  const LoraAdapter adapter = RandomAdapter(config, 4, 8);
+  const auto keeping = MakeEngine(weights);
+  const auto forgetful = MakeEngine(weights, {.max_prefix_bytes = 0});
+  for (Engine* engine : {keeping.get(), forgetful.get()}) {
+    ASSERT_OK_AND_ASSIGN(const std::string digest, engine->LoadAdapter(adapter));
+    ASSERT_TRUE(engine->Generate(MixedRequests(config, digest)).ok());
+  }
+  const double kept_before = keeping->spent().flops;
+  const double forgetful_before = forgetful->spent().flops;
+  std::vector<EngineRequest> requests = MixedRequests(config, AdapterDigest(adapter));
+  for (EngineRequest& request : requests) {
+    request.prompt.push_back(5);
+    request.max_new_tokens = 2;
+  }
+  ASSERT_OK_AND_ASSIGN(const auto kept, keeping->Generate(requests));
+  ASSERT_OK_AND_ASSIGN(const auto computed, forgetful->Generate(requests));
+  for (size_t i = 0; i < requests.size(); ++i) {
+    EXPECT_EQ(kept[i].ids, computed[i].ids) << i;
+    EXPECT_EQ(kept[i].logprobs, computed[i].logprobs) << i;
+  }
+  EXPECT_LT(keeping->spent().flops - kept_before,
+            0.5 * (forgetful->spent().flops - forgetful_before));
+}
+
 TEST(Engine, RefusesBadRowsByNumber) {
   const LlamaConfig config = SmallConfig();
   const auto engine = MakeEngine(RandomWeights(config, 7), {.max_cache_bytes = 500000});

@@ -21,6 +21,7 @@ struct LlamaConfig;
 struct LlamaWeights;
 
 class Decoder;
+class PrefixStore;
 struct PackedLora;
 
 // How the engine keeps the frozen weights. kInt8 reads a quarter of the bytes for each token and
@@ -28,14 +29,15 @@ struct PackedLora;
 enum class WeightFormat { kFp32, kInt8 };
 
 struct EngineOptions {
-  int64_t max_rows = 64;                       // rows that decode at once; more wait their turn
-  int64_t max_step_tokens = 512;               // tokens of one forward step (bounds the buffers)
-  int64_t max_cache_bytes = int64_t{4} << 30;  // keys and values of all rows at once
+  int64_t max_rows = 64;                          // rows that decode at once; more wait their turn
+  int64_t max_step_tokens = 512;                  // tokens of one forward step (bounds the buffers)
+  int64_t max_cache_bytes = int64_t{4} << 30;     // keys and values of all rows at once
+  int64_t max_prefix_bytes = int64_t{512} << 20;  // keys and values of prompts kept between calls
   WeightFormat weights = WeightFormat::kFp32;
   // Greedy rows guess up to so many tokens ahead from what their own context says after the same
   // words, and keep those that the model would have chosen: same output, fewer steps. 0 = off.
   int64_t max_lookup_tokens = 7;
-  const Clock* clock = &SystemClock();         // for spent().seconds; must outlive the engine
+  const Clock* clock = &SystemClock();  // for spent().seconds; must outlive the engine
 };
 
 struct EngineRequest {
@@ -57,8 +59,8 @@ struct EngineCompletion {
 
 // Generates and scores token ids with a frozen base on the CPU, fp32: rows of unequal length share
 // the matrix products without padding, each row with its own adapter or none; new rows join as
-// soon as others finish; a prompt that begins like another row's (same adapter) takes over that
-// row's keys and values instead of computing them again.
+// soon as others finish; a prompt that begins like another row's (same adapter), of this call or
+// an earlier one, takes over that row's keys and values instead of computing them again.
 //
 // Exactness: the sums behind one token run in one fixed order that depends on its row alone. So a
 //   row's logits are the same bits whatever rows stand beside it, however its prompt was cut into
@@ -67,7 +69,7 @@ struct EngineCompletion {
 //   Logits agree with ReferenceLogits within 1e-4 on unit-scale models.
 // Threads: one caller at a time; LibTorch's threads inside (InitTorch).
 // Memory: the weights once more, packed; KvCache bytes per row: 8 * layers * kv heads * head_dim *
-//   (prompt + max_new_tokens).
+//   (prompt + max_new_tokens), and up to max_prefix_bytes.
 class Engine {
  public:
   // Errors: InvalidArgument  options out of range
@@ -109,6 +111,7 @@ class Engine {
 
   EngineOptions options_;
   std::unique_ptr<Decoder> decoder_;
+  std::unique_ptr<PrefixStore> prefixes_;
   std::map<std::string, std::unique_ptr<const PackedLora>> loras_;
   Compute spent_;
 };
