@@ -57,6 +57,15 @@ void AdapterParameters::Allocate(int64_t total) {
   for (at::Tensor* buffer : {&value, &gradient, &moment1, &moment2}) {
     *buffer = at::zeros({total}, at::kFloat);
   }
+  MakeLeaves();
+}
+
+void AdapterParameters::MoveTo(at::Device device) {
+  for (at::Tensor* buffer : {&value, &gradient, &moment1, &moment2}) *buffer = buffer->to(device);
+  MakeLeaves();
+}
+
+void AdapterParameters::MakeLeaves() {
   const auto leaf = [](const at::Tensor& value_view, const at::Tensor& gradient_view) {
     at::Tensor tensor = value_view.detach();
     tensor.set_requires_grad(true);
@@ -112,7 +121,8 @@ absl::Status AdapterParameters::InitFrom(const LoraAdapter& init) {
 LoraAdapter AdapterParameters::ToAdapter(const std::string& base_name) const {
   LoraAdapter adapter;
   adapter.base_name = base_name;
-  const float* data = value.const_data_ptr<float>();
+  const at::Tensor values = value.cpu();
+  const float* data = values.const_data_ptr<float>();
   for (const Slot& slot : slots_) {
     const PlannedModule& m = slot.module;
     const float* a = data + slot.offset;

@@ -35,6 +35,9 @@ class AdapterParameters {
   std::vector<at::Tensor> PartsA(const at::Tensor& flat) const;
   std::vector<at::Tensor> PartsB(const at::Tensor& flat) const;
 
+  // Moves everything to a device (open: open_device.h). Earlier tensors of lora() stay behind.
+  void MoveTo(at::Device device);
+
   LoraAdapter ToAdapter(const std::string& base_name) const;
 
  private:
@@ -43,6 +46,7 @@ class AdapterParameters {
     int64_t offset;  // of A in the flat buffers; B follows
   };
   void Allocate(int64_t total);
+  void MakeLeaves();
   void InitFresh(uint64_t seed);
   absl::Status InitFrom(const LoraAdapter& init);
   at::Tensor PartA(const at::Tensor& flat, const Slot& slot) const;

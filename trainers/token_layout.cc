@@ -115,13 +115,13 @@ TokenLayout LayOutTokens(absl::Span<const TrainingRow> rows, absl::Span<const in
 
 std::vector<std::vector<int64_t>> PackedMicroBatches(absl::Span<const TrainingRow> rows,
                                                      absl::Span<const int64_t> step_rows,
-                                                     int64_t max_tokens) {
+                                                     int64_t max_tokens, bool share_prefixes) {
   std::vector<std::vector<int64_t>> batches;
   int64_t num_tokens = 0;
   for (const int64_t i : Sorted(rows, step_rows)) {
     const TrainingRow& row = rows[static_cast<size_t>(i)];
     int64_t fresh = Length(row);
-    if (!batches.empty()) {
+    if (share_prefixes && !batches.empty()) {
       fresh -= CommonPrefix(rows[static_cast<size_t>(batches.back().back())], row);
     }
     if (batches.empty() || num_tokens + fresh > max_tokens) {

@@ -41,9 +41,10 @@ TokenLayout LayOutTokens(absl::Span<const TrainingRow> rows, absl::Span<const in
 
 // Cuts one optimiser step's rows into micro-batches of at most `max_tokens` tokens, shared prefixes
 // counted once. Rows with a common prefix stand together. A single longer row is a batch of its
-// own.
+// own. Without `share_prefixes` every token counts.
 std::vector<std::vector<int64_t>> PackedMicroBatches(absl::Span<const TrainingRow> rows,
                                                      absl::Span<const int64_t> step_rows,
-                                                     int64_t max_tokens);
+                                                     int64_t max_tokens,
+                                                     bool share_prefixes = true);
 
 }  // namespace evolora

@@ -151,8 +151,7 @@ KernelError RunAdamW(const AdamWArgs& a, const Runner& run) {
                                                 (a.count + kRowThreads - 1) / kRowThreads,
                                                 a.clip,
                                                 a.groups,
-                                                {step(a.rates[0]), step(a.rates[1])},
-                                                As<BFloat16>(a.shadow)});
+                                                {step(a.rates[0]), step(a.rates[1])}});
 }
 
 // The table of a way to run: kMake() gives the Runner for a stream.

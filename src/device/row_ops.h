@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "device_math.h"
+#include "kernel_math.h"
 
 // Kernels as operations on rows. A group of threads works on a row:
 //   Partial(row, thread, threads)         what the thread finds in the columns that are its own

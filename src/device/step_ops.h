@@ -2,8 +2,8 @@
 
 #include <cstdint>
 
-#include "device_math.h"
 #include "evolora/device/kernels.h"
+#include "kernel_math.h"
 
 // The loss and the optimiser as operations on rows (row_ops.h).
 namespace evolora {
@@ -124,7 +124,6 @@ struct AdamWOp {
   const float* clip;
   const uint8_t* groups;
   AdamWStep steps[2];
-  BFloat16* shadow;
 
   EVOLORA_HOST_DEVICE void Run(int64_t row, int thread, int threads) const {
     const int64_t i = row * threads + thread;
@@ -135,7 +134,6 @@ struct AdamWOp {
     value[i] = s.value;
     moment1[i] = s.moment1;
     moment2[i] = s.moment2;
-    if (shadow != nullptr) shadow[i] = FromFloat<BFloat16>(s.value);
   }
 };
 

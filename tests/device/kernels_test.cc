@@ -5,9 +5,9 @@
 #include <vector>
 
 #include "device/kernel_cases.h"
-#include "device_math.h"
 #include "gtest/gtest.h"
 #include "host_kernels.h"
+#include "kernel_math.h"
 
 namespace evolora {
 namespace {
@@ -74,7 +74,7 @@ TEST(HostKernels, ANormThatIsNotFiniteStopsTheUpdate) {
                                           nullptr),
               nullptr);
     EXPECT_FALSE(std::isfinite(norm_clip[0]));
-    EXPECT_TRUE(std::isnan(norm_clip[1]));  // AdamW leaves everything: kernel_cases.cc
+    EXPECT_TRUE(std::isnan(norm_clip[1]));  // AdamW leaves everything: step_cases.cc
   }
 }
 

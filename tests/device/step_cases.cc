@@ -83,7 +83,6 @@ KernelCase AdamWCase(int64_t count, double clip, bool groups) {
   Values group(static_cast<size_t>(count));
   for (double& g : group) g = static_cast<double>(b.Below(2));
   b.Given("groups", Kind::kByte, group);
-  const Values before = value;
   for (size_t i = 0; i < value.size() && !std::isnan(clip); ++i) {
     const double g = gradient[i] * clip, rate = kRates[groups ? static_cast<int>(group[i]) : 0];
     moment1[i] = kBeta1 * moment1[i] + (1 - kBeta1) * g;
@@ -95,7 +94,6 @@ KernelCase AdamWCase(int64_t count, double clip, bool groups) {
   b.Becomes(0, value);
   b.Becomes(2, moment1);
   b.Becomes(3, moment2);
-  b.Output("shadow", Kind::kBFloat16, std::isnan(clip) ? Values(before.size(), 77) : value);
   return b.Finish([=](const DeviceKernels& k, const std::vector<void*>& d, void* stream) {
     return k.adamw({.value = static_cast<float*>(d[0]),
                     .gradient = static_cast<const float*>(d[1]),
@@ -109,8 +107,7 @@ KernelCase AdamWCase(int64_t count, double clip, bool groups) {
                     .beta2 = kBeta2,
                     .epsilon = kEpsilon,
                     .weight_decay = kDecay,
-                    .step = kStep,
-                    .shadow = d[6]},
+                    .step = kStep},
                    stream);
   });
 }

@@ -17,7 +17,6 @@ target_compile_definitions(evolora_torch INTERFACE _GLIBCXX_USE_CXX11_ABI=1)
 set(torch_libraries c10 torch_cpu)
 if(EVOLORA_CUDA)
   list(APPEND torch_libraries c10_cuda torch_cuda)
-  target_link_libraries(evolora_torch INTERFACE CUDA::cudart)
   # Nothing names a symbol of torch_cuda: its kernels register themselves when it is loaded.
   target_link_options(evolora_torch INTERFACE "LINKER:--no-as-needed")
 endif()

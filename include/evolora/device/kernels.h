@@ -112,8 +112,7 @@ struct AdamWArgs {
   double beta2 = 0;
   double epsilon = 0;
   double weight_decay = 0;
-  int64_t step = 0;        // from 1
-  void* shadow = nullptr;  // [count] bf16: the new values rounded; null: none is kept
+  int64_t step = 0;  // from 1
 };
 
 // Null, or words for why the kernel could not be started.

@@ -1,0 +1,76 @@
+#include "device/device_path.h"
+
+#include <memory>
+
+#include "gtest/gtest.h"
+#include "support/status_matchers.h"
+#include "trainers/device_cases.h"
+
+namespace evolora {
+namespace {
+
+using testing::AdapterCases;
+using testing::ArchitectureCases;
+using testing::DeviceCase;
+using testing::DeviceGradient;
+using testing::Difference;
+using testing::PathGradient;
+using testing::ReferenceGradient;
+
+TEST(DevicePath, OnTheCpuEqualsAutogradOnEveryArchitecture) {
+  for (const DeviceCase& c : ArchitectureCases()) {
+    EXPECT_EQ(Difference(PathGradient(c, {}), ReferenceGradient(c), 1e-5), "") << c.name;
+  }
+}
+
+TEST(DevicePath, OnTheCpuEqualsAutogradForEveryRankAndTargets) {
+  for (const DeviceCase& c : AdapterCases()) {
+    EXPECT_EQ(Difference(PathGradient(c, {}), ReferenceGradient(c), 1e-5), "") << c.name;
+  }
+}
+
+// bf16 keeps 8 bits: the gradient of a step in it points where that of fp32 does.
+TEST(DevicePath, InBfloat16StaysNearTheFp32Gradient) {
+  for (const DeviceCase& c : ArchitectureCases()) {
+    EXPECT_EQ(Difference(PathGradient(c, {.dtype = at::kBFloat16}), ReferenceGradient(c), 0.05), "")
+        << c.name;
+  }
+}
+
+TEST(DevicePath, MicroBatchesAndChunksOfTheHeadOfAnySizeGiveTheSameStep) {
+  DeviceCase c = ArchitectureCases().front();
+  c.recipe.tokens_per_micro_batch = 10000;
+  const DeviceGradient whole = PathGradient(c, {});
+  for (const int64_t tokens : {1, 12, 80}) {
+    c.recipe.tokens_per_micro_batch = tokens;
+    EXPECT_EQ(Difference(PathGradient(c, {}), whole, 1e-5), "") << tokens;
+    EXPECT_EQ(Difference(PathGradient(c, {.logits_per_chunk = 1}), whole, 1e-5), "") << tokens;
+  }
+}
+
+TEST(DevicePath, TheBitsAreTheSameOnEveryRun) {
+  const DeviceCase c = ArchitectureCases().front();
+  const DeviceGradient one = PathGradient(c, {}), other = PathGradient(c, {});
+  EXPECT_EQ(one.loss_sum, other.loss_sum);
+  EXPECT_TRUE(one.parameters.gradient.equal(other.parameters.gradient));
+}
+
+TEST(DevicePath, BuffersOfALargerStepDoNotColourASmallerOne) {
+  const DeviceCase c = ArchitectureCases().front();
+  const std::shared_ptr<const LlamaWeights> base = testing::RandomWeights(c.config, 3);
+  ASSERT_OK_AND_ASSIGN(AdapterParameters parameters,
+                       AdapterParameters::Create(*base, c.recipe, nullptr));
+  const std::unique_ptr<GradientPath> path = MakeDevicePath(
+      {.base = base.get(), .lora = &parameters.lora(), .recipe = &c.recipe, .rows = c.rows}, {});
+  ASSERT_OK_AND_ASSIGN(const double first, path->AddGradient({1, 3}, 1));
+  const at::Tensor gradient = parameters.gradient.clone();
+  ASSERT_OK_AND_ASSIGN(const double large, path->AddGradient({0, 1, 2, 3, 4}, 1));
+  EXPECT_GT(large, first);
+  parameters.gradient.zero_();
+  ASSERT_OK_AND_ASSIGN(const double again, path->AddGradient({1, 3}, 1));
+  EXPECT_EQ(again, first);
+  EXPECT_TRUE(parameters.gradient.equal(gradient));
+}
+
+}  // namespace
+}  // namespace evolora

@@ -1,0 +1,51 @@
+#pragma once
+
+#include <cstdint>
+
+#include "ATen/core/Tensor.h"
+#include "device/device_math.h"
+#include "device/device_tokens.h"
+#include "evolora/model/llama_config.h"
+
+namespace evolora {
+
+// Causal attention over packed rows, and its gradient. q, k and v stand side by side in a row of
+// `qkv` [N, (H + 2 K) E], after RoPE; H / K query heads share a key head. On CUDA in bf16, with
+// heads of at most 256 and a multiple of 8 values, LibTorch's flash attention over all rows at
+// once; else plain products in fp32, row by row, which keep H x L x L values of one row of L tokens
+// for the time of a call.
+class DeviceAttention {
+ public:
+  // Both outlive the object.
+  DeviceAttention(const LlamaConfig& config, const DeviceMath& math);
+
+  // What the forward pass leaves; flash attention only.
+  struct Kept {
+    at::Tensor mixed, logsumexp, rng_state, unused;
+  };
+
+  // Returns mixed [N, H E].
+  at::Tensor Forward(int64_t layer, const DeviceTokens& tokens, const at::Tensor& qkv,
+                     Kept& kept) const;
+  // Writes d_qkv [N, (H + 2 K) E] from d_mixed [N, H E].
+  void Backward(int64_t layer, const DeviceTokens& tokens, const at::Tensor& qkv, const Kept& kept,
+                const at::Tensor& d_mixed, const at::Tensor& d_qkv) const;
+
+ private:
+  struct Heads {
+    at::Tensor q, k, v;
+  };
+  Heads Split(const at::Tensor& qkv) const;
+  Heads RowHeads(const at::Tensor& qkv_row) const;
+  at::Tensor ByKeyHead(const at::Tensor& rows) const;
+  at::Tensor Probabilities(int64_t layer, const Heads& heads) const;
+  void PlainBackward(int64_t layer, const at::Tensor& qkv, const at::Tensor& d_mixed,
+                     const at::Tensor& d_qkv) const;
+
+  const LlamaConfig& config_;
+  const DeviceMath& math_;
+  double scale_;
+  bool flash_;
+};
+
+}  // namespace evolora

@@ -1,0 +1,84 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "device/device_attention.h"
+#include "device/device_base.h"
+#include "device/device_group.h"
+#include "device/device_math.h"
+#include "device/device_tokens.h"
+#include "device/tensor_buffer.h"
+#include "evolora/model/lora_tensors.h"
+#include "fast_layer.h"
+
+namespace evolora {
+
+// What one layer leaves for its backward pass. N tokens; M of them go on after attention.
+struct DeviceLayerKept {
+  TensorBuffer unit1, factors1;      // of the first norm: [N, D], [N]
+  TensorBuffer qkv;                  // [N, (H + 2 K) E], as attention reads it
+  TensorBuffer qk_unit, qk_factors;  // of the norms of q and k: [N, H + K, E], [N, H + K]
+  DeviceAttention::Kept attention;
+  at::Tensor mixed;                                      // [M, H E]
+  TensorBuffer unit2, factors2;                          // of the second norm: [M, D], [M]
+  TensorBuffer gate_up;                                  // [M, 2 F]; becomes its own gradient
+  TensorBuffer low_qkv, low_out, low_gate_up, low_down;  // [N or M, rank]
+};
+
+// What layers share, one after the other.
+struct DeviceScratch {
+  TensorBuffer norm;        // [N, D]
+  TensorBuffer act, d_act;  // [M, F]
+  TensorBuffer d_mixed, d_qkv, d_low;
+};
+
+struct DevicePass {
+  const DeviceTokens* tokens = nullptr;
+  at::Tensor cos, sin;  // by position, [.., E / 2] fp32
+  // Only the predicting tokens go on after attention: in the last layer.
+  bool only_predicting = false;
+};
+
+// FastLayer on a device: the same formulas, over tensors.
+class DeviceLayer {
+ public:
+  // All outlive the object.
+  DeviceLayer(const LlamaConfig& config, const DeviceBaseLayer& base, const LoraTensors& lora,
+              int64_t index, const DeviceMath& math);
+
+  bool adapted(Stage stage) const { return group(stage).adapted(); }
+  void AppendCopies(DeviceGroup::Copies& copies) const;
+
+  // x [N, D] becomes the output, [N or M, D]; its memory is written.
+  void Forward(const DevicePass& pass, at::Tensor& x, DeviceLayerKept& kept,
+               DeviceScratch& scratch) const;
+  // dx, the gradient of the output, becomes that of the input; of no use when the pass ends in this
+  // layer. Gradients of the adapters are added.
+  void Backward(const DevicePass& pass, const FastLayer::Until& until, at::Tensor& dx,
+                DeviceLayerKept& kept, DeviceScratch& scratch) const;
+
+ private:
+  const DeviceGroup& group(Stage stage) const { return groups_[static_cast<size_t>(stage)]; }
+  at::Tensor Normed(const at::Tensor& weight, const at::Tensor& x, TensorBuffer& unit,
+                    TensorBuffer& factors, DeviceScratch& scratch) const;
+  RotateHeadsArgs HeadArgs(const DevicePass& pass, DeviceLayerKept& kept) const;
+  void AttentionForward(const DevicePass& pass, at::Tensor& x, DeviceLayerKept& kept,
+                        DeviceScratch& scratch) const;
+  void MlpForward(const at::Tensor& x, DeviceLayerKept& kept, DeviceScratch& scratch) const;
+  bool MlpBackward(const FastLayer::Until& until, const at::Tensor& dx, DeviceLayerKept& kept,
+                   DeviceScratch& scratch) const;
+  bool OutBackward(const FastLayer::Until& until, const at::Tensor& dx, DeviceLayerKept& kept,
+                   DeviceScratch& scratch) const;
+  void QkvBackward(const DevicePass& pass, const FastLayer::Until& until, const at::Tensor& dx,
+                   DeviceLayerKept& kept, DeviceScratch& scratch) const;
+
+  const LlamaConfig& config_;
+  const DeviceBaseLayer& base_;
+  const DeviceMath& math_;
+  int64_t index_;
+  DeviceAttention attention_;
+  std::vector<DeviceGroup> groups_;  // by Stage
+};
+
+}  // namespace evolora

@@ -1,0 +1,112 @@
+#include "device/device_math.h"
+
+#include "c10/core/Stream.h"
+#include "c10/core/impl/VirtualGuardImpl.h"
+#include "c10/util/Exception.h"
+
+namespace evolora {
+namespace {
+
+void Check(KernelError error, const char* kernel) {
+  TORCH_CHECK(error == nullptr, kernel, ": ", error);
+}
+
+float* Floats(const at::Tensor& tensor) { return tensor.mutable_data_ptr<float>(); }
+const float* ConstFloats(const at::Tensor& tensor) { return tensor.const_data_ptr<float>(); }
+
+}  // namespace
+
+DeviceMath::DeviceMath(at::Device device, at::ScalarType dtype)
+    : device_(device), dtype_(dtype), kernels_(device.is_cuda() ? CudaKernels() : &HostKernels()) {
+  TORCH_CHECK(kernels_ != nullptr, "no kernels for ", device);
+}
+
+void* DeviceMath::stream() const {
+  if (!device_.is_cuda()) return nullptr;
+  return c10::impl::VirtualGuardImpl(device_.type()).getStream(device_).native_handle();
+}
+
+void DeviceMath::RmsNorm(const at::Tensor& x, const at::Tensor& weight, double eps,
+                         const KeptNorm& kept, const at::Tensor& y) const {
+  Check(kernels_->rms_norm({.type = type(),
+                            .x = x.const_data_ptr(),
+                            .weight = ConstFloats(weight),
+                            .rows = x.size(0),
+                            .width = x.size(1),
+                            .eps = static_cast<float>(eps),
+                            .unit = kept.unit.mutable_data_ptr(),
+                            .factors = Floats(kept.factors),
+                            .y = y.mutable_data_ptr()},
+                           stream()),
+        "rms_norm");
+}
+
+void DeviceMath::RmsNormBackward(const at::Tensor& dy, const at::Tensor& weight,
+                                 const KeptNorm& kept, const at::Tensor& dx) const {
+  Check(kernels_->rms_norm_backward({.type = type(),
+                                     .dy = dy.const_data_ptr(),
+                                     .weight = ConstFloats(weight),
+                                     .unit = kept.unit.const_data_ptr(),
+                                     .factors = ConstFloats(kept.factors),
+                                     .rows = dy.size(0),
+                                     .width = dy.size(1),
+                                     .dx = dx.mutable_data_ptr()},
+                                    stream()),
+        "rms_norm_backward");
+}
+
+void DeviceMath::RotateHeads(RotateHeadsArgs args, const at::Tensor& qkv) const {
+  args.type = type();
+  args.qkv = qkv.mutable_data_ptr();
+  args.rows = qkv.size(0);
+  args.stride = qkv.size(1);
+  Check(kernels_->rotate_heads(args, stream()), "rotate_heads");
+}
+
+void DeviceMath::RotateHeadsBackward(RotateHeadsArgs args, const at::Tensor& d_qkv) const {
+  args.type = type();
+  args.qkv = d_qkv.mutable_data_ptr();
+  args.rows = d_qkv.size(0);
+  args.stride = d_qkv.size(1);
+  Check(kernels_->rotate_heads_backward(args, stream()), "rotate_heads_backward");
+}
+
+void DeviceMath::SwiGlu(const at::Tensor& gate_up, const at::Tensor& act) const {
+  Check(kernels_->swiglu({.type = type(),
+                          .gate_up = gate_up.mutable_data_ptr(),
+                          .act = act.mutable_data_ptr(),
+                          .rows = act.size(0),
+                          .width = act.size(1)},
+                         stream()),
+        "swiglu");
+}
+
+void DeviceMath::SwiGluBackward(const at::Tensor& gate_up, const at::Tensor& d_act,
+                                const at::Tensor& act) const {
+  Check(kernels_->swiglu_backward({.type = type(),
+                                   .gate_up = gate_up.mutable_data_ptr(),
+                                   .d_act = d_act.const_data_ptr(),
+                                   .act = act.mutable_data_ptr(),
+                                   .rows = act.size(0),
+                                   .width = act.size(1)},
+                                  stream()),
+        "swiglu_backward");
+}
+
+void DeviceMath::CrossEntropy(CrossEntropyArgs args, const at::Tensor& logits) const {
+  args.type = type();
+  args.logits = logits.mutable_data_ptr();
+  args.rows = logits.size(0);
+  args.vocabulary = logits.size(1);
+  Check(kernels_->cross_entropy(args, stream()), "cross_entropy");
+}
+
+void DeviceMath::GradientNorm(const GradientNormArgs& args) const {
+  Check(kernels_->gradient_norm(args, stream()), "gradient_norm");
+}
+
+void DeviceMath::AdamW(const AdamWArgs& args) const {
+  Check(kernels_->adamw(args, stream()), "adamw");
+}
+
+}  // namespace evolora

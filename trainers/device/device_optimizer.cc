@@ -1,0 +1,49 @@
+#include "device/device_optimizer.h"
+
+#include "ATen/Functions.h"
+#include "ATen/core/grad_mode.h"
+#include "c10/core/DeviceGuard.h"
+
+namespace evolora {
+
+DeviceOptimizer::DeviceOptimizer(const LoraRecipe& recipe, const AdapterParameters& parameters)
+    : recipe_(recipe),
+      parameters_(parameters),
+      math_(parameters.value.device(), at::kFloat),
+      partials_(at::empty({kNormPartials}, math_.fp32().dtype(at::kDouble))),
+      norm_clip_(at::empty({2}, math_.fp32())) {
+  if (recipe.lora_plus_ratio == 1) return;
+  groups_ = at::zeros(parameters.value.sizes(), math_.fp32().dtype(at::kByte));
+  for (const at::Tensor& part : parameters.PartsB(groups_)) part.fill_(1);
+}
+
+double DeviceOptimizer::GradientNorm() {
+  const c10::DeviceGuard guard(math_.device());
+  math_.GradientNorm({.gradient = parameters_.gradient.const_data_ptr<float>(),
+                      .count = parameters_.gradient.numel(),
+                      .max_norm = static_cast<float>(recipe_.max_grad_norm),
+                      .partials = partials_.mutable_data_ptr<double>(),
+                      .norm_clip = norm_clip_.mutable_data_ptr<float>()});
+  return norm_clip_.select(0, 0).item<double>();
+}
+
+void DeviceOptimizer::Update(int64_t step, double learning_rate) {
+  const at::NoGradGuard no_grad;
+  const c10::DeviceGuard guard(math_.device());
+  const AdapterParameters& p = parameters_;
+  math_.AdamW({.value = p.value.mutable_data_ptr<float>(),
+               .gradient = p.gradient.const_data_ptr<float>(),
+               .moment1 = p.moment1.mutable_data_ptr<float>(),
+               .moment2 = p.moment2.mutable_data_ptr<float>(),
+               .count = p.value.numel(),
+               .clip = norm_clip_.const_data_ptr<float>() + 1,
+               .groups = groups_.defined() ? groups_.const_data_ptr<uint8_t>() : nullptr,
+               .rates = {learning_rate, learning_rate * recipe_.lora_plus_ratio},
+               .beta1 = recipe_.beta1,
+               .beta2 = recipe_.beta2,
+               .epsilon = recipe_.epsilon,
+               .weight_decay = recipe_.weight_decay,
+               .step = step + 1});
+}
+
+}  // namespace evolora
