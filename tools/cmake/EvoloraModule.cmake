@@ -66,7 +66,7 @@ function(evolora_test NAME)
     set(ARG_LABELS cpu)
   endif()
   if(NOT ARG_TIMEOUT)
-    set(ARG_TIMEOUT 120)
+    set(ARG_TIMEOUT 600) # ends a hang; a busy machine may take minutes for what takes seconds
   endif()
   add_test(NAME ${NAME} COMMAND ${target})
   set_tests_properties(${NAME} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT}
