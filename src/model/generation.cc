@@ -17,10 +17,6 @@ namespace {
 // A shorter shared prefix is cheaper to compute than to look for.
 constexpr int64_t kMinSharedPrefix = 16;
 
-int64_t CommonPrefix(const std::vector<TokenId>& a, const std::vector<TokenId>& b) {
-  return std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first - a.begin();
-}
-
 }  // namespace
 
 Generation::Generation(Decoder& decoder, PrefixStore& prefixes, const EngineOptions& options,

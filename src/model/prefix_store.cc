@@ -4,13 +4,10 @@
 #include <utility>
 
 namespace evolora {
-namespace {
 
 int64_t CommonPrefix(absl::Span<const TokenId> a, absl::Span<const TokenId> b) {
   return std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first - a.begin();
 }
-
-}  // namespace
 
 PrefixStore::Match PrefixStore::Find(const PackedLora* lora, absl::Span<const TokenId> prompt) {
   Match match;

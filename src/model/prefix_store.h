@@ -13,6 +13,9 @@ namespace evolora {
 
 struct PackedLora;
 
+// How many ids two sequences begin with in common.
+int64_t CommonPrefix(absl::Span<const TokenId> a, absl::Span<const TokenId> b);
+
 // Keys and values of prompts that were answered, the latest used ones up to a number of bytes: a
 // later prompt that begins like one of them, under the same adapter, takes them over. What is taken
 // over equals what would be computed bit for bit (engine.h), so a store changes no output.
