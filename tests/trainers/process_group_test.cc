@@ -1,0 +1,107 @@
+// Ranks are threads here: a group knows nothing of processes.
+#include "evolora/trainers/process_group.h"
+
+#include <cstring>
+#include <map>
+#include <thread>
+#include <vector>
+
+#include "support/free_port.h"
+#include "support/status_matchers.h"
+
+namespace evolora {
+namespace {
+
+using ::evolora::testing::StatusIs;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+ProcessGroupOptions RankOf(int rank, int size, int port) {
+  return {.rank = rank, .size = size, .port = port, .timeout_seconds = 20};
+}
+
+TEST(ProcessGroup, SumsToTheSameBitsOnEveryRank) {
+  constexpr int kRanks = 3;
+  const int port = testing::FreePort();
+  std::vector<std::vector<float>> sums(kRanks, std::vector<float>(1000));
+  std::vector<double> losses = {1, 10, 100};
+  std::vector<std::thread> ranks;
+  for (int rank = 0; rank < kRanks; ++rank) {
+    ranks.emplace_back([&, rank] {
+      const auto group = JoinProcessGroup(RankOf(rank, kRanks, port));
+      ASSERT_TRUE(group.ok()) << group.status();
+      std::vector<float>& mine = sums[static_cast<size_t>(rank)];
+      for (size_t i = 0; i < mine.size(); ++i) {
+        mine[i] = 0.1f * static_cast<float>(i) + static_cast<float>(rank) / 3;
+      }
+      EXPECT_TRUE((*group)->Sum(absl::MakeSpan(mine)).ok());
+      EXPECT_TRUE((*group)->Sum(absl::MakeSpan(&losses[static_cast<size_t>(rank)], 1)).ok());
+    });
+  }
+  for (std::thread& rank : ranks) rank.join();
+  EXPECT_THAT(losses, ElementsAre(111, 111, 111));
+  EXPECT_NEAR(sums[0][7], 3 * 0.7 + 1, 1e-5);
+  for (int rank = 1; rank < kRanks; ++rank) EXPECT_EQ(sums[static_cast<size_t>(rank)], sums[0]);
+}
+
+TEST(ProcessGroup, ALostRankIsAnErrorOfTheOthers) {
+  const int port = testing::FreePort();
+  absl::Status status;
+  std::thread lost([&] { EXPECT_TRUE(JoinProcessGroup(RankOf(1, 2, port)).ok()); });
+  std::thread left([&] {
+    const auto group = JoinProcessGroup(RankOf(0, 2, port));
+    ASSERT_TRUE(group.ok()) << group.status();
+    lost.join();  // its group is gone
+    float value = 1;
+    status = (*group)->Sum(absl::MakeSpan(&value, 1));
+  });
+  left.join();
+  EXPECT_THAT(status, StatusIs(absl::StatusCode::kUnavailable,
+                               HasSubstr("rank 0 of 2: another rank is lost")));
+}
+
+TEST(ProcessGroup, DoesNotWaitForeverForRanksThatNeverCome) {
+  ProcessGroupOptions options = RankOf(0, 2, testing::FreePort());
+  options.timeout_seconds = 0.5;
+  EXPECT_THAT(JoinProcessGroup(options).status(),
+              StatusIs(absl::StatusCode::kUnavailable, HasSubstr("rank 0 of 2 at 127.0.0.1")));
+}
+
+// The environment of one test.
+std::map<std::string, std::string>* variables = nullptr;
+const char* Get(const char* name) {
+  const auto found = variables->find(name);
+  return found == variables->end() ? nullptr : found->second.c_str();
+}
+
+TEST(ProcessGroupOptions, ComeFromTheVariablesOfTorchrun) {
+  std::map<std::string, std::string> environment;
+  variables = &environment;
+  ASSERT_OK_AND_ASSIGN(ProcessGroupOptions options, ProcessGroupOptionsFromEnvironment(&Get));
+  EXPECT_EQ(options.size, 1);
+  environment = {
+      {"WORLD_SIZE", "4"}, {"RANK", "3"}, {"MASTER_ADDR", "node7"}, {"MASTER_PORT", "1234"}};
+  ASSERT_OK_AND_ASSIGN(options, ProcessGroupOptionsFromEnvironment(&Get));
+  EXPECT_EQ(options.size, 4);
+  EXPECT_EQ(options.rank, 3);
+  EXPECT_EQ(options.address, "node7");
+  EXPECT_EQ(options.port, 1234);
+  for (const auto& [name, value, message] :
+       std::vector<std::array<std::string, 3>>{{"RANK", "4", "RANK is '4', not a number in [0, 3]"},
+                                               {"WORLD_SIZE", "0", "WORLD_SIZE is '0'"},
+                                               {"MASTER_PORT", "http", "MASTER_PORT is 'http'"},
+                                               {"MASTER_ADDR", "", "MASTER_ADDR is not set"}}) {
+    const std::string before = environment[name];
+    environment[name] = value;
+    EXPECT_THAT(ProcessGroupOptionsFromEnvironment(&Get).status(),
+                StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(message)));
+    environment[name] = before;
+  }
+  environment.erase("RANK");
+  EXPECT_THAT(ProcessGroupOptionsFromEnvironment(&Get).status(),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("RANK is not set")));
+  variables = nullptr;
+}
+
+}  // namespace
+}  // namespace evolora
