@@ -43,7 +43,8 @@ check_headers() {
 
 build_cuda() {
   configure build/cuda -DCMAKE_BUILD_TYPE=Release -DEVOLORA_TESTS=ON -DEVOLORA_CUDA=ON \
-    "-DCMAKE_CUDA_COMPILER=$1" && compile build/cuda evolora_cuda device_kernels_gpu_test
+    "-DCMAKE_CUDA_COMPILER=$1" &&
+    compile build/cuda evolora_cuda device_kernels_gpu_test trainers_device_path_gpu_test evolora
 }
 
 main() {

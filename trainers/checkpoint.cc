@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "ATen/ops/empty.h"
 #include "absl/strings/str_cat.h"
 #include "evolora/core/sha256.h"
 #include "evolora/core/status_macros.h"
@@ -13,11 +14,14 @@ namespace {
 
 constexpr int64_t kHistoryColumns = 6;  // loss, grad_norm, learning_rate, tokens, labelled, seconds
 
-std::string CheckpointPath(const std::string& work_dir) { return JoinPath(work_dir, "checkpoint.h5"); }
+std::string CheckpointPath(const std::string& work_dir) {
+  return JoinPath(work_dir, "checkpoint.h5");
+}
 
 Array FlatArray(const at::Tensor& flat) {
-  const float* data = flat.const_data_ptr<float>();
-  return {std::vector<float>(data, data + flat.numel()), {flat.numel()}};
+  const at::Tensor values = flat.cpu();
+  const float* data = values.const_data_ptr<float>();
+  return {std::vector<float>(data, data + values.numel()), {values.numel()}};
 }
 
 absl::Status Restore(const ArrayFile& file, const std::string& name, at::Tensor& flat) {
@@ -26,15 +30,18 @@ absl::Status Restore(const ArrayFile& file, const std::string& name, at::Tensor&
     return absl::DataLossError(absl::StrCat("checkpoint: ", name, " has ", values.size(),
                                             " values, the adapter ", flat.numel()));
   }
-  std::copy(values.begin(), values.end(), flat.mutable_data_ptr<float>());
+  at::Tensor host = at::empty(flat.sizes(), at::kFloat);
+  std::copy(values.begin(), values.end(), host.mutable_data_ptr<float>());
+  flat.copy_(host);
   return absl::OkStatus();
 }
 
 Array HistoryArray(const std::vector<StepReport>& history) {
   std::vector<double> values;
   for (const StepReport& r : history) {
-    values.insert(values.end(), {r.loss, r.grad_norm, r.learning_rate, static_cast<double>(r.tokens),
-                                 static_cast<double>(r.labelled_tokens), r.seconds});
+    values.insert(values.end(),
+                  {r.loss, r.grad_norm, r.learning_rate, static_cast<double>(r.tokens),
+                   static_cast<double>(r.labelled_tokens), r.seconds});
   }
   return {std::move(values), {static_cast<int64_t>(history.size()), kHistoryColumns}};
 }
@@ -92,8 +99,9 @@ absl::StatusOr<std::optional<std::vector<StepReport>>> LoadCheckpoint(
   const auto job = file.attributes.find("job");
   if (job == file.attributes.end() || job->second != ArrayAttribute(job_digest)) {
     return absl::FailedPreconditionError(
-        absl::StrCat(path, " belongs to another job (base, data, recipe or start differ): "
-                           "train into another folder or without --resume"));
+        absl::StrCat(path,
+                     " belongs to another job (base, data, recipe or start differ): "
+                     "train into another folder or without --resume"));
   }
   RETURN_IF_ERROR(Restore(file, "value", parameters.value));
   RETURN_IF_ERROR(Restore(file, "moment1", parameters.moment1));

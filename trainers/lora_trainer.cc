@@ -11,6 +11,10 @@
 #include "absl/strings/str_cat.h"
 #include "adapter_parameters.h"
 #include "checkpoint.h"
+#include "device/device_errors.h"
+#include "device/device_optimizer.h"
+#include "device/device_path.h"
+#include "device/open_device.h"
 #include "evolora/core/status_macros.h"
 #include "evolora/model/torch_status.h"
 #include "gradient_path.h"
@@ -19,6 +23,19 @@
 
 namespace evolora {
 namespace {
+
+// The path that the recipe means on the device.
+absl::StatusOr<TrainingPath> PathOn(c10::Device device, const LoraRecipe& recipe) {
+  const bool fast_on_gpu = device.is_cuda() && recipe.path == TrainingPath::kFast;
+  const TrainingPath path = fast_on_gpu ? TrainingPath::kDevice : recipe.path;
+  if (device.is_cuda() && path == TrainingPath::kReference) {
+    return absl::InvalidArgumentError("recipe.path: reference runs on the CPU only");
+  }
+  if (recipe.precision == TrainingPrecision::kBf16 && path != TrainingPath::kDevice) {
+    return absl::InvalidArgumentError("recipe.precision: bf16 needs path device or a CUDA device");
+  }
+  return path;
+}
 
 // One run of the training loop; holds what every step needs.
 class Run {
@@ -40,6 +57,8 @@ class Run {
  private:
   absl::Status Prepare() {
     RETURN_IF_ERROR(ValidateRecipe(job_.recipe));
+    ASSIGN_OR_RETURN(const c10::Device device, OpenDevice(options_.device));
+    ASSIGN_OR_RETURN(const TrainingPath path, PathOn(device, job_.recipe));
     RETURN_IF_ERROR(
         LintTrainingRows(job_.rows, job_.recipe.max_row_tokens, job_.base->config.max_positions));
     order_.emplace(job_.recipe, job_.rows);
@@ -52,8 +71,7 @@ class Run {
                                        .lora = &parameters_->lora(),
                                        .recipe = &job_.recipe,
                                        .rows = job_.rows};
-    path_ =
-        job_.recipe.path == TrainingPath::kFast ? MakeFastPath(inputs) : MakeReferencePath(inputs);
+    MakePath(path, device, inputs);
     job_digest_ = JobDigest(job_);
     if (options_.work_dir.empty()) return absl::OkStatus();
     RETURN_IF_ERROR(fs_.CreateDirectories(options_.work_dir));
@@ -62,6 +80,20 @@ class Run {
                      LoadCheckpoint(fs_, options_.work_dir, job_digest_, *parameters_));
     if (history.has_value()) history_ = *std::move(history);
     return absl::OkStatus();
+  }
+
+  void MakePath(TrainingPath path, c10::Device device, const GradientPathInputs& inputs) {
+    if (path == TrainingPath::kReference) {
+      path_ = MakeReferencePath(inputs);
+    } else if (path == TrainingPath::kFast) {
+      path_ = MakeFastPath(inputs);
+    } else {
+      parameters_->MoveTo(device);
+      const bool bf16 = job_.recipe.precision == TrainingPrecision::kBf16;
+      path_ =
+          MakeDevicePath(inputs, {.device = device, .dtype = bf16 ? at::kBFloat16 : at::kFloat});
+      device_optimizer_.emplace(job_.recipe, *parameters_);
+    }
   }
 
   absl::Status Save() {
@@ -84,7 +116,8 @@ class Run {
                       .tokens = size.tokens,
                       .labelled_tokens = size.labelled_tokens};
     ASSIGN_OR_RETURN(report.loss, AccumulateGradient(step_rows, report.labelled_tokens));
-    report.grad_norm = parameters_->gradient.norm().item<double>();
+    report.grad_norm = device_optimizer_ ? device_optimizer_->GradientNorm()
+                                         : parameters_->gradient.norm().item<double>();
     if (!std::isfinite(report.loss) || !std::isfinite(report.grad_norm)) {
       return absl::AbortedError(absl::StrCat("step ", step + 1, ": loss ", report.loss,
                                              ", gradient norm ", report.grad_norm));
@@ -107,6 +140,7 @@ class Run {
   }
 
   void Update(int64_t step, const StepReport& report) {
+    if (device_optimizer_) return device_optimizer_->Update(step, report.learning_rate);
     const at::NoGradGuard no_grad;
     const LoraRecipe& recipe = job_.recipe;
     if (recipe.max_grad_norm > 0) {
@@ -151,6 +185,7 @@ class Run {
   const Clock& clock_;
   std::optional<AdapterParameters> parameters_;
   std::unique_ptr<GradientPath> path_;
+  std::optional<DeviceOptimizer> device_optimizer_;  // of the device path
   std::optional<StepOrder> order_;
   std::string job_digest_;
   int64_t total_steps_ = 0;
@@ -161,7 +196,9 @@ class Run {
 
 absl::StatusOr<TrainedAdapter> TrainLora(const TrainingJob& job, const TrainOptions& options,
                                          FileSystem& fs, const Clock& clock, std::stop_token stop) {
-  return CatchTorch("train", [&] { return Run(job, options, fs, clock).Train(stop); });
+  return CatchTorch("train", [&] {
+    return NameOutOfMemory([&] { return Run(job, options, fs, clock).Train(stop); });
+  });
 }
 
 }  // namespace evolora

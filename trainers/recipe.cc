@@ -35,12 +35,32 @@ const char* ScheduleName(LearningRateSchedule schedule) {
 absl::StatusOr<TrainingPath> ParsePath(const std::string& name) {
   if (name == "fast") return TrainingPath::kFast;
   if (name == "reference") return TrainingPath::kReference;
+  if (name == "device") return TrainingPath::kDevice;
   return absl::InvalidArgumentError(
-      absl::StrCat("recipe.path: '", name, "' is not one of fast, reference"));
+      absl::StrCat("recipe.path: '", name, "' is not one of fast, reference, device"));
 }
 
 const char* PathName(TrainingPath path) {
-  return path == TrainingPath::kFast ? "fast" : "reference";
+  switch (path) {
+    case TrainingPath::kFast:
+      return "fast";
+    case TrainingPath::kReference:
+      return "reference";
+    case TrainingPath::kDevice:
+      return "device";
+  }
+  return "fast";
+}
+
+absl::StatusOr<TrainingPrecision> ParsePrecision(const std::string& name) {
+  if (name == "fp32") return TrainingPrecision::kFp32;
+  if (name == "bf16") return TrainingPrecision::kBf16;
+  return absl::InvalidArgumentError(
+      absl::StrCat("recipe.precision: '", name, "' is not one of fp32, bf16"));
+}
+
+const char* PrecisionName(TrainingPrecision precision) {
+  return precision == TrainingPrecision::kFp32 ? "fp32" : "bf16";
 }
 
 // {"name or regex": number, ..}; absent = empty.
@@ -135,9 +155,11 @@ absl::StatusOr<LoraRecipe> RecipeFromJson(const Json& json) {
   r.checkpoint_every_steps =
       f.OptionalInteger("checkpoint_every_steps", -kMax, kMax).value_or(r.checkpoint_every_steps);
   const std::string path = f.OptionalString("path").value_or(PathName(r.path));
+  const std::string precision = f.OptionalString("precision").value_or(PrecisionName(r.precision));
   RETURN_IF_ERROR(f.Done());
   ASSIGN_OR_RETURN(r.schedule, ParseSchedule(schedule));
   ASSIGN_OR_RETURN(r.path, ParsePath(path));
+  ASSIGN_OR_RETURN(r.precision, ParsePrecision(precision));
   RETURN_IF_ERROR(ValidateRecipe(r));
   return r;
 }
@@ -172,7 +194,8 @@ Json RecipeToJson(const LoraRecipe& r) {
               {"seed", r.seed},
               {"max_row_tokens", r.max_row_tokens},
               {"checkpoint_every_steps", r.checkpoint_every_steps},
-              {"path", PathName(r.path)}};
+              {"path", PathName(r.path)},
+              {"precision", PrecisionName(r.precision)}};
 }
 
 double LearningRateAt(const LoraRecipe& recipe, int64_t step, int64_t total_steps) {

@@ -1,5 +1,6 @@
 #include "trainers/device_cases.h"
 
+#include <cmath>
 #include <functional>
 #include <numeric>
 #include <utility>
@@ -159,6 +160,37 @@ std::string Difference(const DeviceGradient& actual, const DeviceGradient& expec
       if (norm > 0 && error <= tolerance * norm) continue;
       return absl::StrCat(path, ": off by ", error, " of ", norm);
     }
+  }
+  return "";
+}
+
+TrainingJob DeviceJob() {
+  const DeviceCase c = Make("job", [](DeviceCase& change) { change.config.qk_norm = true; });
+  TrainingJob job{.base = RandomWeights(c.config, 7),
+                  .base_name = "tiny",
+                  .base_weights_fingerprint = "tiny-7",
+                  .rows = c.rows,
+                  .recipe = c.recipe};
+  job.recipe.learning_rate = 1e-2;
+  job.recipe.lora_plus_ratio = 4;
+  job.recipe.weight_decay = 0.1;
+  job.recipe.max_grad_norm = 0.5;
+  job.recipe.rows_per_step = 2;
+  job.recipe.checkpoint_every_steps = 2;
+  return job;
+}
+
+std::string Difference(const TrainedAdapter& actual, const TrainedAdapter& expected,
+                       double tolerance) {
+  if (actual.history.size() != expected.history.size()) return "number of steps";
+  for (size_t i = 0; i < actual.history.size(); ++i) {
+    const StepReport &mine = actual.history[i], &theirs = expected.history[i];
+    const bool near =
+        std::abs(mine.loss - theirs.loss) <= tolerance * theirs.loss &&
+        std::abs(mine.grad_norm - theirs.grad_norm) <= 10 * tolerance * theirs.grad_norm;
+    if (near) continue;
+    return absl::StrCat("step ", i + 1, ": loss ", mine.loss, " and norm ", mine.grad_norm,
+                        " instead of ", theirs.loss, " and ", theirs.grad_norm);
   }
   return "";
 }

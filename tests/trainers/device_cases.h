@@ -6,6 +6,7 @@
 
 #include "adapter_parameters.h"
 #include "device/device_path.h"
+#include "evolora/trainers/lora_trainer.h"
 #include "gradient_path.h"
 #include "model/random_model.h"
 
@@ -34,6 +35,13 @@ DeviceGradient PathGradient(const DeviceCase& c, const DevicePathOptions& option
 // "" or what differs: the loss, or the gradient of a parameter, by more than `tolerance` of the
 // norm of the expected one.
 std::string Difference(const DeviceGradient& actual, const DeviceGradient& expected,
+                       double tolerance);
+
+// A run of nine steps with clipping, weight decay and LoRA+.
+TrainingJob DeviceJob();
+
+// "" or what differs: loss or gradient norm of a step by more than `tolerance`, relative.
+std::string Difference(const TrainedAdapter& actual, const TrainedAdapter& expected,
                        double tolerance);
 
 }  // namespace evolora::testing

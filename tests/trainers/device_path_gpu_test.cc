@@ -1,16 +1,17 @@
 // The device path on a CUDA device against the autograd reference on the CPU. Built with
 // EVOLORA_CUDA; skips without a device.
-#include <cmath>
+#include <memory>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "device/device_path.h"
 #include "device/open_device.h"
+#include "evolora/adapters/lora_adapter.h"
 #include "evolora/core/clock.h"
+#include "evolora/core/file_system.h"
 #include "evolora/trainers/lora_trainer.h"
 #include "gtest/gtest.h"
-#include "support/failing_file_system.h"
 #include "support/status_matchers.h"
 #include "trainers/device_cases.h"
 
@@ -69,6 +70,40 @@ TEST_F(CudaPathTest, InBfloat16StaysNearTheFp32Gradient) {
     const DeviceGradient gradient = PathGradient(c, {.device = device_, .dtype = at::kBFloat16});
     EXPECT_EQ(Difference(gradient, ReferenceGradient(c), 0.05), "") << c.name;
   }
+}
+
+TEST_F(CudaPathTest, TakesTheStepsOfTheCpu) {
+  const TrainingJob job = testing::DeviceJob();
+  const auto train = [&](const char* device) {
+    return TrainLora(job, {.device = device}, PosixFileSystem(), SystemClock(), {});
+  };
+  ASSERT_OK_AND_ASSIGN(const TrainedAdapter on_cpu, train("cpu"));
+  ASSERT_OK_AND_ASSIGN(const TrainedAdapter on_cuda, train("cuda"));
+  EXPECT_EQ(Difference(on_cuda, on_cpu, 1e-4), "");
+  ASSERT_OK_AND_ASSIGN(const TrainedAdapter again, train("cuda"));
+  EXPECT_EQ(AdapterDigest(again.adapter), AdapterDigest(on_cuda.adapter));
+}
+
+TEST_F(CudaPathTest, InBfloat16ARunRepeatsBitForBit) {
+  TrainingJob job = testing::DeviceJob();
+  job.recipe.precision = TrainingPrecision::kBf16;
+  const auto train = [&] {
+    return TrainLora(job, {.device = "cuda"}, PosixFileSystem(), SystemClock(), {});
+  };
+  ASSERT_OK_AND_ASSIGN(const TrainedAdapter first, train());
+  ASSERT_OK_AND_ASSIGN(const TrainedAdapter second, train());
+  EXPECT_EQ(AdapterDigest(first.adapter), AdapterDigest(second.adapter));
+}
+
+// A base whose copy no device holds; the status says so and the process goes on.
+TEST_F(CudaPathTest, OutOfMemoryIsResourceExhausted) {
+  TrainingJob job = testing::DeviceJob();
+  auto large = std::make_shared<LlamaWeights>(*job.base);
+  large->config.vocab_size = int64_t{1} << 40;
+  large->head = large->head.narrow(0, 0, 1).expand({int64_t{1} << 40, large->head.size(1)});
+  job.base = large;
+  EXPECT_THAT(TrainLora(job, {.device = "cuda"}, PosixFileSystem(), SystemClock(), {}),
+              testing::StatusIs(absl::StatusCode::kResourceExhausted, ::testing::_));
 }
 
 }  // namespace

@@ -35,6 +35,7 @@ struct TrainCommand {
   std::string out;
   std::string init;
   std::string protect;
+  std::string device = "cpu";
   bool resume = false;
 };
 
@@ -161,7 +162,8 @@ absl::Status Train(const GlobalOptions& global, const TrainCommand& command) {
   ASSIGN_OR_RETURN(const FolderLock lock, FolderLock::Take(work_dir));
   ASSIGN_OR_RETURN(const TrainingJob job, BuildJob(global, command));
   StepPrinter printer(global.json);
-  const TrainOptions options{.work_dir = work_dir,
+  const TrainOptions options{.device = command.device,
+                             .work_dir = work_dir,
                              .resume = command.resume,
                              .on_step = [&](const StepReport& step) { printer.Show(step); }};
   const Interrupt interrupt;
@@ -193,6 +195,7 @@ void AddTrainCommand(CLI::App& app, GlobalOptions& global) {
   command->add_option("--init", options->init, "PEFT folder to start from");
   command->add_option("--protect", options->protect,
                       "JSON lines {text}: refuse to train on these or their near-duplicates");
+  command->add_option("--device", options->device, "cpu (default), cuda or cuda:N");
   command->add_flag("--resume", options->resume, "go on from the checkpoint in OUT.work");
   command->callback([&global, options] { FinishCommand(Train(global, *options)); });
 }

@@ -12,7 +12,7 @@
 namespace evolora {
 namespace {
 
-constexpr int64_t kFlashMaxWidth = 256;
+constexpr int64_t kFlashMaxWidth = 192;  // backward: above it not every GPU from Ampere on
 
 // [L, L]: 0 where the query (row) sees the key (column), else -infinity.
 at::Tensor Mask(int64_t length, int64_t window, const at::TensorOptions& options) {

@@ -11,7 +11,7 @@ namespace evolora {
 
 // Causal attention over packed rows, and its gradient. q, k and v stand side by side in a row of
 // `qkv` [N, (H + 2 K) E], after RoPE; H / K query heads share a key head. On CUDA in bf16, with
-// heads of at most 256 and a multiple of 8 values, LibTorch's flash attention over all rows at
+// heads of at most 192 and a multiple of 8 values, LibTorch's flash attention over all rows at
 // once; else plain products in fp32, row by row, which keep H x L x L values of one row of L tokens
 // for the time of a call.
 class DeviceAttention {

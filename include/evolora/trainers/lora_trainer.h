@@ -41,8 +41,9 @@ struct StepReport {
 };
 
 struct TrainOptions {
-  std::string work_dir;  // holds the checkpoint; created if missing; "" = no checkpoints
-  bool resume = false;   // go on from the checkpoint in work_dir if there is one
+  std::string device = "cpu";  // or "cuda", "cuda:N"; no part of a checkpoint's identity
+  std::string work_dir;        // holds the checkpoint; created if missing; "" = no checkpoints
+  bool resume = false;         // go on from the checkpoint in work_dir if there is one
   std::function<void(const StepReport&)> on_step;  // may be empty; called on the training thread
 };
 
@@ -63,12 +64,16 @@ int64_t TotalSteps(const LoraRecipe& recipe, int64_t num_rows, int64_t num_repla
 // Init:     A ~ U(-1/sqrt(in), 1/sqrt(in)) (kaiming_uniform with a = sqrt 5, as PEFT), B = 0.
 // Exact:    same job, threads and machine give the same bytes, with or without interruption.
 // Writes:   only `work_dir`/checkpoint.h5 through `fs` (temp file, fsync, rename).
+// Device:   options.device. On CUDA recipe.path kFast means kDevice; kReference runs on the CPU
+// only,
+//           precision kBf16 on the device path only.
 // Errors:   InvalidArgument    bad recipe, rows that fail LintTrainingRows, a target that matches
 //                              nothing, `init` that does not fit
-//           FailedPrecondition the checkpoint belongs to another job
-//           ResourceExhausted  out of memory or disk (work_dir is left resumable)
-//           Aborted            the loss became non-finite; names step and loss
-//           Cancelled          `stop` was requested; the checkpoint holds the last finished step
+//           FailedPrecondition the checkpoint belongs to another job; no such device, or a build
+//                              without CUDA
+//           ResourceExhausted  out of memory (the device's too) or disk (work_dir is left
+//           resumable) Aborted            the loss became non-finite; names step and loss Cancelled
+//           `stop` was requested; the checkpoint holds the last finished step
 // Threads:  one call per process at a time.
 absl::StatusOr<TrainedAdapter> TrainLora(const TrainingJob& job, const TrainOptions& options,
                                          FileSystem& fs, const Clock& clock, std::stop_token stop);

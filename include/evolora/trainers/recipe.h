@@ -11,12 +11,18 @@
 
 namespace evolora {
 
-// How gradients are computed. Both give the same numbers up to the order of fp32 sums.
+// How gradients are computed. All give the same numbers up to the order of fp32 sums.
 //   kFast       forward and backward written by hand; no padding, common prefixes of the rows of a
 //               micro-batch computed once
 //   kReference  autograd over the plain forward pass (evolora/model/reference_forward.h): to
 //   compare
-enum class TrainingPath { kFast, kReference };
+//   kDevice     the fast path's formulas as operations that a GPU runs, too; on the CPU to compare
+enum class TrainingPath { kFast, kReference, kDevice };
+
+// Numbers of the base and of activations; adapters, moments and losses are fp32 in both.
+//   kFp32   as PEFT in fp32, step by step
+//   kBf16   rounded to bf16, sums in fp32; on the device path
+enum class TrainingPrecision { kFp32, kBf16 };
 
 enum class LearningRateSchedule { kConstant, kLinear, kCosine };
 
@@ -52,7 +58,8 @@ struct LoraRecipe {
   uint64_t seed = 0;              // adapter initialisation and row order
   int64_t max_row_tokens = 2048;  // a longer row is refused, never cut
   int64_t checkpoint_every_steps = 20;
-  TrainingPath path = TrainingPath::kFast;
+  TrainingPath path = TrainingPath::kFast;  // on a CUDA device kFast means kDevice
+  TrainingPrecision precision = TrainingPrecision::kFp32;
 };
 
 // InvalidArgument names key and number.
