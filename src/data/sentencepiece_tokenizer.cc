@@ -72,7 +72,8 @@ absl::Status SentencePieceTokenizer::EncodePart(const JoinedRuns& input, size_t 
   std::vector<size_t> ends;
   std::string error;
   if (!bridge_->Encode(text, &ids, is_one_run ? nullptr : &ends, &error)) {
-    return absl::InternalError(absl::StrCat("SentencePiece: ", error));
+    return absl::DataLossError(
+        absl::StrCat("the SentencePiece model cannot encode its text: ", error));
   }
   for (size_t i = 0; i < ids.size(); ++i) {
     encoded.ids.push_back(ids[i]);

@@ -90,26 +90,30 @@ TEST(TokenizerMutation, UnigramAndItsCharsmapAreReadOrRefused) {
   EXPECT_GT(result.num_refused, 0);
 }
 
+// The pieces of tok512.model; four of the bytes steer one change of a type, a score, an id or a
+// text.
+TokenizerSpec ChangedPieces(const std::string& bytes) {
+  TokenizerSpec changed = TokenizerSpecFromSentencePiece(GoldenText("tok512.model")).value();
+  if (bytes.size() % 2 == 1) changed.kind = TokenizerKind::kSentencePieceUnigram;
+  for (size_t i = 0; i + 3 < bytes.size(); i += 4) {
+    const size_t id = (static_cast<uint8_t>(bytes[i]) * 256u + static_cast<uint8_t>(bytes[i + 1])) %
+                      changed.tokens.size();
+    const uint8_t value = static_cast<uint8_t>(bytes[i + 2]);
+    if (value % 4 == 0) changed.types[id] = static_cast<TokenType>(1 + value % 6);
+    if (value % 4 == 1) changed.scores[id] = static_cast<float>(value) * 1e36f;
+    if (value % 4 == 2) changed.tokens[id] = changed.tokens[value] + "x";
+    if (value % 4 == 3) changed.unk_id = value % 3;
+  }
+  return changed;
+}
+
 TEST(TokenizerMutation, PiecesOfEitherKindAreReadOrRefused) {
-  const absl::StatusOr<TokenizerSpec> spec =
-      TokenizerSpecFromSentencePiece(GoldenText("tok512.model"));
-  ASSERT_TRUE(spec.ok());
-  // Four bytes steer one change of a type, a score, an id or a text.
-  RunMutations({std::string("\x01\x02\x03\x04", 4)}, 3000, 5, [&spec](const std::string& bytes) {
-    TokenizerSpec changed = *spec;
-    if (bytes.size() % 2 == 1) changed.kind = TokenizerKind::kSentencePieceUnigram;
-    for (size_t i = 0; i + 3 < bytes.size(); i += 4) {
-      const size_t id =
-          (static_cast<uint8_t>(bytes[i]) * 256u + static_cast<uint8_t>(bytes[i + 1])) %
-          changed.tokens.size();
-      const uint8_t value = static_cast<uint8_t>(bytes[i + 2]);
-      if (value % 4 == 0) changed.types[id] = static_cast<TokenType>(1 + value % 6);
-      if (value % 4 == 1) changed.scores[id] = static_cast<float>(value) * 1e36f;
-      if (value % 4 == 2) changed.tokens[id] = changed.tokens[value] + "x";
-      if (value % 4 == 3) changed.unk_id = value % 3;
-    }
-    return Use(changed);
-  });
+  RunMutations({std::string("\x01\x02\x03\x04", 4)}, 3000, 5,
+               [](const std::string& bytes) { return Use(ChangedPieces(bytes)); });
+}
+
+TEST(TokenizerMutation, ScoresThatLoseTheTextAreDataLoss) {
+  EXPECT_TRUE(absl::IsDataLoss(Use(ChangedPieces("\x01\xbc\x5c\x26\xa4\x9d\x05\x02\x03\x04"))));
 }
 
 TEST(TokenizerMutation, ChatTemplatesAreRecognisedOrRefused) {

@@ -36,7 +36,7 @@ class Tokenizer {
   virtual ~Tokenizer() = default;
 
   // Ids of `text`, no BOS or EOS added. Errors: InvalidArgument for invalid UTF-8 where the
-  // tokenizer cannot represent it.
+  // tokenizer cannot represent it; DataLoss when its file turns out to be broken.
   virtual absl::StatusOr<std::vector<TokenId>> Encode(absl::string_view text,
                                                       SpecialText special) const = 0;
   // Ids of the runs' joined text, no BOS or EOS added. Special-token text counts only where it lies
