@@ -1,12 +1,5 @@
 // train: one LoRA adapter from a file of rows; also what the loop runs as a child process.
-#include <fcntl.h>
-#include <sys/file.h>
-#include <unistd.h>
-
-#include <cerrno>
-#include <csignal>
 #include <cstdio>
-#include <cstring>
 #include <utility>
 
 #include "CLI/CLI.hpp"
@@ -21,6 +14,7 @@
 #include "evolora/pipeline/base_store.h"
 #include "evolora/trainers/leak_check.h"
 #include "evolora/trainers/lora_trainer.h"
+#include "evolora/trainers/work_folder_lock.h"
 #include "interrupt.h"
 #include "options.h"
 #include "output.h"
@@ -37,29 +31,6 @@ struct TrainCommand {
   std::string protect;
   std::string device = "cpu";
   bool resume = false;
-};
-
-// Holds an exclusive lock on a folder for the life of the object.
-class FolderLock {
- public:
-  static absl::StatusOr<FolderLock> Take(const std::string& folder) {
-    const std::string path = JoinPath(folder, "lock");
-    const int file = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-    if (file < 0) return absl::InternalError(absl::StrCat(path, ": ", std::strerror(errno)));
-    if (flock(file, LOCK_EX | LOCK_NB) != 0) {
-      close(file);
-      return absl::UnavailableError(absl::StrCat(folder, ": another process trains here"));
-    }
-    return FolderLock(file);
-  }
-  FolderLock(FolderLock&& other) noexcept : file_(std::exchange(other.file_, -1)) {}
-  ~FolderLock() {
-    if (file_ >= 0) close(file_);
-  }
-
- private:
-  explicit FolderLock(int file) : file_(file) {}
-  int file_;
 };
 
 absl::StatusOr<std::vector<std::string>> ReadProtected(const std::string& path) {
@@ -159,7 +130,7 @@ absl::Status Train(const GlobalOptions& global, const TrainCommand& command) {
   RETURN_IF_ERROR(InitTorch(NumThreads(global)));
   const std::string work_dir = command.out + ".work";
   RETURN_IF_ERROR(files.CreateDirectories(work_dir));
-  ASSIGN_OR_RETURN(const FolderLock lock, FolderLock::Take(work_dir));
+  ASSIGN_OR_RETURN(const WorkFolderLock lock, WorkFolderLock::Take(work_dir));
   ASSIGN_OR_RETURN(const TrainingJob job, BuildJob(global, command));
   StepPrinter printer(global.json);
   const TrainOptions options{.device = command.device,
