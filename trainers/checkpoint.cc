@@ -12,7 +12,9 @@
 namespace evolora {
 namespace {
 
-constexpr int64_t kHistoryColumns = 6;  // loss, grad_norm, learning_rate, tokens, labelled, seconds
+// loss, grad_norm, learning_rate, tokens, labelled, seconds, unix_ms
+constexpr int64_t kHistoryColumns = 7;
+constexpr int64_t kColumnsWithoutTime = 6;  // as the first checkpoints were written
 
 std::string CheckpointPath(const std::string& work_dir) {
   return JoinPath(work_dir, "checkpoint.h5");
@@ -39,21 +41,28 @@ absl::Status Restore(const ArrayFile& file, const std::string& name, at::Tensor&
 Array HistoryArray(const std::vector<StepReport>& history) {
   std::vector<double> values;
   for (const StepReport& r : history) {
-    values.insert(values.end(),
-                  {r.loss, r.grad_norm, r.learning_rate, static_cast<double>(r.tokens),
-                   static_cast<double>(r.labelled_tokens), r.seconds});
+    values.insert(
+        values.end(),
+        {r.loss, r.grad_norm, r.learning_rate, static_cast<double>(r.tokens),
+         static_cast<double>(r.labelled_tokens), r.seconds, static_cast<double>(r.unix_ms)});
   }
   return {std::move(values), {static_cast<int64_t>(history.size()), kHistoryColumns}};
 }
 
 absl::StatusOr<std::vector<StepReport>> HistoryFrom(const ArrayFile& file) {
   ASSIGN_OR_RETURN(const absl::Span<const double> values, file.Values<double>("history"));
+  const std::vector<int64_t>& shape = file.arrays.at("history").shape;
+  if (shape.size() != 2 || (shape[1] != kHistoryColumns && shape[1] != kColumnsWithoutTime)) {
+    return absl::DataLossError("checkpoint: the history has not one row for each step");
+  }
+  const auto columns = static_cast<size_t>(shape[1]);
   const auto total = file.attributes.find("total_steps");
   if (total == file.attributes.end() || !std::holds_alternative<int64_t>(total->second)) {
     return absl::DataLossError("checkpoint: no total_steps");
   }
   std::vector<StepReport> history;
-  for (size_t i = 0; i + kHistoryColumns <= values.size(); i += kHistoryColumns) {
+  for (size_t i = 0; i + columns <= values.size(); i += columns) {
+    const bool has_time = shape[1] == kHistoryColumns;
     history.push_back({.step = static_cast<int64_t>(history.size()) + 1,
                        .total_steps = std::get<int64_t>(total->second),
                        .loss = values[i],
@@ -61,7 +70,8 @@ absl::StatusOr<std::vector<StepReport>> HistoryFrom(const ArrayFile& file) {
                        .learning_rate = values[i + 2],
                        .tokens = static_cast<int64_t>(values[i + 3]),
                        .labelled_tokens = static_cast<int64_t>(values[i + 4]),
-                       .seconds = values[i + 5]});
+                       .seconds = values[i + 5],
+                       .unix_ms = has_time ? static_cast<int64_t>(values[i + 6]) : 0});
   }
   return history;
 }

@@ -18,6 +18,7 @@
 #include "evolora/core/status_macros.h"
 #include "evolora/model/torch_status.h"
 #include "gradient_path.h"
+#include "metrics_files.h"
 #include "row_order.h"
 #include "step_cost.h"
 
@@ -47,10 +48,11 @@ class Run {
     RETURN_IF_ERROR(Prepare());
     for (int64_t step = static_cast<int64_t>(history_.size()); step < total_steps_; ++step) {
       if (stop.stop_requested()) return Cancelled(step);
-      RETURN_IF_ERROR(Step(step));
+      if (const absl::Status done = Step(step); !done.ok()) return Failed(done);
       const bool due = (step + 1) % job_.recipe.checkpoint_every_steps == 0;
       if (due && step + 1 < total_steps_) RETURN_IF_ERROR(Save());
     }
+    RETURN_IF_ERROR(WriteMetrics());
     return TrainedAdapter{parameters_->ToAdapter(job_.base_name), history_, TotalFlops()};
   }
 
@@ -73,6 +75,13 @@ class Run {
                                        .rows = job_.rows};
     MakePath(path, device, inputs);
     job_digest_ = JobDigest(job_);
+    RETURN_IF_ERROR(Restore());
+    if (options_.metrics_dir.empty()) return absl::OkStatus();
+    metrics_.emplace(fs_, options_.metrics_dir, job_digest_);
+    return metrics_->Start(history_);
+  }
+
+  absl::Status Restore() {
     if (options_.work_dir.empty()) return absl::OkStatus();
     RETURN_IF_ERROR(fs_.CreateDirectories(options_.work_dir));
     if (!options_.resume) return absl::OkStatus();
@@ -96,9 +105,22 @@ class Run {
     }
   }
 
+  // The checkpoint first: the metrics can be made from it.
   absl::Status Save() {
-    if (options_.work_dir.empty()) return absl::OkStatus();
-    return SaveCheckpoint(fs_, options_.work_dir, job_digest_, *parameters_, history_);
+    if (!options_.work_dir.empty()) {
+      RETURN_IF_ERROR(SaveCheckpoint(fs_, options_.work_dir, job_digest_, *parameters_, history_));
+    }
+    return WriteMetrics();
+  }
+
+  absl::Status WriteMetrics() {
+    return metrics_.has_value() ? metrics_->Write(history_) : absl::OkStatus();
+  }
+
+  // A step's failure, after its predecessors' curves are safe: they show how it came to it.
+  absl::Status Failed(const absl::Status& failure) {
+    WriteMetrics().IgnoreError();
+    return failure;
   }
 
   absl::Status Cancelled(int64_t step) {
@@ -125,6 +147,7 @@ class Run {
     report.learning_rate = LearningRateAt(job_.recipe, step, total_steps_);
     Update(step, report);
     report.seconds = clock_.MonotonicSeconds() - started;
+    report.unix_ms = clock_.NowUnixMs();
     history_.push_back(report);
     if (options_.on_step) options_.on_step(report);
     return absl::OkStatus();
@@ -190,6 +213,7 @@ class Run {
   std::string job_digest_;
   int64_t total_steps_ = 0;
   std::vector<StepReport> history_;
+  std::optional<MetricsFiles> metrics_;
 };
 
 }  // namespace

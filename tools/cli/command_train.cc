@@ -30,6 +30,7 @@ struct TrainCommand {
   std::string init;
   std::string protect;
   std::string device = "cpu";
+  std::string metrics;
   bool resume = false;
 };
 
@@ -122,6 +123,18 @@ absl::Status WriteSummary(const std::string& work_dir, const TrainedAdapter& tra
                          {"final_loss", steps > 0 ? trained.history.back().loss : 0.0}}));
 }
 
+// Where the curves go. The folder inside the work folder is this run's own: what another start left
+// there goes, unless the run goes on from its checkpoint.
+absl::StatusOr<std::string> MetricsFolder(const TrainCommand& command,
+                                          const std::string& work_dir) {
+  if (!command.metrics.empty()) return command.metrics;
+  FileSystem& files = PosixFileSystem();
+  const std::string folder = JoinPath(work_dir, "metrics");
+  const bool goes_on = command.resume && files.Exists(JoinPath(work_dir, "checkpoint.h5"));
+  if (!goes_on) RETURN_IF_ERROR(files.RemoveTree(folder));
+  return folder;
+}
+
 absl::Status Train(const GlobalOptions& global, const TrainCommand& command) {
   FileSystem& files = PosixFileSystem();
   if (files.Exists(command.out)) {
@@ -132,10 +145,12 @@ absl::Status Train(const GlobalOptions& global, const TrainCommand& command) {
   RETURN_IF_ERROR(files.CreateDirectories(work_dir));
   ASSIGN_OR_RETURN(const WorkFolderLock lock, WorkFolderLock::Take(work_dir));
   ASSIGN_OR_RETURN(const TrainingJob job, BuildJob(global, command));
+  ASSIGN_OR_RETURN(const std::string metrics_dir, MetricsFolder(command, work_dir));
   StepPrinter printer(global.json);
   const TrainOptions options{.device = command.device,
                              .work_dir = work_dir,
                              .resume = command.resume,
+                             .metrics_dir = metrics_dir,
                              .on_step = [&](const StepReport& step) { printer.Show(step); }};
   const Interrupt interrupt;
   ASSIGN_OR_RETURN(const TrainedAdapter trained,
@@ -167,6 +182,10 @@ void AddTrainCommand(CLI::App& app, GlobalOptions& global) {
   command->add_option("--protect", options->protect,
                       "JSON lines {text}: refuse to train on these or their near-duplicates");
   command->add_option("--device", options->device, "cpu (default), cuda or cuda:N");
+  command->add_option(
+      "--metrics", options->metrics,
+      "folder for metrics.h5 and TensorBoard event files of this run alone; default "
+      "OUT.work/metrics");
   command->add_flag("--resume", options->resume, "go on from the checkpoint in OUT.work");
   command->callback([&global, options] { FinishCommand(Train(global, *options)); });
 }

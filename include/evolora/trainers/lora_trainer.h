@@ -37,13 +37,17 @@ struct StepReport {
   double learning_rate = 0;
   int64_t tokens = 0;  // tokens of the step's rows, padding not counted
   int64_t labelled_tokens = 0;
-  double seconds = 0;  // wall time of the step
+  double seconds = 0;   // wall time of the step
+  int64_t unix_ms = 0;  // when the step ended
 };
 
 struct TrainOptions {
   std::string device = "cpu";  // or "cuda", "cuda:N"; no part of a checkpoint's identity
   std::string work_dir;        // holds the checkpoint; created if missing; "" = no checkpoints
   bool resume = false;         // go on from the checkpoint in work_dir if there is one
+  // Where the curves go (files: trainers/metrics_files.h), one run per folder; "" = nowhere.
+  // Written with each checkpoint and at the end, also of a run whose loss became non-finite.
+  std::string metrics_dir;
   std::function<void(const StepReport&)> on_step;  // may be empty; called on the training thread
 };
 
@@ -63,17 +67,18 @@ int64_t TotalSteps(const LoraRecipe& recipe, int64_t num_rows, int64_t num_repla
 //           their number, however the step is cut into micro-batches.
 // Init:     A ~ U(-1/sqrt(in), 1/sqrt(in)) (kaiming_uniform with a = sqrt 5, as PEFT), B = 0.
 // Exact:    same job, threads and machine give the same bytes, with or without interruption.
-// Writes:   only `work_dir`/checkpoint.h5 through `fs` (temp file, fsync, rename).
+// Writes:   only `work_dir`/checkpoint.h5 and the files of `metrics_dir`, through `fs` (temp file,
+//           fsync, rename). Resumed or not, the metrics hold every step once.
 // Device:   options.device. On CUDA recipe.path kFast means kDevice; kReference runs on the CPU
-// only,
-//           precision kBf16 on the device path only.
+//           only, precision kBf16 on the device path only.
 // Errors:   InvalidArgument    bad recipe, rows that fail LintTrainingRows, a target that matches
 //                              nothing, `init` that does not fit
-//           FailedPrecondition the checkpoint belongs to another job; no such device, or a build
-//                              without CUDA
+//           FailedPrecondition the checkpoint or the metrics belong to another job; no such device,
+//                              or a build without CUDA
 //           ResourceExhausted  out of memory (the device's too) or disk (work_dir is left
-//           resumable) Aborted            the loss became non-finite; names step and loss Cancelled
-//           `stop` was requested; the checkpoint holds the last finished step
+//                              resumable)
+//           Aborted            the loss became non-finite; names step and loss
+//           Cancelled          `stop` was requested; the checkpoint holds the last finished step
 // Threads:  one call per process at a time.
 absl::StatusOr<TrainedAdapter> TrainLora(const TrainingJob& job, const TrainOptions& options,
                                          FileSystem& fs, const Clock& clock, std::stop_token stop);
