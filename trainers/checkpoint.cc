@@ -81,6 +81,8 @@ absl::StatusOr<std::vector<StepReport>> HistoryFrom(const ArrayFile& file) {
 std::string JobDigest(const TrainingJob& job) {
   Json recipe = RecipeToJson(job.recipe);
   recipe.erase("checkpoint_every_steps");  // how often, not what
+  recipe.erase("max_cut_share");           // how strict; the rows are cut already
+  recipe.erase("require_end_of_turn");
   return Sha256Hex(CanonicalJson(Json{{"base", job.base_weights_fingerprint},
                                       {"rows", TrainingRowsDigest(job.rows)},
                                       {"recipe", recipe},

@@ -61,8 +61,9 @@ class Run {
     RETURN_IF_ERROR(ValidateRecipe(job_.recipe));
     ASSIGN_OR_RETURN(const c10::Device device, OpenDevice(options_.device));
     ASSIGN_OR_RETURN(const TrainingPath path, PathOn(device, job_.recipe));
-    RETURN_IF_ERROR(
-        LintTrainingRows(job_.rows, job_.recipe.max_row_tokens, job_.base->config.max_positions));
+    LintLimits limits = LimitsOf(job_);
+    limits.max_cut_share = 0;
+    RETURN_IF_ERROR(LintTrainingRows(job_.rows, limits));
     order_.emplace(job_.recipe, job_.rows);
     total_steps_ = order_->total_steps();
     ASSIGN_OR_RETURN(
@@ -217,6 +218,15 @@ class Run {
 };
 
 }  // namespace
+
+LintLimits LimitsOf(const TrainingJob& job) {
+  LintLimits limits{.max_row_tokens = job.recipe.max_row_tokens,
+                    .max_positions = job.base->config.max_positions,
+                    .vocab_size = job.base->config.vocab_size,
+                    .max_cut_share = job.recipe.max_cut_share};
+  if (job.recipe.require_end_of_turn) limits.end_ids = job.end_ids;
+  return limits;
+}
 
 absl::StatusOr<TrainedAdapter> TrainLora(const TrainingJob& job, const TrainOptions& options,
                                          FileSystem& fs, const Clock& clock, std::stop_token stop) {

@@ -112,6 +112,7 @@ absl::Status ValidateRecipe(const LoraRecipe& r) {
       {"max_grad_norm", r.max_grad_norm, 0, 1e9},
       {"replay_share", r.replay_share, 0, 0.9},
       {"max_row_tokens", static_cast<double>(r.max_row_tokens), 1, 1 << 24},
+      {"max_cut_share", r.max_cut_share, 0, 1},
       {"checkpoint_every_steps", static_cast<double>(r.checkpoint_every_steps), 1, 1e9},
   };
   for (const Bound& b : bounds) RETURN_IF_ERROR(CheckBound(b));
@@ -152,6 +153,8 @@ absl::StatusOr<LoraRecipe> RecipeFromJson(const Json& json) {
   r.replay_share = f.OptionalNumber("replay_share").value_or(r.replay_share);
   r.seed = static_cast<uint64_t>(f.OptionalInteger("seed", 0, kMax).value_or(0));
   r.max_row_tokens = f.OptionalInteger("max_row_tokens", -kMax, kMax).value_or(r.max_row_tokens);
+  r.max_cut_share = f.OptionalNumber("max_cut_share").value_or(r.max_cut_share);
+  r.require_end_of_turn = f.OptionalBool("require_end_of_turn").value_or(r.require_end_of_turn);
   r.checkpoint_every_steps =
       f.OptionalInteger("checkpoint_every_steps", -kMax, kMax).value_or(r.checkpoint_every_steps);
   const std::string path = f.OptionalString("path").value_or(PathName(r.path));
@@ -193,6 +196,8 @@ Json RecipeToJson(const LoraRecipe& r) {
               {"replay_share", r.replay_share},
               {"seed", r.seed},
               {"max_row_tokens", r.max_row_tokens},
+              {"max_cut_share", r.max_cut_share},
+              {"require_end_of_turn", r.require_end_of_turn},
               {"checkpoint_every_steps", r.checkpoint_every_steps},
               {"path", PathName(r.path)},
               {"precision", PrecisionName(r.precision)}};

@@ -4,7 +4,6 @@
 #include <cstdint>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "evolora/core/json.h"
@@ -147,22 +146,16 @@ absl::StatusOr<std::vector<TrainingRow>> ParseTrainingRows(absl::string_view jso
   return rows;
 }
 
-absl::Status LintTrainingRows(absl::Span<const TrainingRow> rows, int64_t max_row_tokens,
-                              int64_t max_positions) {
-  if (rows.empty()) return absl::InvalidArgumentError("the training data has no rows");
-  constexpr size_t kMaxNamed = 5;
-  const int64_t limit = std::min(max_row_tokens, max_positions);
-  std::vector<std::string> faults;
-  for (size_t i = 0; i < rows.size() && faults.size() < kMaxNamed; ++i) {
-    const int64_t length = static_cast<int64_t>(rows[i].ids.size());
-    if (length > limit) {
-      faults.push_back(absl::StrCat("row ", i, ": ", length, " tokens, at most ", limit));
-    } else if (NumTargets(rows[i]) == 0) {
-      faults.push_back(absl::StrCat("row ", i, ": none of its ", length, " tokens is labelled"));
-    }
+std::vector<TokenId> EndOfTurnIds(const BaseModel& base) {
+  std::vector<TokenId> ids;
+  if (base.tokenizer == nullptr) return ids;
+  if (base.chat_format.ok()) {
+    const absl::StatusOr<TokenId> turn = EndOfTurnId(*base.tokenizer, *base.chat_format);
+    if (turn.ok()) ids.push_back(*turn);
   }
-  if (faults.empty()) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("training data: ", absl::StrJoin(faults, "; ")));
+  const TokenId text = base.tokenizer->eos_id();
+  if (text >= 0 && std::find(ids.begin(), ids.end(), text) == ids.end()) ids.push_back(text);
+  return ids;
 }
 
 std::string TrainingRowsDigest(absl::Span<const TrainingRow> rows) {

@@ -10,9 +10,7 @@
 namespace evolora {
 namespace {
 
-using ::evolora::testing::IsOk;
 using ::evolora::testing::StatusIs;
-using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 // A base of 32 ids without a tokenizer.
@@ -60,23 +58,14 @@ TEST(ParseTrainingRows, NamesLineAndFault) {
   }
 }
 
-TEST(LintTrainingRows, NamesRowsThatCannotTeach) {
-  const TrainingRow good{.ids = {1, 2}, .labels = {kIgnoreLabel, 2}};
-  const TrainingRow unlabelled{.ids = {1, 2}, .labels = {kIgnoreLabel, kIgnoreLabel}};
-  // The first token has no predecessor, so a label there teaches nothing.
-  const TrainingRow first_only{.ids = {1, 2}, .labels = {1, kIgnoreLabel}};
-  const TrainingRow long_row{.ids = {1, 2, 3, 4}, .labels = {1, 2, 3, 4}};
-  EXPECT_THAT(LintTrainingRows({good}, 8, 8), IsOk());
-  EXPECT_THAT(LintTrainingRows({}, 8, 8),
-              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("no rows")));
-  EXPECT_THAT(LintTrainingRows({good, unlabelled, first_only}, 8, 8),
-              StatusIs(absl::StatusCode::kInvalidArgument,
-                       AllOf(HasSubstr("row 1: none"), HasSubstr("row 2: none"))));
-  EXPECT_THAT(
-      LintTrainingRows({long_row}, 3, 8),
-      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("row 0: 4 tokens, at most 3")));
-  EXPECT_THAT(LintTrainingRows({long_row}, 8, 3),
-              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("at most 3")));
+TEST(ParseTrainingRows, RowsRememberTheirLine) {
+  ASSERT_OK_AND_ASSIGN(const auto rows,
+                       ParseTrainingRows("\n{\"ids\":[1,2],\"labels\":[-100,2]}\n\n"
+                                         "{\"ids\":[4,5],\"labels\":[-100,5]}\n",
+                                         IdsOnlyBase()));
+  ASSERT_EQ(rows.size(), 2u);
+  EXPECT_EQ(rows[0].line, 2);
+  EXPECT_EQ(rows[1].line, 4);
 }
 
 TEST(TrainingRowsDigest, SeesIdsLabelsReplayAndOrder) {

@@ -86,7 +86,8 @@ class Case:
     def recipe(self) -> dict[str, Any]:
         """The recipe file, with evolora's keys, which PEFT's side reads too."""
         recipe = {"rank": self.rank, "alpha": 2 * self.rank, "seed": 1,
-                  "rows_per_step": self.rows_per_step}
+                  "rows_per_step": self.rows_per_step,
+                  "require_end_of_turn": False}  # rows of random ids
         if self.kind == "job":
             return recipe | {"epochs": JOB_EPOCHS}
         if self.kind == "parity":  # 150 rows: 50 steps

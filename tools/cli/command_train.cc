@@ -12,6 +12,7 @@
 #include "evolora/core/status_macros.h"
 #include "evolora/model/init_torch.h"
 #include "evolora/pipeline/base_store.h"
+#include "evolora/trainers/data_lint.h"
 #include "evolora/trainers/leak_check.h"
 #include "evolora/trainers/lora_trainer.h"
 #include "evolora/trainers/work_folder_lock.h"
@@ -51,31 +52,51 @@ absl::StatusOr<std::vector<std::string>> ReadProtected(const std::string& path) 
   return texts;
 }
 
-absl::StatusOr<TrainingJob> BuildJob(const GlobalOptions& global, const TrainCommand& command) {
+// A job that passed the lint, and what is odd about its rows.
+struct CheckedJob {
+  TrainingJob job;
+  std::vector<std::string> warnings;
+};
+
+// Lints the rows, holds them against the protected texts, and cuts what may be cut.
+absl::Status CheckRows(const TrainCommand& command, CheckedJob& checked) {
+  TrainingJob& job = checked.job;
+  const LintLimits limits = LimitsOf(job);
+  absl::Status lint = LintTrainingRows(job.rows, limits);
+  if (!lint.ok()) return Annotate(lint, command.data);
+  checked.warnings = TrainingRowWarnings(job.rows, limits);
+  ASSIGN_OR_RETURN(const std::vector<std::string> guarded, ReadProtected(command.protect));
+  RETURN_IF_ERROR(Annotate(CheckRowsLeakNothing(job.rows, guarded), command.data));
+  const int64_t unchecked = CountRowsWithoutText(job.rows);
+  if (!guarded.empty() && unchecked > 0) {
+    checked.warnings.push_back(
+        absl::StrCat(unchecked, " rows have no text and were not compared with ", command.protect));
+  }
+  CutLongRows(job.rows, limits);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<CheckedJob> BuildJob(const GlobalOptions& global, const TrainCommand& command) {
   FileSystem& files = PosixFileSystem();
   ASSIGN_OR_RETURN(const std::string recipe_text, files.ReadFile(command.recipe, 1 << 20));
   absl::StatusOr<LoraRecipe> recipe = ParseRecipe(recipe_text);
   if (!recipe.ok()) return Annotate(recipe.status(), command.recipe);
   ASSIGN_OR_RETURN(const LoadedBase base, LoadStoredBase(files, global.home, command.base));
   ASSIGN_OR_RETURN(const std::string data, files.ReadFile(command.data, uint64_t{8} << 30));
-  TrainingJob job{.base = base.model.weights,
-                  .base_name = base.stored.name,
-                  .base_weights_fingerprint = base.stored.weights_fingerprint,
-                  .recipe = *std::move(recipe)};
+  CheckedJob checked{.job = {.base = base.model.weights,
+                             .base_name = base.stored.name,
+                             .base_weights_fingerprint = base.stored.weights_fingerprint,
+                             .recipe = *std::move(recipe),
+                             .end_ids = EndOfTurnIds(base.model)}};
   absl::StatusOr<std::vector<TrainingRow>> rows = ParseTrainingRows(data, base.model);
   if (!rows.ok()) return Annotate(rows.status(), command.data);
-  job.rows = *std::move(rows);
+  checked.job.rows = *std::move(rows);
   if (!command.init.empty()) {
     ASSIGN_OR_RETURN(PeftAdapter init, ReadPeftFolder(files, command.init));
-    job.init = std::move(init.adapter);
+    checked.job.init = std::move(init.adapter);
   }
-  ASSIGN_OR_RETURN(const std::vector<std::string> guarded, ReadProtected(command.protect));
-  std::vector<std::string> texts;
-  for (const TrainingRow& row : job.rows) {
-    if (!row.replay && !row.text.empty()) texts.push_back(row.text);
-  }
-  RETURN_IF_ERROR(CheckNoLeak(texts, guarded));
-  return job;
+  RETURN_IF_ERROR(CheckRows(command, checked));
+  return checked;
 }
 
 // Shows steps: JSON lines, or a bar on stderr.
@@ -135,6 +156,12 @@ absl::StatusOr<std::string> MetricsFolder(const TrainCommand& command,
   return folder;
 }
 
+void ShowWarnings(const CheckedJob& checked) {
+  for (const std::string& warning : checked.warnings) {
+    std::fprintf(stderr, "evolora: warning: %s\n", warning.c_str());
+  }
+}
+
 absl::Status Train(const GlobalOptions& global, const TrainCommand& command) {
   FileSystem& files = PosixFileSystem();
   if (files.Exists(command.out)) {
@@ -144,7 +171,8 @@ absl::Status Train(const GlobalOptions& global, const TrainCommand& command) {
   const std::string work_dir = command.out + ".work";
   RETURN_IF_ERROR(files.CreateDirectories(work_dir));
   ASSIGN_OR_RETURN(const WorkFolderLock lock, WorkFolderLock::Take(work_dir));
-  ASSIGN_OR_RETURN(const TrainingJob job, BuildJob(global, command));
+  ASSIGN_OR_RETURN(const CheckedJob checked, BuildJob(global, command));
+  ShowWarnings(checked);
   ASSIGN_OR_RETURN(const std::string metrics_dir, MetricsFolder(command, work_dir));
   StepPrinter printer(global.json);
   const TrainOptions options{.device = command.device,
@@ -154,7 +182,7 @@ absl::Status Train(const GlobalOptions& global, const TrainCommand& command) {
                              .on_step = [&](const StepReport& step) { printer.Show(step); }};
   const Interrupt interrupt;
   ASSIGN_OR_RETURN(const TrainedAdapter trained,
-                   TrainLora(job, options, files, SystemClock(), interrupt.token()));
+                   TrainLora(checked.job, options, files, SystemClock(), interrupt.token()));
   RETURN_IF_ERROR(WriteSummary(work_dir, trained));
   RETURN_IF_ERROR(WritePeftFolder(files, command.out, trained.adapter));
   if (!global.json) {

@@ -12,6 +12,7 @@
 #include "evolora/adapters/lora_adapter.h"
 #include "evolora/core/clock.h"
 #include "evolora/core/file_system.h"
+#include "evolora/trainers/data_lint.h"
 #include "evolora/trainers/recipe.h"
 #include "evolora/trainers/training_data.h"
 
@@ -25,6 +26,7 @@ struct TrainingJob {
   std::string base_weights_fingerprint;  // a checkpoint of another base is refused
   std::vector<TrainingRow> rows;
   LoraRecipe recipe;
+  std::vector<TokenId> end_ids;     // EndOfTurnIds of the base; empty = not known
   std::optional<LoraAdapter> init;  // start from here instead of kaiming A, zero B
 };
 
@@ -60,6 +62,11 @@ struct TrainedAdapter {
 // Optimiser steps of a whole run: epochs x ceil(rows of an epoch / rows_per_step), cut by
 // max_steps.
 int64_t TotalSteps(const LoraRecipe& recipe, int64_t num_rows, int64_t num_replay_rows);
+
+// What TrainLora holds `job.rows` against: recipe.max_row_tokens, the base's context and
+// vocabulary, end_ids where recipe.require_end_of_turn. With recipe.max_cut_share above 0, lint and
+// cut (CutLongRows) by these limits before TrainLora, which takes no longer row.
+LintLimits LimitsOf(const TrainingJob& job);
 
 // Trains one LoRA adapter by supervised fine-tuning: gradients by recipe.path, AdamW.
 //

@@ -56,7 +56,11 @@ struct LoraRecipe {
   double max_grad_norm = 1.0;     // 0 = no clipping
   double replay_share = 0.25;     // of all rows of an epoch, taken from the rows marked replay
   uint64_t seed = 0;              // adapter initialisation and row order
-  int64_t max_row_tokens = 2048;  // a longer row is refused, never cut
+  int64_t max_row_tokens = 2048;  // a longer row is refused, or cut, as max_cut_share says
+  // Share of the rows that may be cut at max_row_tokens; above it the data set is refused.
+  double max_cut_share = 0;
+  // Refuse a data set in which no row labels an end of turn; false for texts that never end.
+  bool require_end_of_turn = true;
   int64_t checkpoint_every_steps = 20;
   TrainingPath path = TrainingPath::kFast;  // on a CUDA device kFast means kDevice
   TrainingPrecision precision = TrainingPrecision::kFp32;

@@ -37,10 +37,9 @@ int64_t NumTargets(const TrainingRow& row);
 absl::StatusOr<std::vector<TrainingRow>> ParseTrainingRows(absl::string_view jsonl,
                                                            const BaseModel& base);
 
-// Refuses a data set that cannot teach what it says: no row, a row without labelled target, longer
-// than `max_row_tokens` or the context. InvalidArgument names the rows (at most five).
-absl::Status LintTrainingRows(absl::Span<const TrainingRow> rows, int64_t max_row_tokens,
-                              int64_t max_positions);
+// The ids that end an assistant's turn or a text: the chat format's mark and the tokenizer's end of
+// text. Empty for a base without tokenizer.
+std::vector<TokenId> EndOfTurnIds(const BaseModel& base);
 
 // SHA-256 over ids, labels and replay marks: the data identity a checkpoint is bound to.
 std::string TrainingRowsDigest(absl::Span<const TrainingRow> rows);

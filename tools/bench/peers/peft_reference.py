@@ -48,6 +48,7 @@ class Recipe:
     # How evolora goes about it, not what it computes:
     tokens_per_micro_batch: int = 1024
     checkpoint_every_steps: int = 20
+    require_end_of_turn: bool = True
 
     @staticmethod
     def read(path: str | pathlib.Path) -> "Recipe":
