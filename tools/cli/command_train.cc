@@ -19,6 +19,7 @@
 #include "interrupt.h"
 #include "options.h"
 #include "output.h"
+#include "train_dry_run.h"
 
 namespace evolora::cli {
 namespace {
@@ -33,6 +34,8 @@ struct TrainCommand {
   std::string device = "cpu";
   std::string metrics;
   bool resume = false;
+  bool dry_run = false;
+  double gflops = 0;
 };
 
 absl::StatusOr<std::vector<std::string>> ReadProtected(const std::string& path) {
@@ -162,6 +165,13 @@ void ShowWarnings(const CheckedJob& checked) {
   }
 }
 
+absl::Status DryRun(const GlobalOptions& global, const TrainCommand& command) {
+  RETURN_IF_ERROR(InitTorch(NumThreads(global)));
+  ASSIGN_OR_RETURN(const CheckedJob checked, BuildJob(global, command));
+  ShowWarnings(checked);
+  return ShowDryRun(global, checked.job, command.device, checked.warnings, command.gflops);
+}
+
 absl::Status Train(const GlobalOptions& global, const TrainCommand& command) {
   FileSystem& files = PosixFileSystem();
   if (files.Exists(command.out)) {
@@ -204,8 +214,8 @@ void AddTrainCommand(CLI::App& app, GlobalOptions& global) {
                    "JSON lines: {messages}, {prompt, completion} or {ids, labels}")
       ->required();
   command->add_option("--recipe", options->recipe, "JSON file of the recipe")->required();
-  command->add_option("--out", options->out, "PEFT folder to write; its work folder is OUT.work")
-      ->required();
+  command->add_option("--out", options->out,
+                      "PEFT folder to write; its work folder is OUT.work (not with --dry-run)");
   command->add_option("--init", options->init, "PEFT folder to start from");
   command->add_option("--protect", options->protect,
                       "JSON lines {text}: refuse to train on these or their near-duplicates");
@@ -215,7 +225,17 @@ void AddTrainCommand(CLI::App& app, GlobalOptions& global) {
       "folder for metrics.h5 and TensorBoard event files of this run alone; default "
       "OUT.work/metrics");
   command->add_flag("--resume", options->resume, "go on from the checkpoint in OUT.work");
-  command->callback([&global, options] { FinishCommand(Train(global, *options)); });
+  CLI::Option* dry_run = command->add_flag(
+      "--dry-run", options->dry_run,
+      "check the data and show steps, tokens, memory, FLOPs and time; train and write nothing");
+  command->add_option("--gflops", options->gflops, "rate for the time of --dry-run; 0 = measure")
+      ->check(CLI::Range(0.0, 1e9))
+      ->needs(dry_run);
+  command->callback([&global, options] {
+    if (options->dry_run) return FinishCommand(DryRun(global, *options));
+    if (options->out.empty()) throw CLI::RequiredError("--out");
+    FinishCommand(Train(global, *options));
+  });
 }
 
 }  // namespace evolora::cli

@@ -1,0 +1,60 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "evolora/core/clock.h"
+#include "evolora/trainers/lora_trainer.h"
+
+namespace evolora {
+
+// Peak memory of a run beside the program and its libraries, in bytes, counted from shapes.
+struct MemoryForecast {
+  int64_t weights = 0;     // the base, fp32
+  int64_t packed = 0;      // its second copy in panels, and the adapter's panels; fast path only
+  int64_t arena = 0;       // activations and scratch of the largest micro-batch; fast path only
+  int64_t optimiser = 0;   // values, gradients and both moments of the adapter
+  int64_t checkpoint = 0;  // copies made while a checkpoint is written
+  int64_t rows = 0;        // the tokenised data
+  int64_t total() const { return weights + packed + arena + optimiser + checkpoint + rows; }
+};
+
+// What a run will do, from the same row order, layout of tokens and counters as the run's own.
+struct RunForecast {
+  int64_t num_rows = 0;
+  int64_t num_replay_rows = 0;       // of these
+  int64_t data_tokens = 0;           // of the data set, once
+  int64_t data_labelled_tokens = 0;  // likewise
+  int64_t trainable_parameters = 0;
+
+  int64_t total_steps = 0;
+  int64_t tokens = 0;           // of all steps: the sum of StepReport::tokens
+  int64_t labelled_tokens = 0;  // the sum of StepReport::labelled_tokens
+  int64_t num_micro_batches = 0;
+  // Tokens that go through the model. Fast path: a prefix shared within a micro-batch once. Device
+  // path: every row's own. Reference path: with its padding.
+  int64_t computed_tokens = 0;
+  // What the same steps would put through the model as batches of rows_per_step rows, each padded
+  // to the longest row of its batch.
+  int64_t padded_tokens = 0;
+  double flops = 0;           // TrainedAdapter::total_flops
+  double computed_flops = 0;  // of computed_tokens, the adapter's own products included
+  MemoryForecast memory;
+  std::string memory_basis;  // what the figures rest on and leave out, in words
+
+  // 1 - tokens / padded_tokens, and tokens that sharing leaves out; the fast path saves both.
+  double padding_share() const;
+  int64_t shared_prefix_tokens() const;
+};
+
+// Nothing is trained or written, no device is opened: `device` as in TrainOptions. Cost: laying out
+// every step's tokens.
+// Errors: as TrainLora's for what it checks before the first step (recipe, rows, targets).
+absl::StatusOr<RunForecast> ForecastRun(const TrainingJob& job, const std::string& device = "cpu");
+
+// GFLOP/s of one frozen layer's product (the MLP's first) over as many rows as a micro-batch has
+// tokens, by the fast path's kernel on all threads: the best of three runs, under a second in all.
+double MeasureGflops(const TrainingJob& job, const Clock& clock);
+
+}  // namespace evolora

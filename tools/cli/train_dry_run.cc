@@ -1,0 +1,112 @@
+#include "train_dry_run.h"
+
+#include <cstdio>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "evolora/core/clock.h"
+#include "evolora/core/status_macros.h"
+#include "evolora/trainers/run_forecast.h"
+#include "output.h"
+
+namespace evolora::cli {
+namespace {
+
+// How long the products of a run take at a rate.
+struct TimeEstimate {
+  double gflops = 0;
+  double seconds = 0;
+  std::string basis;
+};
+
+TimeEstimate EstimateTime(const TrainingJob& job, const RunForecast& forecast, double gflops) {
+  const bool stated = gflops > 0;
+  TimeEstimate estimate{.gflops = stated ? gflops : MeasureGflops(job, SystemClock())};
+  if (estimate.gflops > 0) estimate.seconds = forecast.computed_flops / (estimate.gflops * 1e9);
+  estimate.basis = absl::StrFormat(
+      "%.3g FLOPs of the tokens computed at %.1f GFLOP/s (%s); loading, attention's and the "
+      "element-wise loops' own slower rates, and other programs on the machine come on top",
+      forecast.computed_flops, estimate.gflops,
+      stated ? "as stated by --gflops" : "one layer's product on the CPU, measured now");
+  return estimate;
+}
+
+Json ForecastJson(const RunForecast& f, const TimeEstimate& time,
+                  const std::vector<std::string>& warnings) {
+  return Json{{"dry_run", true},
+              {"rows", f.num_rows},
+              {"replay_rows", f.num_replay_rows},
+              {"data_tokens", f.data_tokens},
+              {"data_labelled_tokens", f.data_labelled_tokens},
+              {"trainable_parameters", f.trainable_parameters},
+              {"steps", f.total_steps},
+              {"tokens", f.tokens},
+              {"labelled_tokens", f.labelled_tokens},
+              {"micro_batches", f.num_micro_batches},
+              {"computed_tokens", f.computed_tokens},
+              {"padded_tokens", f.padded_tokens},
+              {"padding_share", f.padding_share()},
+              {"shared_prefix_tokens", f.shared_prefix_tokens()},
+              {"flops", f.flops},
+              {"computed_flops", f.computed_flops},
+              {"memory_bytes", Json{{"weights", f.memory.weights},
+                                    {"packed", f.memory.packed},
+                                    {"arena", f.memory.arena},
+                                    {"optimiser", f.memory.optimiser},
+                                    {"checkpoint", f.memory.checkpoint},
+                                    {"rows", f.memory.rows},
+                                    {"total", f.memory.total()}}},
+              {"memory_basis", f.memory_basis},
+              {"gflops", time.gflops},
+              {"seconds", time.seconds},
+              {"seconds_basis", time.basis},
+              {"warnings", warnings}};
+}
+
+std::string Mebibytes(int64_t bytes) {
+  return absl::StrFormat("%.1f MiB", static_cast<double>(bytes) / (1 << 20));
+}
+
+std::string ForecastText(const RunForecast& f, const TimeEstimate& time) {
+  Table table({"dry run: nothing was trained or written", ""});
+  const auto add = [&](const char* what, const std::string& value) { table.Add({what, value}); };
+  const auto count = [](int64_t n) { return absl::StrCat(n); };
+  add("rows", absl::StrCat(f.num_rows, ", ", f.num_replay_rows, " of them replay"));
+  add("tokens of the data", absl::StrCat(f.data_tokens, ", ", f.data_labelled_tokens, " labelled"));
+  add("trainable parameters", count(f.trainable_parameters));
+  add("optimiser steps", count(f.total_steps));
+  add("tokens of all steps", absl::StrCat(f.tokens, ", ", f.labelled_tokens, " labelled"));
+  add("padding saved", absl::StrCat(Percent(f.padding_share()), " of ", f.padded_tokens,
+                                    " tokens in padded batches"));
+  add("prefix tokens saved",
+      absl::StrCat(f.shared_prefix_tokens(), ", ", f.computed_tokens, " are computed in ",
+                   f.num_micro_batches, " micro-batches"));
+  add("FLOPs", absl::StrFormat("%.4g", f.flops));
+  const MemoryForecast& m = f.memory;
+  add("peak memory", Mebibytes(m.total()));
+  add("  base weights", Mebibytes(m.weights));
+  add("  packed copies", Mebibytes(m.packed));
+  add("  activations", Mebibytes(m.arena));
+  add("  adapter and moments", Mebibytes(m.optimiser));
+  add("  writing a checkpoint", Mebibytes(m.checkpoint));
+  add("  rows", Mebibytes(m.rows));
+  add("time", absl::StrFormat("%.1f s", time.seconds));
+  return absl::StrCat(table.ToText(), "memory: ", f.memory_basis, "\ntime: ", time.basis, "\n");
+}
+
+}  // namespace
+
+absl::Status ShowDryRun(const GlobalOptions& global, const TrainingJob& job,
+                        const std::string& device, const std::vector<std::string>& warnings,
+                        double gflops) {
+  ASSIGN_OR_RETURN(const RunForecast forecast, ForecastRun(job, device));
+  const TimeEstimate time = EstimateTime(job, forecast, gflops);
+  if (global.json) {
+    PrintJson(ForecastJson(forecast, time, warnings));
+  } else {
+    std::printf("%s", ForecastText(forecast, time).c_str());
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace evolora::cli

@@ -1,0 +1,19 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "evolora/trainers/lora_trainer.h"
+#include "options.h"
+
+namespace evolora::cli {
+
+// What `train --dry-run` shows: the run's forecast on `device`, and how long it takes at `gflops`
+// (0 = measured now), with the basis of the estimate. One JSON object with --json; nothing is
+// written.
+absl::Status ShowDryRun(const GlobalOptions& global, const TrainingJob& job,
+                        const std::string& device, const std::vector<std::string>& warnings,
+                        double gflops);
+
+}  // namespace evolora::cli

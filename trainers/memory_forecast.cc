@@ -1,0 +1,119 @@
+// N tokens, M tokens that predict, L positions of a row, D model width, F MLP width, H query heads,
+// K key heads, E head width, R ranks of a group.
+#include "memory_forecast.h"
+
+#include <algorithm>
+#include <string>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+
+namespace evolora {
+namespace {
+
+constexpr int64_t kPanel = 32;  // columns of a panel
+constexpr int64_t kFloat = sizeof(float);
+
+int64_t RoundUp(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+
+// One group of a layer: linear layers that read the same input.
+struct Group {
+  int64_t in = 0;
+  int64_t out = 0;
+  int64_t rank = 0;
+};
+struct LayerGroups {
+  Group qkv, out, gate_up, down;
+};
+
+LayerGroups GroupsOf(const LlamaConfig& c, const std::vector<PlannedModule>& modules,
+                     int64_t layer) {
+  const int64_t heads = c.num_heads * c.head_dim, kv = c.num_kv_heads * c.head_dim;
+  LayerGroups groups{.qkv = {c.hidden_size, heads + 2 * kv},
+                     .out = {heads, c.hidden_size},
+                     .gate_up = {c.hidden_size, 2 * c.intermediate_size},
+                     .down = {c.intermediate_size, c.hidden_size}};
+  const std::string prefix = absl::StrCat("model.layers.", layer, ".");
+  for (const PlannedModule& module : modules) {
+    if (!absl::StartsWith(module.path, prefix)) continue;
+    const std::string leaf = module.path.substr(module.path.rfind('.') + 1);
+    Group& group = leaf == "o_proj"                           ? groups.out
+                   : leaf == "down_proj"                      ? groups.down
+                   : leaf == "gate_proj" || leaf == "up_proj" ? groups.gate_up
+                                                              : groups.qkv;
+    group.rank += module.rank;
+  }
+  return groups;
+}
+
+int64_t PanelFloats(const Group& group) {
+  return RoundUp(group.out, kPanel) * (group.in + group.rank) +
+         RoundUp(group.rank, kPanel) * group.in;
+}
+
+int64_t RankOf(const LayerGroups& g) {
+  return g.qkv.rank + g.out.rank + g.gate_up.rank + g.down.rank;
+}
+
+// LayerKept of one layer: `n` tokens, of which `on` go on after attention.
+int64_t KeptFloats(const LlamaConfig& c, const LayerGroups& g, int64_t n, int64_t on) {
+  const int64_t turned = c.num_heads + c.num_kv_heads;
+  int64_t floats = n * (c.hidden_size + 1 + g.qkv.out + g.qkv.rank);
+  if (c.qk_norm) floats += n * turned * (c.head_dim + 1);
+  floats += on * (g.out.in + g.out.rank);
+  floats += on * (c.hidden_size + 1 + g.gate_up.out + g.gate_up.rank + g.down.rank);
+  return floats;
+}
+
+// LayerScratch without attention.
+int64_t ScratchFloats(const LlamaConfig& c, const LayerGroups& widest, int64_t n) {
+  const int64_t rank =
+      std::max({widest.qkv.rank, widest.out.rank, widest.gate_up.rank, widest.down.rank});
+  const int64_t wide = std::max({widest.gate_up.out, widest.qkv.out, c.intermediate_size});
+  const int64_t heads = c.num_heads * c.head_dim;
+  return n * (c.hidden_size + 2 * c.intermediate_size + 2 * heads + widest.qkv.out + rank) +
+         rank * wide;
+}
+
+int64_t AttentionFloats(const LlamaConfig& c, int64_t n, int64_t row, int64_t num_threads) {
+  constexpr int64_t kQueries = 48;
+  const int64_t ld = RoundUp(c.head_dim, 16), length = RoundUp(row, kPanel);
+  const int64_t per_thread = 4 * length * ld + 2 * c.head_dim * length + 2 * kQueries * length +
+                             3 * kQueries * ld + length;
+  return 2 * n * c.num_heads * c.head_dim + num_threads * per_thread;
+}
+
+int64_t HeadFloats(const LlamaConfig& c, int64_t predicting) {
+  const int64_t rows_per_chunk = std::max<int64_t>(16, (int64_t{4} << 20) / c.vocab_size);
+  return std::min(rows_per_chunk, predicting) * c.vocab_size;
+}
+
+}  // namespace
+
+int64_t PackedBytes(const LlamaConfig& c, const std::vector<PlannedModule>& modules) {
+  int64_t floats = RoundUp(c.vocab_size, kPanel) * c.hidden_size;
+  for (int64_t layer = 0; layer < c.num_layers; ++layer) {
+    const LayerGroups g = GroupsOf(c, modules, layer);
+    for (const Group* group : {&g.qkv, &g.out, &g.gate_up, &g.down}) floats += PanelFloats(*group);
+  }
+  return floats * kFloat;
+}
+
+int64_t ArenaBytes(const LlamaConfig& c, const std::vector<PlannedModule>& modules,
+                   const LargestMicroBatch& largest, int64_t num_threads) {
+  const int64_t n = largest.tokens, m = largest.predicting;
+  int64_t floats = n * c.hidden_size + m * (3 * c.hidden_size + 1) + HeadFloats(c, m) +
+                   AttentionFloats(c, n, largest.row_tokens, num_threads);
+  LayerGroups widest;
+  bool any_below = false;  // an adapter in this layer or below it: activations are kept
+  for (int64_t layer = 0; layer < c.num_layers; ++layer) {
+    const LayerGroups g = GroupsOf(c, modules, layer);
+    any_below = any_below || RankOf(g) > 0;
+    const bool last = layer == c.num_layers - 1;
+    if (any_below || last) floats += KeptFloats(c, g, n, last && c.num_layers > 1 ? m : n);
+    if (layer == 0 || RankOf(g) > RankOf(widest)) widest = g;
+  }
+  return (floats + ScratchFloats(c, widest, n)) * kFloat;
+}
+
+}  // namespace evolora

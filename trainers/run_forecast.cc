@@ -1,0 +1,181 @@
+#include "evolora/trainers/run_forecast.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "ATen/Parallel.h"
+#include "adapter_plan.h"
+#include "buffer.h"
+#include "evolora/core/status_macros.h"
+#include "evolora/model/llama_weights.h"
+#include "evolora/model/torch_status.h"
+#include "memory_forecast.h"
+#include "products.h"
+#include "row_order.h"
+#include "step_cost.h"
+#include "token_layout.h"
+
+namespace evolora {
+namespace {
+
+int64_t LongestRow(absl::Span<const TrainingRow> rows, absl::Span<const int64_t> indices) {
+  size_t longest = 0;
+  for (const int64_t i : indices) {
+    longest = std::max(longest, rows[static_cast<size_t>(i)].ids.size());
+  }
+  return static_cast<int64_t>(longest);
+}
+
+// Walks through the steps of a run without taking them.
+class Walk {
+ public:
+  Walk(const TrainingJob& job, TrainingPath path) : job_(job), path_(path) {}
+
+  absl::StatusOr<RunForecast> Forecast() {
+    RETURN_IF_ERROR(Check());
+    CountData();
+    StepOrder order(job_.recipe, job_.rows);
+    out_.total_steps = order.total_steps();
+    for (int64_t step = 0; step < out_.total_steps; ++step) AddStep(order.RowsOf(step));
+    ForecastMemory();
+    return out_;
+  }
+
+ private:
+  absl::Status Check() {
+    RETURN_IF_ERROR(ValidateRecipe(job_.recipe));
+    LintLimits limits = LimitsOf(job_);
+    limits.max_cut_share = 0;
+    RETURN_IF_ERROR(LintTrainingRows(job_.rows, limits));
+    ASSIGN_OR_RETURN(modules_, PlanModules(job_.base->config, job_.recipe));
+    return absl::OkStatus();
+  }
+
+  void CountData() {
+    out_.num_rows = static_cast<int64_t>(job_.rows.size());
+    for (const TrainingRow& row : job_.rows) {
+      out_.num_replay_rows += row.replay ? 1 : 0;
+      out_.data_tokens += static_cast<int64_t>(row.ids.size());
+      out_.data_labelled_tokens += NumTargets(row);
+      out_.memory.rows +=
+          static_cast<int64_t>((row.ids.size() + row.labels.size()) * sizeof(TokenId) +
+                               row.text.size() + sizeof(TrainingRow));
+    }
+    for (const PlannedModule& module : modules_) {
+      out_.trainable_parameters += module.rank * (module.in_features + module.out_features);
+    }
+  }
+
+  void AddStep(const std::vector<int64_t>& step_rows) {
+    const StepSize size = SizeOfStep(job_.rows, step_rows);
+    out_.tokens += size.tokens;
+    out_.labelled_tokens += size.labelled_tokens;
+    out_.flops += StepFlops(job_.base->config, job_.recipe, size);
+    out_.padded_tokens += LongestRow(job_.rows, step_rows) * static_cast<int64_t>(step_rows.size());
+    const StepSize computed =
+        path_ == TrainingPath::kReference ? AddPadded(step_rows) : AddPacked(step_rows);
+    out_.computed_tokens += computed.tokens;
+    // The adapter's six products: forward and activation gradient, and its own gradient, each for
+    // A and B.
+    out_.computed_flops +=
+        StepFlops(job_.base->config, job_.recipe, computed) +
+        6.0 * static_cast<double>(out_.trainable_parameters) * static_cast<double>(computed.tokens);
+  }
+
+  StepSize AddPacked(const std::vector<int64_t>& step_rows) {
+    StepSize computed;
+    const bool share = path_ == TrainingPath::kFast;
+    for (const std::vector<int64_t>& indices :
+         PackedMicroBatches(job_.rows, step_rows, job_.recipe.tokens_per_micro_batch, share)) {
+      const TokenLayout layout = LayOutTokens(job_.rows, indices, share);
+      const auto tokens = static_cast<int64_t>(layout.ids.size());
+      const auto predicting = static_cast<int64_t>(layout.predicting.size());
+      computed.tokens += tokens;
+      computed.labelled_tokens += predicting;
+      largest_.tokens = std::max(largest_.tokens, tokens);
+      largest_.predicting = std::max(largest_.predicting, predicting);
+      largest_.row_tokens = std::max(largest_.row_tokens, LongestRow(job_.rows, indices));
+      ++out_.num_micro_batches;
+    }
+    return computed;
+  }
+
+  StepSize AddPadded(const std::vector<int64_t>& step_rows) {
+    StepSize computed = SizeOfStep(job_.rows, step_rows);
+    computed.tokens = 0;
+    for (const std::vector<int64_t>& indices :
+         MicroBatches(job_.rows, step_rows, job_.recipe.tokens_per_micro_batch)) {
+      computed.tokens += LongestRow(job_.rows, indices) * static_cast<int64_t>(indices.size());
+      ++out_.num_micro_batches;
+    }
+    return computed;
+  }
+
+  void ForecastMemory() {
+    const int64_t adapter = out_.trainable_parameters * static_cast<int64_t>(sizeof(float));
+    out_.memory.weights = CountParameters(job_.base->config) * static_cast<int64_t>(sizeof(float));
+    out_.memory.optimiser = 4 * adapter;
+    out_.memory.checkpoint = 9 * adapter;  // three vectors as arrays, as an HDF5 image, sealed
+    out_.memory_basis = "counted from shapes; the program and its libraries come on top";
+    if (path_ != TrainingPath::kFast) {
+      out_.memory_basis += path_ == TrainingPath::kReference
+                               ? "; the reference path's activations are not counted"
+                               : "; what the device path holds on its device is not counted";
+      return;
+    }
+    out_.memory.packed = PackedBytes(job_.base->config, modules_);
+    out_.memory.arena = ArenaBytes(job_.base->config, modules_, largest_, at::get_num_threads());
+  }
+
+  const TrainingJob& job_;
+  const TrainingPath path_;
+  std::vector<PlannedModule> modules_;
+  LargestMicroBatch largest_;
+  RunForecast out_;
+};
+
+}  // namespace
+
+double RunForecast::padding_share() const {
+  if (padded_tokens == 0) return 0;
+  return 1 - static_cast<double>(tokens) / static_cast<double>(padded_tokens);
+}
+
+int64_t RunForecast::shared_prefix_tokens() const {
+  return std::max<int64_t>(0, tokens - computed_tokens);
+}
+
+absl::StatusOr<RunForecast> ForecastRun(const TrainingJob& job, const std::string& device) {
+  const bool fast_elsewhere = device != "cpu" && job.recipe.path == TrainingPath::kFast;
+  const TrainingPath path = fast_elsewhere ? TrainingPath::kDevice : job.recipe.path;
+  return CatchTorch("forecast", [&] { return Walk(job, path).Forecast(); });
+}
+
+double MeasureGflops(const TrainingJob& job, const Clock& clock) {
+  const LlamaConfig& config = job.base->config;
+  const int64_t rows = std::min<int64_t>(job.recipe.tokens_per_micro_batch, 2048);
+  const int64_t depth = config.hidden_size, columns = 2 * config.intermediate_size;
+  const double flops = 2.0 * static_cast<double>(rows * depth) * static_cast<double>(columns);
+  Buffer x, panels, y;
+  std::fill_n(x.Reserve(rows * depth), rows * depth, 0.5f);
+  const int64_t panel_size = (columns + kPanelColumns - 1) / kPanelColumns * kPanelColumns * depth;
+  std::fill_n(panels.Reserve(panel_size), panel_size, 0.25f);
+  y.Reserve(rows * columns);
+  const Product product = {.left = x.data(), .ldl = depth, .depth = depth, .right = panels.data()};
+  // About 0.02 s a run at 100 GFLOP/s; the first one warms up.
+  const auto repeats = static_cast<int64_t>(std::max(1.0, 2e9 / flops));
+  double best = 0;
+  for (int run = 0; run < 4; ++run) {
+    const double started = clock.MonotonicSeconds();
+    for (int64_t i = 0; i < repeats; ++i) {
+      SumOfProducts({product}, rows, columns, y.data(), columns, GemmStore::kSet);
+    }
+    const double seconds = clock.MonotonicSeconds() - started;
+    if (run > 0 && seconds > 0) {
+      best = std::max(best, flops * static_cast<double>(repeats) / seconds / 1e9);
+    }
+  }
+  return best;
+}
+
+}  // namespace evolora
