@@ -228,6 +228,10 @@ LintLimits LimitsOf(const TrainingJob& job) {
   return limits;
 }
 
+absl::Status CheckTrainingDevice(absl::string_view device) {
+  return CatchTorch("device", [&] { return OpenDevice(device).status(); });
+}
+
 absl::StatusOr<TrainedAdapter> TrainLora(const TrainingJob& job, const TrainOptions& options,
                                          FileSystem& fs, const Clock& clock, std::stop_token stop) {
   return CatchTorch("train", [&] {

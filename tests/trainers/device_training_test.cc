@@ -83,6 +83,9 @@ TEST(DeviceTraining, NonFiniteLossAborts) {
 }
 
 TEST(DeviceTraining, RefusesWhatNoDeviceRuns) {
+  EXPECT_THAT(CheckTrainingDevice("cpu"), testing::IsOk());
+  EXPECT_THAT(CheckTrainingDevice("tpu"),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("device 'tpu'")));
   TrainingJob job = DeviceJob();
   EXPECT_THAT(Train(job, {.device = "tpu"}),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("device 'tpu'")));

@@ -173,6 +173,7 @@ absl::Status DryRun(const GlobalOptions& global, const TrainCommand& command) {
 }
 
 absl::Status Train(const GlobalOptions& global, const TrainCommand& command) {
+  RETURN_IF_ERROR(CheckTrainingDevice(command.device));
   FileSystem& files = PosixFileSystem();
   if (files.Exists(command.out)) {
     return absl::FailedPreconditionError(absl::StrCat(command.out, " exists already"));

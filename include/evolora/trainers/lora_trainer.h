@@ -8,7 +8,9 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "evolora/adapters/lora_adapter.h"
 #include "evolora/core/clock.h"
 #include "evolora/core/file_system.h"
@@ -67,6 +69,11 @@ int64_t TotalSteps(const LoraRecipe& recipe, int64_t num_rows, int64_t num_repla
 // vocabulary, end_ids where recipe.require_end_of_turn. With recipe.max_cut_share above 0, lint and
 // cut (CutLongRows) by these limits before TrainLora, which takes no longer row.
 LintLimits LimitsOf(const TrainingJob& job);
+
+// Whether this build on this machine can train on `device`, a name as in TrainOptions; to ask
+// before a base is loaded. InvalidArgument: no such name. FailedPrecondition: a build without CUDA,
+// no device, or not that many.
+absl::Status CheckTrainingDevice(absl::string_view device);
 
 // Trains one LoRA adapter by supervised fine-tuning: gradients by recipe.path, AdamW.
 //
