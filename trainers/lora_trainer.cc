@@ -20,6 +20,7 @@
 #include "gradient_path.h"
 #include "metrics_files.h"
 #include "row_order.h"
+#include "shared_path.h"
 #include "step_cost.h"
 
 namespace evolora {
@@ -77,7 +78,8 @@ class Run {
     MakePath(path, device, inputs);
     job_digest_ = JobDigest(job_);
     RETURN_IF_ERROR(Restore());
-    if (options_.metrics_dir.empty()) return absl::OkStatus();
+    RETURN_IF_ERROR(AgreeOnStart());
+    if (options_.metrics_dir.empty() || !writes()) return absl::OkStatus();
     metrics_.emplace(fs_, options_.metrics_dir, job_digest_);
     return metrics_->Start(history_);
   }
@@ -92,6 +94,24 @@ class Run {
     return absl::OkStatus();
   }
 
+  // Whether this rank writes files.
+  bool writes() const { return options_.group == nullptr || options_.group->rank() == 0; }
+
+  // Every rank has to begin the same job at the same step.
+  absl::Status AgreeOnStart() const {
+    if (options_.group == nullptr) return absl::OkStatus();
+    const double own[] = {static_cast<double>(history_.size()),
+                          static_cast<double>(std::stoul(job_digest_.substr(0, 8), nullptr, 16))};
+    double sums[] = {own[0], own[1]};
+    RETURN_IF_ERROR(options_.group->Sum(absl::MakeSpan(sums)));
+    const double size = options_.group->size();
+    if (sums[0] == size * own[0] && sums[1] == size * own[1]) return absl::OkStatus();
+    return absl::FailedPreconditionError(
+        absl::StrCat("rank ", options_.group->rank(), " of ", size, " begins job ",
+                     job_digest_.substr(0, 8), " at step ", history_.size(),
+                     ", the others another job or at another step: do they see the same files?"));
+  }
+
   void MakePath(TrainingPath path, c10::Device device, const GradientPathInputs& inputs) {
     if (path == TrainingPath::kReference) {
       path_ = MakeReferencePath(inputs);
@@ -104,10 +124,13 @@ class Run {
           MakeDevicePath(inputs, {.device = device, .dtype = bf16 ? at::kBFloat16 : at::kFloat});
       device_optimizer_.emplace(job_.recipe, *parameters_);
     }
+    if (options_.group == nullptr) return;
+    path_ = MakeSharedPath(std::move(path_), parameters_->gradient, *options_.group);
   }
 
   // The checkpoint first: the metrics can be made from it.
   absl::Status Save() {
+    if (!writes()) return absl::OkStatus();
     if (!options_.work_dir.empty()) {
       RETURN_IF_ERROR(SaveCheckpoint(fs_, options_.work_dir, job_digest_, *parameters_, history_));
     }
@@ -118,9 +141,10 @@ class Run {
     return metrics_.has_value() ? metrics_->Write(history_) : absl::OkStatus();
   }
 
-  // A step's failure, after its predecessors' curves are safe: they show how it came to it.
+  // A step's failure, after its predecessors' curves are safe: they show how it came to it. When
+  // another rank is lost the steps before are as good as any.
   absl::Status Failed(const absl::Status& failure) {
-    WriteMetrics().IgnoreError();
+    (absl::IsUnavailable(failure) ? Save() : WriteMetrics()).IgnoreError();
     return failure;
   }
 

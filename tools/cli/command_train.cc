@@ -1,5 +1,7 @@
 // train: one LoRA adapter from a file of rows; also what the loop runs as a child process.
 #include <cstdio>
+#include <cstdlib>
+#include <memory>
 #include <utility>
 
 #include "CLI/CLI.hpp"
@@ -15,6 +17,7 @@
 #include "evolora/trainers/data_lint.h"
 #include "evolora/trainers/leak_check.h"
 #include "evolora/trainers/lora_trainer.h"
+#include "evolora/trainers/process_group.h"
 #include "evolora/trainers/work_folder_lock.h"
 #include "interrupt.h"
 #include "options.h"
@@ -147,6 +150,8 @@ absl::Status WriteSummary(const std::string& work_dir, const TrainedAdapter& tra
                          {"final_loss", steps > 0 ? trained.history.back().loss : 0.0}}));
 }
 
+std::string WorkFolder(const TrainCommand& command) { return command.out + ".work"; }
+
 // Where the curves go. The folder inside the work folder is this run's own: what another start left
 // there goes, unless the run goes on from its checkpoint.
 absl::StatusOr<std::string> MetricsFolder(const TrainCommand& command,
@@ -172,6 +177,22 @@ absl::Status DryRun(const GlobalOptions& global, const TrainCommand& command) {
   return ShowDryRun(global, checked.job, command.device, checked.warnings, command.gflops);
 }
 
+const char* Environment(const char* name) { return std::getenv(name); }
+
+// A rank beside the first: computes its share and writes nothing.
+absl::Status TrainAsHelper(const GlobalOptions& global, const TrainCommand& command,
+                           const ProcessGroupOptions& ranks) {
+  ASSIGN_OR_RETURN(const CheckedJob checked, BuildJob(global, command));
+  ASSIGN_OR_RETURN(const std::unique_ptr<ProcessGroup> group, JoinProcessGroup(ranks));
+  const TrainOptions options{.device = command.device,
+                             .work_dir = WorkFolder(command),
+                             .resume = command.resume,
+                             .group = group.get()};
+  const Interrupt interrupt;
+  return TrainLora(checked.job, options, PosixFileSystem(), SystemClock(), interrupt.token())
+      .status();
+}
+
 absl::Status Train(const GlobalOptions& global, const TrainCommand& command) {
   RETURN_IF_ERROR(CheckTrainingDevice(command.device));
   FileSystem& files = PosixFileSystem();
@@ -179,18 +200,26 @@ absl::Status Train(const GlobalOptions& global, const TrainCommand& command) {
     return absl::FailedPreconditionError(absl::StrCat(command.out, " exists already"));
   }
   RETURN_IF_ERROR(InitTorch(NumThreads(global)));
-  const std::string work_dir = command.out + ".work";
+  ASSIGN_OR_RETURN(const ProcessGroupOptions ranks,
+                   ProcessGroupOptionsFromEnvironment(&Environment));
+  if (ranks.rank > 0) return TrainAsHelper(global, command, ranks);
+  const std::string work_dir = WorkFolder(command);
   RETURN_IF_ERROR(files.CreateDirectories(work_dir));
   ASSIGN_OR_RETURN(const WorkFolderLock lock, WorkFolderLock::Take(work_dir));
   ASSIGN_OR_RETURN(const CheckedJob checked, BuildJob(global, command));
   ShowWarnings(checked);
   ASSIGN_OR_RETURN(const std::string metrics_dir, MetricsFolder(command, work_dir));
+  std::unique_ptr<ProcessGroup> group;
+  if (ranks.size > 1) {
+    ASSIGN_OR_RETURN(group, JoinProcessGroup(ranks));
+  }
   StepPrinter printer(global.json);
   const TrainOptions options{.device = command.device,
                              .work_dir = work_dir,
                              .resume = command.resume,
                              .metrics_dir = metrics_dir,
-                             .on_step = [&](const StepReport& step) { printer.Show(step); }};
+                             .on_step = [&](const StepReport& step) { printer.Show(step); },
+                             .group = group.get()};
   const Interrupt interrupt;
   ASSIGN_OR_RETURN(const TrainedAdapter trained,
                    TrainLora(checked.job, options, files, SystemClock(), interrupt.token()));

@@ -15,6 +15,7 @@
 #include "evolora/core/clock.h"
 #include "evolora/core/file_system.h"
 #include "evolora/trainers/data_lint.h"
+#include "evolora/trainers/process_group.h"
 #include "evolora/trainers/recipe.h"
 #include "evolora/trainers/training_data.h"
 
@@ -53,6 +54,10 @@ struct TrainOptions {
   // Written with each checkpoint and at the end, also of a run whose loss became non-finite.
   std::string metrics_dir;
   std::function<void(const StepReport&)> on_step;  // may be empty; called on the training thread
+  // The processes that train this adapter together; not owned. Every rank gives the same job and
+  // work_dir (on a common file system) and computes its share of each step's rows; rank 0 alone
+  // writes. Null: one process.
+  ProcessGroup* group = nullptr;
 };
 
 struct TrainedAdapter {
@@ -80,7 +85,8 @@ absl::Status CheckTrainingDevice(absl::string_view device);
 // Loss:     sum of cross entropies over the labelled tokens of the whole optimiser step divided by
 //           their number, however the step is cut into micro-batches.
 // Init:     A ~ U(-1/sqrt(in), 1/sqrt(in)) (kaiming_uniform with a = sqrt 5, as PEFT), B = 0.
-// Exact:    same job, threads and machine give the same bytes, with or without interruption.
+// Exact:    same job, threads, ranks and machine give the same bytes, with or without
+//           interruption; another number of ranks the same losses up to the order of fp32 sums.
 // Writes:   only `work_dir`/checkpoint.h5 and the files of `metrics_dir`, through `fs` (temp file,
 //           fsync, rename). Resumed or not, the metrics hold every step once.
 // Device:   options.device. On CUDA recipe.path kFast means kDevice; kReference runs on the CPU
@@ -92,6 +98,8 @@ absl::Status CheckTrainingDevice(absl::string_view device);
 //           ResourceExhausted  out of memory (the device's too) or disk (work_dir is left
 //                              resumable)
 //           Aborted            the loss became non-finite; names step and loss
+//           Unavailable        another rank of options.group is lost; the checkpoint holds the last
+//                              finished step
 //           Cancelled          `stop` was requested; the checkpoint holds the last finished step
 // Threads:  one call per process at a time.
 absl::StatusOr<TrainedAdapter> TrainLora(const TrainingJob& job, const TrainOptions& options,
