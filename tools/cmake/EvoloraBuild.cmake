@@ -24,7 +24,10 @@ target_compile_options(evolora_build INTERFACE
   $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CONFIG:Release>>:-O2>)
 find_program(EVOLORA_MOLD mold)
 if(EVOLORA_MOLD)
-  target_link_options(evolora_build INTERFACE -fuse-ld=mold)
+  # Debian 12's mold begins the read-only-after-relocation segment at a thread-local byte of LibTorch's
+  # headers. Where that is the last of a page, the loader protects a page that does not exist and
+  # refuses the program: one link in sixty.
+  target_link_options(evolora_build INTERFACE -fuse-ld=mold -Wl,-z,norelro)
 endif()
 if(EVOLORA_SANITIZER)
   target_compile_options(evolora_build INTERFACE
