@@ -70,7 +70,9 @@ absl::Status ValidateModule(const LoraModule& module) {
         absl::StrCat(module.path, ": scale = ", module.scale, ", not finite and non-zero"));
   }
   RETURN_IF_ERROR(ValidateMatrix(module, "A", module.a, module.rank, module.in_features));
-  return ValidateMatrix(module, "B", module.b, module.out_features, module.rank);
+  RETURN_IF_ERROR(ValidateMatrix(module, "B", module.b, module.out_features, module.rank));
+  if (module.magnitude.empty()) return absl::OkStatus();
+  return ValidateMatrix(module, "magnitude", module.magnitude, module.out_features, 1);
 }
 
 template <typename T>
@@ -80,10 +82,19 @@ void UpdateValue(Sha256& sha, const T& value) {
 
 }  // namespace
 
+bool HasMagnitudes(const LoraAdapter& adapter) {
+  return !adapter.modules.empty() && !adapter.modules.front().magnitude.empty();
+}
+
 absl::Status ValidateLoraAdapter(const LoraAdapter& adapter) {
   if (adapter.modules.empty()) return absl::InvalidArgumentError("the adapter has no modules");
   for (size_t i = 0; i < adapter.modules.size(); ++i) {
     RETURN_IF_ERROR(ValidateModule(adapter.modules[i]));
+    if (adapter.modules[i].magnitude.empty() == HasMagnitudes(adapter)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "module ", i, " ('", adapter.modules[i].path, "') ",
+          HasMagnitudes(adapter) ? "lacks the magnitude that module 0 has" : "has a magnitude"));
+    }
     if (i > 0 && adapter.modules[i - 1].path >= adapter.modules[i].path) {
       return absl::InvalidArgumentError(absl::StrCat("module ", i, " ('", adapter.modules[i].path,
                                                      "') is not after '",
@@ -93,11 +104,12 @@ absl::Status ValidateLoraAdapter(const LoraAdapter& adapter) {
   return absl::OkStatus();
 }
 
-// bytes := "evolora-lora/1\n" module*
+// bytes := "evolora-lora/1\n" module*            plain LoRA
+//        | "evolora-lora/2\n" (module m:f32*)*    with magnitudes
 // module := len(path):u64 path rank:i64 in:i64 out:i64 scale:f64 a:f32* b:f32*    little-endian
 std::string AdapterDigest(const LoraAdapter& adapter) {
   Sha256 sha;
-  sha.Update("evolora-lora/1\n");
+  sha.Update(HasMagnitudes(adapter) ? "evolora-lora/2\n" : "evolora-lora/1\n");
   for (const LoraModule& module : adapter.modules) {
     UpdateValue(sha, uint64_t{module.path.size()});
     sha.Update(module.path);
@@ -107,6 +119,7 @@ std::string AdapterDigest(const LoraAdapter& adapter) {
     UpdateValue(sha, module.scale);
     sha.Update(module.a.data(), module.a.size() * sizeof(float));
     sha.Update(module.b.data(), module.b.size() * sizeof(float));
+    sha.Update(module.magnitude.data(), module.magnitude.size() * sizeof(float));
   }
   return sha.FinishHex();
 }

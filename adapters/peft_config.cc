@@ -35,7 +35,6 @@ constexpr const char* kFeatureKeys[] = {"alora_invocation_tokens",
                                         "target_parameters",
                                         "trainable_token_indices",
                                         "use_bdlora",
-                                        "use_dora",
                                         "use_qalora",
                                         "velora_config"};
 
@@ -129,6 +128,15 @@ absl::Status ReadText(const OrderedJson& config, const char* key, std::string& o
   return absl::OkStatus();
 }
 
+// A key that may be missing or null.
+absl::Status ReadFlag(const OrderedJson& config, const char* key, bool& out) {
+  const auto it = config.find(key);
+  if (it == config.end() || it->is_null()) return absl::OkStatus();
+  if (!it->is_boolean()) return Invalid(key, "not a bool");
+  out = it->get<bool>();
+  return absl::OkStatus();
+}
+
 absl::Status ReadLayers(const OrderedJson& config, PeftConfig& out) {
   const auto layers = config.find("layers_to_transform");
   if (layers != config.end() && !layers->is_null()) {
@@ -164,10 +172,8 @@ absl::Status ReadFields(const OrderedJson& config, PeftConfig& out) {
   RETURN_IF_ERROR(ReadText(config, "revision", out.revision));
   ASSIGN_OR_RETURN(out.rank, RankValue("r", config["r"]));
   ASSIGN_OR_RETURN(out.alpha, FiniteNonZero("lora_alpha", config["lora_alpha"]));
-  if (config.contains("use_rslora")) {
-    if (!config["use_rslora"].is_boolean()) return Invalid("use_rslora", "not a bool");
-    out.use_rslora = config["use_rslora"].get<bool>();
-  }
+  RETURN_IF_ERROR(ReadFlag(config, "use_rslora", out.use_rslora));
+  RETURN_IF_ERROR(ReadFlag(config, "use_dora", out.use_dora));
   RETURN_IF_ERROR(ReadPattern(config, "rank_pattern", RankValue, out.rank_pattern));
   RETURN_IF_ERROR(ReadPattern(config, "alpha_pattern", FiniteNonZero, out.alpha_pattern));
   RETURN_IF_ERROR(ReadNames(config, "target_modules", out.target_modules));
@@ -194,7 +200,8 @@ absl::Status CheckOtherKey(const std::string& key, const Json& value,
                                        "lora_alpha",      "layers_to_transform",
                                        "peft_type",       "r",
                                        "rank_pattern",    "revision",
-                                       "target_modules",  "use_rslora"};
+                                       "target_modules",  "use_dora",
+                                       "use_rslora"};
   if (Contains(kReadKeys, key) || Contains(kHarmlessKeys, key)) return absl::OkStatus();
   if (key == "init_lora_weights") return CheckInit(value);
   if (key == "bias") {

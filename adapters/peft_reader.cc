@@ -38,14 +38,10 @@ absl::Status TensorError(absl::string_view name, absl::string_view why) {
   return absl::InvalidArgumentError(absl::StrCat("tensor '", name, "': ", why));
 }
 
-// What a tensor that is neither lora_A nor lora_B is, in words.
+// What a tensor that is of no known part is, in words.
 absl::Status RefuseTensor(absl::string_view name) {
-  constexpr const char* kForeign[] = {"lora_magnitude_vector",
-                                      "lora_embedding_A",
-                                      "lora_embedding_B",
-                                      "trainable_tokens_delta",
-                                      ".bias",
-                                      "modules_to_save"};
+  constexpr const char* kForeign[] = {"lora_embedding_A", "lora_embedding_B",
+                                      "trainable_tokens_delta", ".bias", "modules_to_save"};
   for (const char* part : kForeign) {
     if (absl::StrContains(name, part)) {
       return absl::UnimplementedError(
@@ -58,49 +54,69 @@ absl::Status RefuseTensor(absl::string_view name) {
   return TensorError(name, "not a LoRA tensor; PEFT would write it over the base's own weights");
 }
 
-struct Pair {
+// The tensors of one module.
+struct Parts {
   const TensorView* a = nullptr;
   const TensorView* b = nullptr;
+  const TensorView* magnitude = nullptr;
 };
 
+// The place in `parts` of the tensor whose name ends as it does, and the name without that end;
+// null for another end.
+const TensorView** PlaceOf(absl::string_view& name, Parts& parts) {
+  if (absl::ConsumeSuffix(&name, peft::kSuffixA)) return &parts.a;
+  if (absl::ConsumeSuffix(&name, peft::kSuffixB)) return &parts.b;
+  if (absl::ConsumeSuffix(&name, peft::kSuffixMagnitude)) return &parts.magnitude;
+  return nullptr;
+}
+
+absl::Status CheckParts(const std::string& path, const Parts& parts, bool use_dora) {
+  if (parts.a == nullptr || parts.b == nullptr) {
+    return absl::InvalidArgumentError(absl::StrCat("module '", path, "': has lora_",
+                                                   parts.a ? "A" : "B", ", lacks lora_",
+                                                   parts.a ? "B" : "A"));
+  }
+  if ((parts.magnitude != nullptr) == use_dora) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("module '", path, "': ", use_dora ? "lacks" : "has",
+                   " a lora_magnitude_vector, use_dora is ", use_dora ? "true" : "false"));
+}
+
 // The tensors by module path.
-absl::StatusOr<std::map<std::string, Pair>> PairTensors(const SafetensorsFile& file) {
+absl::StatusOr<std::map<std::string, Parts>> GroupTensors(const SafetensorsFile& file,
+                                                          bool use_dora) {
   if (file.tensors().empty()) {
     return absl::InvalidArgumentError(absl::StrCat(peft::kModelFile, " holds no tensors"));
   }
-  std::map<std::string, Pair> pairs;
+  std::map<std::string, Parts> modules;
   for (const TensorView& tensor : file.tensors()) {
     absl::string_view path = tensor.name;
-    const bool is_a = absl::ConsumeSuffix(&path, peft::kSuffixA);
-    if (!is_a && !absl::ConsumeSuffix(&path, peft::kSuffixB)) return RefuseTensor(tensor.name);
+    Parts unplaced;
+    if (PlaceOf(path, unplaced) == nullptr) return RefuseTensor(tensor.name);
     if (!absl::ConsumePrefix(&path, peft::kPrefix)) {
       return TensorError(tensor.name, absl::StrCat("does not begin with '", peft::kPrefix,
                                                    "'; PEFT would leave it out"));
     }
-    Pair& pair = pairs[std::string(path)];
-    (is_a ? pair.a : pair.b) = &tensor;
+    absl::string_view name = tensor.name;
+    *PlaceOf(name, modules[std::string(path)]) = &tensor;
   }
-  for (const auto& [path, pair] : pairs) {
-    if (pair.a == nullptr || pair.b == nullptr) {
-      return absl::InvalidArgumentError(absl::StrCat("module '", path, "': has lora_",
-                                                     pair.a ? "A" : "B", ", lacks lora_",
-                                                     pair.a ? "B" : "A"));
-    }
+  for (const auto& [path, parts] : modules) {
+    RETURN_IF_ERROR(CheckParts(path, parts, use_dora));
   }
-  return pairs;
+  return modules;
 }
 
-absl::StatusOr<std::vector<float>> ReadMatrix(const TensorView& tensor) {
-  std::vector<float> values(tensor.shape[0] * tensor.shape[1]);
-  const absl::Status status = DequantizeToFloat(tensor.dtype, tensor.bytes,
-                                                static_cast<int64_t>(values.size()), values.data());
+absl::StatusOr<std::vector<float>> ReadValues(const TensorView& tensor) {
+  ASSIGN_OR_RETURN(const int64_t count, CountElements(tensor.shape));
+  std::vector<float> values(static_cast<size_t>(count));
+  const absl::Status status = DequantizeToFloat(tensor.dtype, tensor.bytes, count, values.data());
   if (!status.ok()) return Annotate(status, absl::StrCat("tensor '", tensor.name, "'"));
   return values;
 }
 
-absl::StatusOr<LoraModule> ReadModule(const std::string& path, const Pair& pair,
+absl::StatusOr<LoraModule> ReadModule(const std::string& path, const Parts& parts,
                                       const PeftMatcher& matcher) {
-  for (const TensorView* tensor : {pair.a, pair.b}) {
+  for (const TensorView* tensor : {parts.a, parts.b}) {
     if (tensor->shape.size() != 2) {
       return TensorError(tensor->name,
                          absl::StrCat("shape ", ShapeText(tensor->shape),
@@ -109,27 +125,34 @@ absl::StatusOr<LoraModule> ReadModule(const std::string& path, const Pair& pair,
   }
   LoraModule module;
   module.path = path;
-  module.rank = pair.a->shape[0];
-  module.in_features = pair.a->shape[1];
-  module.out_features = pair.b->shape[0];
-  if (pair.b->shape[1] != module.rank) {
-    return TensorError(pair.b->name, absl::StrCat("shape ", ShapeText(pair.b->shape),
-                                                  " does not follow A's rank ", module.rank));
+  module.rank = parts.a->shape[0];
+  module.in_features = parts.a->shape[1];
+  module.out_features = parts.b->shape[0];
+  if (parts.b->shape[1] != module.rank) {
+    return TensorError(parts.b->name, absl::StrCat("shape ", ShapeText(parts.b->shape),
+                                                   " does not follow A's rank ", module.rank));
   }
   if (matcher.Rank(path) != module.rank) {
-    return TensorError(
-        pair.a->name, absl::StrCat("rank ", module.rank, ", the config says ", matcher.Rank(path)));
+    return TensorError(parts.a->name, absl::StrCat("rank ", module.rank, ", the config says ",
+                                                   matcher.Rank(path)));
   }
   module.scale = matcher.Scale(path);
-  ASSIGN_OR_RETURN(module.a, ReadMatrix(*pair.a));
-  ASSIGN_OR_RETURN(module.b, ReadMatrix(*pair.b));
+  ASSIGN_OR_RETURN(module.a, ReadValues(*parts.a));
+  ASSIGN_OR_RETURN(module.b, ReadValues(*parts.b));
+  if (parts.magnitude == nullptr) return module;
+  if (parts.magnitude->shape != std::vector<int64_t>{module.out_features}) {
+    return TensorError(parts.magnitude->name,
+                       absl::StrCat("shape ", ShapeText(parts.magnitude->shape), ", B has ",
+                                    module.out_features, " rows"));
+  }
+  ASSIGN_OR_RETURN(module.magnitude, ReadValues(*parts.magnitude));
   return module;
 }
 
 // Tensors without target, and list entries without tensors.
 absl::Status CheckTargets(const PeftConfig& config, const PeftMatcher& matcher,
-                          const std::map<std::string, Pair>& pairs) {
-  for (const auto& [path, pair] : pairs) {
+                          const std::map<std::string, Parts>& modules) {
+  for (const auto& [path, parts] : modules) {
     if (!matcher.IsTarget(path)) {
       return absl::InvalidArgumentError(
           absl::StrCat("module '", path, "' has tensors, but the config's targets leave it out"));
@@ -139,7 +162,7 @@ absl::Status CheckTargets(const PeftConfig& config, const PeftMatcher& matcher,
   for (size_t i = 0; names != nullptr && i < names->size(); ++i) {
     // PEFT writes a target that is excluded as well, and puts nothing there.
     bool used = !matcher.IsTarget((*names)[i]);
-    for (const auto& [path, pair] : pairs) used = used || matcher.EntryMatches(i, path);
+    for (const auto& [path, parts] : modules) used = used || matcher.EntryMatches(i, path);
     if (!used) {
       return absl::InvalidArgumentError(
           absl::StrCat("target_modules '", (*names)[i], "' has no tensors"));
@@ -189,12 +212,12 @@ absl::StatusOr<PeftAdapter> ReadPeftFolder(const FileSystem& fs, const std::stri
   ASSIGN_OR_RETURN(const PeftMatcher matcher, PeftMatcher::Create(config));
   ASSIGN_OR_RETURN(const SafetensorsFile file,
                    SafetensorsFile::Open(fs, JoinPath(dir, peft::kModelFile)));
-  ASSIGN_OR_RETURN(const auto pairs, PairTensors(file));
-  RETURN_IF_ERROR(CheckTargets(config, matcher, pairs));
+  ASSIGN_OR_RETURN(const auto modules, GroupTensors(file, config.use_dora));
+  RETURN_IF_ERROR(CheckTargets(config, matcher, modules));
   result.adapter.base_name = config.base_model_name_or_path;
   result.adapter.base_revision = config.revision;
-  for (const auto& [path, pair] : pairs) {
-    ASSIGN_OR_RETURN(LoraModule module, ReadModule(path, pair, matcher));
+  for (const auto& [path, parts] : modules) {
+    ASSIGN_OR_RETURN(LoraModule module, ReadModule(path, parts, matcher));
     result.adapter.modules.push_back(std::move(module));
   }
   RETURN_IF_ERROR(CheckBase(options.base_modules, matcher, result.adapter.modules));

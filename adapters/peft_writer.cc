@@ -105,7 +105,7 @@ absl::StatusOr<std::string> ConfigText(const LoraAdapter& adapter,
                  {"layers_pattern", nullptr},
                  {"rank_pattern", Json::object()},
                  {"alpha_pattern", Json::object()},
-                 {"use_dora", false},
+                 {"use_dora", HasMagnitudes(adapter)},
                  {"use_rslora", false}};
   if (!adapter.base_revision.empty()) config["revision"] = adapter.base_revision;
   if (alpha == std::floor(alpha) && std::abs(alpha) < 1e15) {
@@ -120,13 +120,17 @@ absl::StatusOr<std::string> CardText(const LoraAdapter& adapter,
   ASSIGN_OR_RETURN(std::string base, PrettyJson(adapter.base_name));
   ASSIGN_OR_RETURN(std::string tag, PrettyJson("base_model:adapter:" + adapter.base_name));
   const LoraModule& module = adapter.modules.front();
+  std::string notes;
+  for (const std::string& note : ServeabilityWarnings(adapter)) {
+    absl::StrAppend(&notes, "\n**", note, "**\n");
+  }
   return absl::StrCat(
       "---\nbase_model: ", base,
       "base_model_relation: adapter\nlibrary_name: peft\ntags:\n- lora\n- ", tag,
-      "---\n\n# LoRA adapter\n\nPortable LoRA profile, written by evolora.\n\n",
-      "| field | value |\n| --- | --- |\n", "| adapter digest | ", AdapterDigest(adapter), " |\n",
-      "| rank | ", module.rank, " |\n| scale (alpha / r) | ", module.scale, " |\n| modules | ",
-      adapter.modules.size(), " |\n| targets | ",
+      "---\n\n# LoRA adapter\n\n", notes.empty() ? "Portable LoRA profile, written" : "Written",
+      " by evolora.\n", notes, "\n", "| field | value |\n| --- | --- |\n", "| adapter digest | ",
+      AdapterDigest(adapter), " |\n", "| rank | ", module.rank, " |\n| scale (alpha / r) | ",
+      module.scale, " |\n| modules | ", adapter.modules.size(), " |\n| targets | ",
       targets.size() <= 16 ? absl::StrJoin(targets, ", ") : absl::StrCat(targets.size(), " paths"),
       " |\n| values | ", DTypeName(dtype), " |\n");
 }
@@ -152,18 +156,20 @@ std::string Encode(const std::vector<float>& values, DType dtype) {
 absl::Status WriteTensors(FileSystem& fs, const std::string& path, const LoraAdapter& adapter,
                           DType dtype) {
   std::vector<std::string> storage;  // reserved: the views point into it
-  storage.reserve(2 * adapter.modules.size());
+  storage.reserve(3 * adapter.modules.size());
   std::vector<TensorView> tensors;
-  const auto add = [&](const std::string& name, const std::vector<float>& values, int64_t rows,
-                       int64_t columns) {
+  const auto add = [&](const std::string& name, const std::vector<float>& values,
+                       std::vector<int64_t> shape) {
     storage.push_back(Encode(values, dtype));
     const auto* bytes = reinterpret_cast<const uint8_t*>(storage.back().data());
-    tensors.push_back({name, dtype, {rows, columns}, {bytes, storage.back().size()}});
+    tensors.push_back({name, dtype, std::move(shape), {bytes, storage.back().size()}});
   };
   for (const LoraModule& module : adapter.modules) {
     const std::string name = peft::kPrefix + module.path;
-    add(name + peft::kSuffixA, module.a, module.rank, module.in_features);
-    add(name + peft::kSuffixB, module.b, module.out_features, module.rank);
+    add(name + peft::kSuffixA, module.a, {module.rank, module.in_features});
+    add(name + peft::kSuffixB, module.b, {module.out_features, module.rank});
+    if (module.magnitude.empty()) continue;
+    add(name + peft::kSuffixMagnitude, module.magnitude, {module.out_features});
   }
   return WriteSafetensors(fs, path, tensors, {{"format", "pt"}});
 }

@@ -72,6 +72,16 @@ absl::Status RoundMatrix(const std::string& path, const char* name, DType dtype,
 
 }  // namespace
 
+std::vector<std::string> ServeabilityWarnings(const LoraAdapter& adapter) {
+  std::vector<std::string> warnings;
+  if (HasMagnitudes(adapter)) {
+    warnings.push_back(
+        "DoRA (use_dora): evolora and transformers + PEFT run this adapter; vLLM and llama.cpp "
+        "refuse it");
+  }
+  return warnings;
+}
+
 absl::StatusOr<LoraAdapter> ToPortableProfile(const LoraAdapter& adapter, DType dtype) {
   if (dtype != DType::kF32 && dtype != DType::kF16 && dtype != DType::kBF16) {
     return absl::InvalidArgumentError(
@@ -86,6 +96,7 @@ absl::StatusOr<LoraAdapter> ToPortableProfile(const LoraAdapter& adapter, DType 
     if (!one_scale) FoldScale(module);
     RETURN_IF_ERROR(RoundMatrix(module.path, "A", dtype, module.a));
     RETURN_IF_ERROR(RoundMatrix(module.path, "B", dtype, module.b));
+    RETURN_IF_ERROR(RoundMatrix(module.path, "magnitude", dtype, module.magnitude));
   }
   return result;
 }

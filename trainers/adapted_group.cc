@@ -2,6 +2,7 @@
 #include "adapted_group.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "ATen/Parallel.h"
 
@@ -39,6 +40,39 @@ void AddTransposed(const float* values, int64_t rank, int64_t out, int64_t begin
   }
 }
 
+// Rows of W + scale B A that are formed at once to take their norms.
+constexpr int64_t kNormRows = 128;
+
+// y_MO = or += z_MO * factors_O.
+void StoreScaled(const float* z, const float* factors, int64_t rows, int64_t out, float* y,
+                 GemmStore store) {
+  at::parallel_for(0, rows, 8, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin * out; i < end * out; i += out) {
+      for (int64_t o = 0; o < out; ++o) {
+        const float value = z[i + o] * factors[o];
+        y[i + o] = store == GemmStore::kSet ? value : y[i + o] + value;
+      }
+    }
+  });
+}
+
+// gradient_O += sum over rows of dy_MO z_MO / norms_O, outputs [begin, end) of rows of `out`
+// values.
+void AddMagnitudeGradient(const float* dy, const float* z, const float* norms, int64_t rows,
+                          int64_t out, int64_t begin, int64_t end, float* gradient) {
+  std::vector<double> sums(static_cast<size_t>(end - begin));
+  for (int64_t m = 0; m < rows; ++m) {
+    for (int64_t o = begin; o < end; ++o) {
+      sums[static_cast<size_t>(o - begin)] +=
+          static_cast<double>(dy[m * out + o]) * static_cast<double>(z[m * out + o]);
+    }
+  }
+  for (int64_t o = begin; o < end; ++o) {
+    gradient[o] +=
+        static_cast<float>(sums[static_cast<size_t>(o - begin)] / static_cast<double>(norms[o]));
+  }
+}
+
 }  // namespace
 
 AdaptedGroup::AdaptedGroup(std::vector<Part> parts) : frozen_(Pack(parts)) {
@@ -48,6 +82,9 @@ AdaptedGroup::AdaptedGroup(std::vector<Part> parts) : frozen_(Pack(parts)) {
     parts_.push_back({part.weight, part.lora, out_offset, rank_, rank});
     out_offset += part.weight.size(0);
     rank_ += rank;
+    if (rank == 0 || !part.lora->magnitude.defined()) continue;
+    factors_.assign(static_cast<size_t>(out_features()), 1.0f);
+    norms_.assign(static_cast<size_t>(out_features()), 1.0f);
   }
   if (!adapted()) return;
   const int64_t num_panels = NumPanels(out_features());
@@ -73,6 +110,7 @@ void AdaptedGroup::PackAdapters() {
   if (!adapted()) return;
   PackA();
   PackB();
+  PackMagnitudes();
 }
 
 void AdaptedGroup::PackA() {
@@ -109,11 +147,52 @@ void AdaptedGroup::PackB() {
   }
 }
 
+// Sums in one order, whatever the number of threads.
+void AdaptedGroup::RowNorms(const AdaptedPart& part, float* norms) {
+  const int64_t in = in_features(), out = part.weight.size(0);
+  const auto scale = static_cast<double>(part.lora->scale);
+  float* update = sums_.Reserve(kNormRows * in);
+  for (int64_t first = 0; first < out; first += kNormRows) {
+    const int64_t count = std::min(kNormRows, out - first);
+    const Product product = {.left = part.lora->b.const_data_ptr<float>() + first * part.rank,
+                             .ldl = part.rank,
+                             .depth = part.rank,
+                             .right = part.lora->a.const_data_ptr<float>(),
+                             .ldr = in};
+    SumOfProducts({product}, count, in, update, in, GemmStore::kSet);
+    const float* weight = part.weight.const_data_ptr<float>() + first * in;
+    at::parallel_for(0, count, 8, [&](int64_t begin, int64_t end) {
+      for (int64_t o = begin; o < end; ++o) {
+        double squares = 0;
+        for (int64_t i = o * in; i < (o + 1) * in; ++i) {
+          const double value =
+              static_cast<double>(weight[i]) + scale * static_cast<double>(update[i]);
+          squares += value * value;
+        }
+        norms[first + o] = static_cast<float>(std::sqrt(squares));
+      }
+    });
+  }
+}
+
+void AdaptedGroup::PackMagnitudes() {
+  for (const AdaptedPart& part : parts_) {
+    if (part.rank == 0 || !part.lora->magnitude.defined()) continue;
+    RowNorms(part, norms_.data() + part.out_offset);
+    const float* magnitude = part.lora->magnitude.const_data_ptr<float>();
+    for (int64_t o = 0; o < part.weight.size(0); ++o) {
+      const auto column = static_cast<size_t>(part.out_offset + o);
+      factors_[column] = magnitude[o] / norms_[column];
+    }
+  }
+}
+
 void AdaptedGroup::Forward(const float* x, int64_t rows, float* y, GemmStore store,
-                           float* low) const {
+                           Kept& kept) const {
   const int64_t in = in_features();
   const Product frozen = {.left = x, .ldl = in, .depth = in, .right = frozen_.panels()};
   if (!adapted()) return SumOfProducts({frozen}, rows, out_features(), y, out_features(), store);
+  float* low = kept.low.Reserve(rows * rank_);
   const Product down = {.left = x, .ldl = in, .depth = in, .right = a_panels_.data()};
   SumOfProducts({down}, rows, rank_, low, rank_, GemmStore::kSet);
   const Product up = {.left = low,
@@ -121,7 +200,28 @@ void AdaptedGroup::Forward(const float* x, int64_t rows, float* y, GemmStore sto
                       .depth = rank_,
                       .right = b_panels_.data(),
                       .ranges = b_ranges_.data()};
-  SumOfProducts({frozen, up}, rows, out_features(), y, out_features(), store);
+  if (factors_.empty()) {
+    return SumOfProducts({frozen, up}, rows, out_features(), y, out_features(), store);
+  }
+  float* z = kept.outputs.Reserve(rows * out_features());
+  SumOfProducts({frozen, up}, rows, out_features(), z, out_features(), GemmStore::kSet);
+  StoreScaled(z, factors_.data(), rows, out_features(), y, store);
+}
+
+const float* AdaptedGroup::OutputGradient(const float* dy, int64_t rows, Kept& kept) const {
+  if (factors_.empty()) return dy;
+  const int64_t out = out_features();
+  float* z = kept.outputs.data();
+  for (const AdaptedPart& part : parts_) {
+    if (part.rank == 0 || !part.lora->magnitude.defined()) continue;
+    float* gradient = part.lora->magnitude.grad().mutable_data_ptr<float>() - part.out_offset;
+    at::parallel_for(part.out_offset, part.out_offset + part.weight.size(0), 32,
+                     [&](int64_t begin, int64_t end) {
+                       AddMagnitudeGradient(dy, z, norms_.data(), rows, out, begin, end, gradient);
+                     });
+  }
+  StoreScaled(dy, factors_.data(), rows, out, z, GemmStore::kSet);
+  return z;
 }
 
 void AdaptedGroup::LowRankGradient(const float* dy, int64_t rows, float* d_low) const {
@@ -163,7 +263,7 @@ void AdaptedGroup::InputGradient(const float* dy, const float* d_low, int64_t ro
   SumOfProducts(products, rows, in, dx, in, GemmStore::kSet);
 }
 
-void AdaptedGroup::ParameterGradients(const float* x, const float* column_scale, const float* low,
+void AdaptedGroup::ParameterGradients(const float* x, const float* column_scale, const Kept& kept,
                                       const float* dy, const float* d_low, int64_t rows,
                                       Buffer& scratch) const {
   if (!adapted()) return;
@@ -180,7 +280,7 @@ void AdaptedGroup::ParameterGradients(const float* x, const float* column_scale,
   for (const AdaptedPart& part : parts_) {
     if (part.rank == 0) continue;
     const int64_t out = part.weight.size(0);
-    const Product b_product = {.left = low + part.rank_offset,
+    const Product b_product = {.left = kept.low.data() + part.rank_offset,
                                .ldl = rank_,
                                .transposed = true,
                                .depth = rows,

@@ -10,6 +10,7 @@
 #include "evolora/core/status_macros.h"
 
 namespace evolora {
+
 absl::StatusOr<AdapterParameters> AdapterParameters::Create(const LlamaWeights& base,
                                                             const LoraRecipe& recipe,
                                                             const LoraAdapter* init) {
@@ -17,15 +18,17 @@ absl::StatusOr<AdapterParameters> AdapterParameters::Create(const LlamaWeights& 
   ASSIGN_OR_RETURN(std::vector<PlannedModule> modules, PlanModules(base.config, recipe));
   int64_t offset = 0;
   for (PlannedModule& module : modules) {
-    const int64_t size = module.rank * (module.in_features + module.out_features);
-    parameters.slots_.push_back({std::move(module), offset});
-    offset += size;
+    parameters.slots_.push_back({std::move(module), recipe.use_dora, offset});
+    offset = parameters.slots_.back().end();
   }
   parameters.Allocate(offset);
   if (init != nullptr) {
     RETURN_IF_ERROR(parameters.InitFrom(*init));
   } else {
     parameters.InitFresh(recipe.seed);
+  }
+  if (recipe.use_dora && (init == nullptr || !HasMagnitudes(*init))) {
+    RETURN_IF_ERROR(parameters.InitMagnitudes(base));
   }
   return parameters;
 }
@@ -37,8 +40,11 @@ at::Tensor AdapterParameters::PartA(const at::Tensor& flat, const Slot& slot) co
 
 at::Tensor AdapterParameters::PartB(const at::Tensor& flat, const Slot& slot) const {
   const PlannedModule& m = slot.module;
-  return flat.narrow(0, slot.offset + m.rank * m.in_features, m.out_features * m.rank)
-      .view({m.out_features, m.rank});
+  return flat.narrow(0, slot.offset_b(), m.out_features * m.rank).view({m.out_features, m.rank});
+}
+
+at::Tensor AdapterParameters::PartMagnitude(const at::Tensor& flat, const Slot& slot) const {
+  return flat.narrow(0, slot.offset_magnitude(), slot.module.out_features);
 }
 
 std::vector<at::Tensor> AdapterParameters::PartsA(const at::Tensor& flat) const {
@@ -49,7 +55,9 @@ std::vector<at::Tensor> AdapterParameters::PartsA(const at::Tensor& flat) const 
 
 std::vector<at::Tensor> AdapterParameters::PartsB(const at::Tensor& flat) const {
   std::vector<at::Tensor> parts;
-  for (const Slot& slot : slots_) parts.push_back(PartB(flat, slot));
+  for (const Slot& slot : slots_) {
+    parts.push_back(flat.narrow(0, slot.offset_b(), slot.end() - slot.offset_b()));
+  }
   return parts;
 }
 
@@ -73,9 +81,11 @@ void AdapterParameters::MakeLeaves() {
     return tensor;
   };
   for (const Slot& slot : slots_) {
-    lora_.modules[slot.module.path] = {leaf(PartA(value, slot), PartA(gradient, slot)),
-                                       leaf(PartB(value, slot), PartB(gradient, slot)),
-                                       slot.module.scale};
+    LoraTensor& module = lora_.modules[slot.module.path];
+    module = {leaf(PartA(value, slot), PartA(gradient, slot)),
+              leaf(PartB(value, slot), PartB(gradient, slot)), slot.module.scale};
+    if (!slot.has_magnitude) continue;
+    module.magnitude = leaf(PartMagnitude(value, slot), PartMagnitude(gradient, slot));
   }
 }
 
@@ -97,7 +107,6 @@ absl::Status AdapterParameters::InitFrom(const LoraAdapter& init) {
     return absl::InvalidArgumentError(absl::StrCat("initial adapter has ", init.modules.size(),
                                                    " modules, the recipe targets ", slots_.size()));
   }
-  float* data = value.mutable_data_ptr<float>();
   for (const Slot& slot : slots_) {
     const PlannedModule& m = slot.module;
     const auto module = std::find_if(init.modules.begin(), init.modules.end(),
@@ -108,12 +117,36 @@ absl::Status AdapterParameters::InitFrom(const LoraAdapter& init) {
                                                      " of rank ", m.rank, ", ", m.out_features,
                                                      " x ", m.in_features));
     }
-    // The recipe's scale applies from here on; a different one in the file is folded into B.
-    const float fold = static_cast<float>(module->scale / m.scale);
-    float* a = data + slot.offset;
-    std::copy(module->a.begin(), module->a.end(), a);
-    std::transform(module->b.begin(), module->b.end(), a + module->a.size(),
-                   [fold](float b) { return b * fold; });
+    if (!module->magnitude.empty() && !slot.has_magnitude) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("initial adapter: ", m.path, " has a magnitude, recipe.use_dora is false"));
+    }
+    CopyModule(*module, slot);
+  }
+  return absl::OkStatus();
+}
+
+void AdapterParameters::CopyModule(const LoraModule& from, const Slot& slot) {
+  float* data = value.mutable_data_ptr<float>();
+  // The recipe's scale applies from here on; a different one in the file is folded into B.
+  const float fold = static_cast<float>(from.scale / slot.module.scale);
+  std::copy(from.a.begin(), from.a.end(), data + slot.offset);
+  std::transform(from.b.begin(), from.b.end(), data + slot.offset_b(),
+                 [fold](float b) { return b * fold; });
+  std::copy(from.magnitude.begin(), from.magnitude.end(), data + slot.offset_magnitude());
+}
+
+absl::Status AdapterParameters::InitMagnitudes(const LlamaWeights& base) {
+  for (const Slot& slot : slots_) {
+    const std::string& path = slot.module.path;
+    const at::Tensor norms = AdaptedRowNorms(FindLinear(base, path), lora_.modules.at(path));
+    const float* from = norms.const_data_ptr<float>();
+    const auto* zero = std::find(from, from + norms.numel(), 0.0f);
+    if (zero != from + norms.numel()) {
+      return absl::InvalidArgumentError(absl::StrCat("recipe.use_dora: row ", zero - from, " of ",
+                                                     path, " is zero and has no direction"));
+    }
+    std::copy_n(from, norms.numel(), value.mutable_data_ptr<float>() + slot.offset_magnitude());
   }
   return absl::OkStatus();
 }
@@ -126,14 +159,16 @@ LoraAdapter AdapterParameters::ToAdapter(const std::string& base_name) const {
   for (const Slot& slot : slots_) {
     const PlannedModule& m = slot.module;
     const float* a = data + slot.offset;
-    const float* b = a + m.rank * m.in_features;
+    const float* b = data + slot.offset_b();
+    const float* magnitude = data + slot.offset_magnitude();
     adapter.modules.push_back({.path = m.path,
                                .rank = m.rank,
                                .in_features = m.in_features,
                                .out_features = m.out_features,
                                .scale = m.scale,
                                .a = {a, b},
-                               .b = {b, b + m.out_features * m.rank}});
+                               .b = {b, magnitude},
+                               .magnitude = {magnitude, data + slot.end()}});
   }
   std::sort(adapter.modules.begin(), adapter.modules.end(),
             [](const LoraModule& x, const LoraModule& y) { return x.path < y.path; });

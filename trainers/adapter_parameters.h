@@ -14,13 +14,15 @@
 namespace evolora {
 
 // The trainable parameters of one adapter in flat buffers: values, gradients and both Adam moments,
-// each one contiguous fp32 vector of all A and B matrices in LinearModulePaths order, A before B.
-// The tensors of `lora()` are leaves over the value buffer whose gradients accumulate in
-// `gradient`.
+// each one contiguous fp32 vector of all A and B matrices and magnitudes in LinearModulePaths
+// order, A before B before the magnitude. The tensors of `lora()` are leaves over the value buffer
+// whose gradients accumulate in `gradient`.
 class AdapterParameters {
  public:
   // Fresh (kaiming A, zero B from recipe.seed) or from `init` (paths, ranks and shapes must fit the
-  // recipe's targets: InvalidArgument names the module).
+  // recipe's targets, magnitudes need use_dora: InvalidArgument names the module). Magnitudes that
+  // `init` does not bring are the norms of the rows of W + scale B A; InvalidArgument names a row
+  // whose norm is zero.
   static absl::StatusOr<AdapterParameters> Create(const LlamaWeights& base,
                                                   const LoraRecipe& recipe,
                                                   const LoraAdapter* init);
@@ -31,9 +33,9 @@ class AdapterParameters {
   at::Tensor moment1;   // [P]
   at::Tensor moment2;   // [P]
 
-  // The A (or B) matrices of one of the flat buffers, as views.
+  // The A matrices of one of the flat buffers as views, and what else a module has, flat.
   std::vector<at::Tensor> PartsA(const at::Tensor& flat) const;
-  std::vector<at::Tensor> PartsB(const at::Tensor& flat) const;
+  std::vector<at::Tensor> PartsB(const at::Tensor& flat) const;  // B and magnitude
 
   // Moves everything to a device (open: open_device.h). Earlier tensors of lora() stay behind.
   void MoveTo(at::Device device);
@@ -43,14 +45,21 @@ class AdapterParameters {
  private:
   struct Slot {
     PlannedModule module;
-    int64_t offset;  // of A in the flat buffers; B follows
+    bool has_magnitude;
+    int64_t offset;  // of A in the flat buffers; B and the magnitude follow
+    int64_t offset_b() const { return offset + module.rank * module.in_features; }
+    int64_t offset_magnitude() const { return offset_b() + module.out_features * module.rank; }
+    int64_t end() const { return offset_magnitude() + (has_magnitude ? module.out_features : 0); }
   };
   void Allocate(int64_t total);
   void MakeLeaves();
   void InitFresh(uint64_t seed);
   absl::Status InitFrom(const LoraAdapter& init);
+  void CopyModule(const LoraModule& from, const Slot& slot);
+  absl::Status InitMagnitudes(const LlamaWeights& base);
   at::Tensor PartA(const at::Tensor& flat, const Slot& slot) const;
   at::Tensor PartB(const at::Tensor& flat, const Slot& slot) const;
+  at::Tensor PartMagnitude(const at::Tensor& flat, const Slot& slot) const;
 
   std::vector<Slot> slots_;
   LoraTensors lora_;

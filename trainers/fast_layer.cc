@@ -162,7 +162,7 @@ void FastLayer::AttentionForward(const LayerTokens& tokens, float* x, LayerKept&
   Norm(weights_.input_norm, x, all, kept.unit1.Reserve(all * width), kept.factor1.Reserve(all),
        norm);
   qkv.Forward(norm, all, kept.qkv.Reserve(all * qkv.out_features()), GemmStore::kSet,
-              kept.low_qkv.Reserve(all * qkv.rank()));
+              kept.qkv_group);
   FinishQkv(tokens, kept);
   float* mixed = kept.mixed.Reserve(on * mixed_width);
   if (tokens.only_predicting) {
@@ -173,8 +173,7 @@ void FastLayer::AttentionForward(const LayerTokens& tokens, float* x, LayerKept&
   } else {
     scratch.attention.Forward(index_, *tokens.layout, kept.qkv.data(), mixed);
   }
-  group(Stage::kOut)
-      .Forward(mixed, on, x, GemmStore::kAdd, kept.low_out.Reserve(on * group(Stage::kOut).rank()));
+  group(Stage::kOut).Forward(mixed, on, x, GemmStore::kAdd, kept.out_group);
   if (!weights_.o_bias.defined()) return;
   const float* bias = weights_.o_bias.const_data_ptr<float>();
   ForTokens(on, [&](int64_t m) {
@@ -190,14 +189,13 @@ void FastLayer::MlpForward(int64_t rows, float* x, LayerKept& kept, LayerScratch
   Norm(weights_.post_norm, x, rows, kept.unit2.Reserve(rows * width), kept.factor2.Reserve(rows),
        norm);
   float* wide = kept.gate_up.Reserve(rows * 2 * mlp_width);
-  gate_up.Forward(norm, rows, wide, GemmStore::kSet,
-                  kept.low_gate_up.Reserve(rows * gate_up.rank()));
+  gate_up.Forward(norm, rows, wide, GemmStore::kSet, kept.gate_up_group);
   float* act = scratch.act.Reserve(rows * mlp_width);
   ForTokens(rows, [&](int64_t m) {
     const float* gate = wide + m * 2 * mlp_width;
     Kernels().silu_mul(gate, gate + mlp_width, mlp_width, act + m * mlp_width);
   });
-  down.Forward(act, rows, x, GemmStore::kAdd, kept.low_down.Reserve(rows * down.rank()));
+  down.Forward(act, rows, x, GemmStore::kAdd, kept.down_group);
 }
 
 void FastLayer::Forward(const LayerTokens& tokens, float* x, LayerKept& kept,
@@ -216,9 +214,10 @@ bool FastLayer::MlpBackward(int64_t rows, const Until& until, float* dx, LayerKe
   float* act = scratch.act.Reserve(rows * mlp_width);
   float* wide = kept.gate_up.data();
   const bool ends_at_down = !until.through && until.last == Stage::kDown;
-  down.LowRankGradient(dx, rows, d_low);
+  const float* d_out = down.OutputGradient(dx, rows, kept.down_group);
+  down.LowRankGradient(d_out, rows, d_low);
   float* d_act = scratch.d_act.Reserve(rows * mlp_width);
-  if (!ends_at_down) down.InputGradient(dx, d_low, rows, d_act);
+  if (!ends_at_down) down.InputGradient(d_out, d_low, rows, d_act);
   ForTokens(rows, [&](int64_t m) {
     float* gate = wide + m * 2 * mlp_width;
     float* act_row = act + m * mlp_width;
@@ -229,27 +228,29 @@ bool FastLayer::MlpBackward(int64_t rows, const Until& until, float* dx, LayerKe
                                   act_row);
     }
   });
-  down.ParameterGradients(act, nullptr, kept.low_down.data(), dx, d_low, rows, scratch.gradient);
+  down.ParameterGradients(act, nullptr, kept.down_group, d_out, d_low, rows, scratch.gradient);
   if (ends_at_down) return false;
-  gate_up.LowRankGradient(wide, rows, d_low);
+  const float* d_wide = gate_up.OutputGradient(wide, rows, kept.gate_up_group);
+  gate_up.LowRankGradient(d_wide, rows, d_low);
   gate_up.ParameterGradients(kept.unit2.data(), weights_.post_norm.const_data_ptr<float>(),
-                             kept.low_gate_up.data(), wide, d_low, rows, scratch.gradient);
+                             kept.gate_up_group, d_wide, d_low, rows, scratch.gradient);
   if (!until.through && until.last == Stage::kGateUp) return false;
   float* d_norm = scratch.norm.Reserve(rows * width);
-  gate_up.InputGradient(wide, d_low, rows, d_norm);
+  gate_up.InputGradient(d_wide, d_low, rows, d_norm);
   NormBackward(weights_.post_norm, d_norm, kept.unit2.data(), kept.factor2.data(), rows, dx);
   return true;
 }
 
-bool FastLayer::OutBackward(int64_t rows, const Until& until, const float* dx,
-                            const LayerKept& kept, LayerScratch& scratch) const {
+bool FastLayer::OutBackward(int64_t rows, const Until& until, const float* dx, LayerKept& kept,
+                            LayerScratch& scratch) const {
   const AdaptedGroup& out = group(Stage::kOut);
   float* d_low = scratch.d_low.Reserve(rows * out.rank());
-  out.LowRankGradient(dx, rows, d_low);
-  out.ParameterGradients(kept.mixed.data(), nullptr, kept.low_out.data(), dx, d_low, rows,
+  const float* d_out = out.OutputGradient(dx, rows, kept.out_group);
+  out.LowRankGradient(d_out, rows, d_low);
+  out.ParameterGradients(kept.mixed.data(), nullptr, kept.out_group, d_out, d_low, rows,
                          scratch.gradient);
   if (!until.through && until.last == Stage::kOut) return false;
-  out.InputGradient(dx, d_low, rows, scratch.d_mixed.data());
+  out.InputGradient(d_out, d_low, rows, scratch.d_mixed.data());
   return true;
 }
 
@@ -262,12 +263,13 @@ void FastLayer::QkvBackward(const LayerTokens& tokens, const Until& until, float
                              d_qkv);
   FinishQkvBackward(tokens, kept, d_qkv);
   float* d_low = scratch.d_low.Reserve(rows * qkv.rank());
-  qkv.LowRankGradient(d_qkv, rows, d_low);
+  const float* d_out = qkv.OutputGradient(d_qkv, rows, kept.qkv_group);
+  qkv.LowRankGradient(d_out, rows, d_low);
   qkv.ParameterGradients(kept.unit1.data(), weights_.input_norm.const_data_ptr<float>(),
-                         kept.low_qkv.data(), d_qkv, d_low, rows, scratch.gradient);
+                         kept.qkv_group, d_out, d_low, rows, scratch.gradient);
   if (!until.through) return;
   float* d_norm = scratch.norm.Reserve(rows * config_.hidden_size);
-  qkv.InputGradient(d_qkv, d_low, rows, d_norm);
+  qkv.InputGradient(d_out, d_low, rows, d_norm);
   NormBackward(weights_.input_norm, d_norm, kept.unit1.data(), kept.factor1.data(), rows, dx);
 }
 

@@ -24,7 +24,7 @@ struct LayerKept {
   Buffer mixed;               // [M, H E]
   Buffer unit2, factor2;      // of the second norm: [M, D], [M]
   Buffer gate_up;             // [M, 2 F]; becomes its own gradient
-  Buffer low_qkv, low_out, low_gate_up, low_down;  // [N or M, rank]
+  AdaptedGroup::Kept qkv_group, out_group, gate_up_group, down_group;
 };
 
 // What layers share, one after the other.
@@ -88,7 +88,7 @@ class FastLayer {
   void MlpForward(int64_t rows, float* x, LayerKept& kept, LayerScratch& scratch) const;
   bool MlpBackward(int64_t rows, const Until& until, float* dx, LayerKept& kept,
                    LayerScratch& scratch) const;
-  bool OutBackward(int64_t rows, const Until& until, const float* dx, const LayerKept& kept,
+  bool OutBackward(int64_t rows, const Until& until, const float* dx, LayerKept& kept,
                    LayerScratch& scratch) const;
   void QkvBackward(const LayerTokens& tokens, const Until& until, float* dx, LayerKept& kept,
                    LayerScratch& scratch) const;

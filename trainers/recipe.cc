@@ -132,6 +132,7 @@ absl::StatusOr<LoraRecipe> RecipeFromJson(const Json& json) {
   r.rank = f.OptionalInteger("rank", -kMax, kMax).value_or(r.rank);
   r.alpha = f.OptionalNumber("alpha").value_or(r.alpha);
   r.use_rslora = f.OptionalBool("use_rslora").value_or(r.use_rslora);
+  r.use_dora = f.OptionalBool("use_dora").value_or(r.use_dora);
   if (f.Has("target_modules")) r.target_modules = f.StringArray("target_modules");
   if (f.Has("exclude_modules")) r.exclude_modules = f.StringArray("exclude_modules");
   r.rank_pattern = ReadPattern<int64_t>(f, "rank_pattern");
@@ -176,6 +177,7 @@ Json RecipeToJson(const LoraRecipe& r) {
   return Json{{"rank", r.rank},
               {"alpha", r.alpha},
               {"use_rslora", r.use_rslora},
+              {"use_dora", r.use_dora},
               {"target_modules", r.target_modules},
               {"exclude_modules", r.exclude_modules},
               {"rank_pattern", r.rank_pattern},

@@ -37,6 +37,7 @@ class Decoder {
   void Head(const float* hidden, int64_t rows, float* logits) const;
 
   const LlamaConfig& config() const { return weights_->config; }
+  const LlamaWeights& weights() const { return *weights_; }
 
  private:
   struct Layer {

@@ -62,7 +62,7 @@ absl::StatusOr<std::string> Engine::LoadAdapter(const LoraAdapter& adapter) {
   std::string digest = AdapterDigest(adapter);
   return CatchTorch("Engine::LoadAdapter", [&]() -> absl::StatusOr<std::string> {
     auto& slot = loras_[digest];
-    if (slot == nullptr) slot = std::make_unique<PackedLora>(config(), lora);
+    if (slot == nullptr) slot = std::make_unique<PackedLora>(decoder_->weights(), lora);
     return digest;
   });
 }

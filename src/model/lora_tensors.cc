@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "ATen/Functions.h"
+#include "ATen/core/grad_mode.h"
 #include "absl/strings/str_cat.h"
 #include "evolora/core/status_macros.h"
 #include "evolora/model/llama_weights.h"
@@ -11,8 +12,8 @@
 namespace evolora {
 namespace {
 
-at::Tensor CopyIn(const std::vector<float>& values, int64_t rows, int64_t columns) {
-  at::Tensor tensor = at::empty({rows, columns}, at::kFloat);
+at::Tensor CopyIn(const std::vector<float>& values, std::vector<int64_t> shape) {
+  at::Tensor tensor = at::empty(shape, at::kFloat);
   std::copy(values.begin(), values.end(), tensor.mutable_data_ptr<float>());
   return tensor;
 }
@@ -25,10 +26,17 @@ std::vector<float> CopyOut(const at::Tensor& tensor) {
 
 bool ShapesAgree(const LoraTensor& module) {
   return module.a.defined() && module.b.defined() && module.a.dim() == 2 && module.b.dim() == 2 &&
-         module.a.size(0) == module.b.size(1);
+         module.a.size(0) == module.b.size(1) &&
+         (!module.magnitude.defined() ||
+          (module.magnitude.dim() == 1 && module.magnitude.size(0) == module.b.size(0)));
 }
 
 }  // namespace
+
+at::Tensor AdaptedRowNorms(const at::Tensor& weight, const LoraTensor& module) {
+  const at::NoGradGuard no_grad;
+  return at::addmm(weight, module.b, module.a, /*beta=*/1, /*alpha=*/module.scale).norm(2, 1);
+}
 
 absl::Status CheckAdapterFits(const LlamaConfig& config, const LoraAdapter& adapter) {
   RETURN_IF_ERROR(ValidateLoraAdapter(adapter));
@@ -53,9 +61,11 @@ absl::StatusOr<LoraTensors> LoraTensorsFromAdapter(const LlamaConfig& config,
   return CatchTorch("LoraTensorsFromAdapter", [&]() -> absl::StatusOr<LoraTensors> {
     LoraTensors lora;
     for (const LoraModule& module : adapter.modules) {
-      lora.modules[module.path] = {CopyIn(module.a, module.rank, module.in_features),
-                                   CopyIn(module.b, module.out_features, module.rank),
-                                   module.scale};
+      LoraTensor& tensor = lora.modules[module.path];
+      tensor = {CopyIn(module.a, {module.rank, module.in_features}),
+                CopyIn(module.b, {module.out_features, module.rank}), module.scale};
+      if (module.magnitude.empty()) continue;
+      tensor.magnitude = CopyIn(module.magnitude, {module.out_features});
     }
     return lora;
   });
@@ -68,8 +78,8 @@ absl::StatusOr<LoraAdapter> LoraTensorsToAdapter(const LoraTensors& lora,
     LoraAdapter adapter{.base_name = base_name, .base_revision = base_revision};
     for (const auto& [path, module] : lora.modules) {
       if (!ShapesAgree(module)) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("adapter module ", path, ": A and B are not [r, in] and [out, r]"));
+        return absl::InvalidArgumentError(absl::StrCat(
+            "adapter module ", path, ": A, B and magnitude are not [r, in], [out, r], [out]"));
       }
       adapter.modules.push_back({.path = path,
                                  .rank = module.a.size(0),
@@ -78,6 +88,7 @@ absl::StatusOr<LoraAdapter> LoraTensorsToAdapter(const LoraTensors& lora,
                                  .scale = module.scale,
                                  .a = CopyOut(module.a),
                                  .b = CopyOut(module.b)});
+      if (module.magnitude.defined()) adapter.modules.back().magnitude = CopyOut(module.magnitude);
     }
     RETURN_IF_ERROR(ValidateLoraAdapter(adapter));
     return adapter;

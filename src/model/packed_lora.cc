@@ -14,7 +14,15 @@ LoraGroup::LoraGroup(const LoraTensors& lora, const std::vector<Part>& parts) {
     if (found == lora.modules.end()) continue;
     const LoraTensor& module = found->second;
     a_parts.push_back(module.a);
-    parts_.push_back({PackedMatrix({module.b}, module.scale), rank_offset, part.out_offset});
+    if (module.magnitude.defined()) {
+      const at::Tensor factor =
+          module.magnitude.div(AdaptedRowNorms(part.weight, module)).unsqueeze(1);
+      parts_.push_back({PackedMatrix({module.b * factor}, module.scale),
+                        PackedMatrix({part.weight * (factor - 1)}), rank_offset, part.out_offset});
+    } else {
+      parts_.push_back(
+          {PackedMatrix({module.b}, module.scale), PackedMatrix(), rank_offset, part.out_offset});
+    }
     rank_offset += module.a.size(0);
   }
   if (!a_parts.empty()) a_ = PackedMatrix(a_parts);
@@ -26,29 +34,35 @@ void LoraGroup::ApplyAdd(const float* x, int64_t ldx, int64_t rows, float* y, in
   a_.Apply(x, ldx, rows, scratch, total_rank());
   for (const PackedPart& part : parts_) {
     part.b.ApplyAdd(scratch + part.rank_offset, total_rank(), rows, y + part.out_offset, ldy);
+    if (part.frozen.out_features() > 0) {
+      part.frozen.ApplyAdd(x, ldx, rows, y + part.out_offset, ldy);
+    }
   }
 }
 
-PackedLora::PackedLora(const LlamaConfig& c, const LoraTensors& lora) {
+PackedLora::PackedLora(const LlamaWeights& base, const LoraTensors& lora) {
+  const LlamaConfig& c = base.config;
   const int64_t q = c.num_heads * c.head_dim;
   const int64_t kv = c.num_kv_heads * c.head_dim;
   for (int64_t i = 0; i < c.num_layers; ++i) {
+    const LlamaLayer& w = base.layers[static_cast<size_t>(i)];
     const std::string attention = absl::StrCat("model.layers.", i, ".self_attn.");
     const std::string mlp = absl::StrCat("model.layers.", i, ".mlp.");
-    layers.push_back({.qkv = LoraGroup(lora, {{attention + "q_proj", 0},
-                                              {attention + "k_proj", q},
-                                              {attention + "v_proj", q + kv}}),
-                      .o = LoraGroup(lora, {{attention + "o_proj", 0}}),
-                      .gate_up = LoraGroup(
-                          lora, {{mlp + "gate_proj", 0}, {mlp + "up_proj", c.intermediate_size}}),
-                      .down = LoraGroup(lora, {{mlp + "down_proj", 0}})});
+    layers.push_back({.qkv = LoraGroup(lora, {{attention + "q_proj", 0, w.q},
+                                              {attention + "k_proj", q, w.k},
+                                              {attention + "v_proj", q + kv, w.v}}),
+                      .o = LoraGroup(lora, {{attention + "o_proj", 0, w.o}}),
+                      .gate_up = LoraGroup(lora, {{mlp + "gate_proj", 0, w.gate},
+                                                  {mlp + "up_proj", c.intermediate_size, w.up}}),
+                      .down = LoraGroup(lora, {{mlp + "down_proj", 0, w.down}})});
     for (const LoraGroup* group :
          {&layers.back().qkv, &layers.back().o, &layers.back().gate_up, &layers.back().down}) {
       max_rank = std::max(max_rank, group->total_rank());
     }
   }
   for (const auto& [path, module] : lora.modules) {
-    flops_per_token += 2.0 * static_cast<double>(module.a.numel() + module.b.numel());
+    const int64_t frozen = module.magnitude.defined() ? module.a.size(1) * module.b.size(0) : 0;
+    flops_per_token += 2.0 * static_cast<double>(module.a.numel() + module.b.numel() + frozen);
   }
 }
 

@@ -70,7 +70,11 @@ class Pass {
     const auto found = lora_->modules.find(absl::StrCat("model.layers.", layer, ".", name));
     if (found == lora_->modules.end()) return y;
     const LoraTensor& module = found->second;
-    return y + at::linear(at::linear(x, module.a), module.b) * module.scale;
+    const at::Tensor update = at::linear(at::linear(x, module.a), module.b) * module.scale;
+    if (!module.magnitude.defined()) return y + update;
+    const at::Tensor factor = module.magnitude / AdaptedRowNorms(weight, module);
+    const at::Tensor scaled = (at::linear(x, weight) + update) * factor;
+    return bias.defined() ? scaled + bias : scaled;
   }
 
   at::Tensor Rotate(const at::Tensor& x) const {
@@ -153,7 +157,8 @@ absl::Status CheckLora(const LlamaConfig& config, const LoraTensors* lora) {
     const auto [out, in] = LinearShape(config, path);
     const bool fits = out > 0 && module.a.dim() == 2 && module.b.dim() == 2 &&
                       module.a.size(1) == in && module.b.size(0) == out &&
-                      module.a.size(0) == module.b.size(1);
+                      module.a.size(0) == module.b.size(1) &&
+                      (!module.magnitude.defined() || module.magnitude.numel() == out);
     if (!fits) {
       return absl::InvalidArgumentError(
           absl::StrCat("LoRA module ", path, ": does not fit the base ([", out, ", ", in, "])"));

@@ -11,6 +11,7 @@ namespace {
 
 using ::evolora::testing::IsOk;
 using ::evolora::testing::SampleAdapter;
+using ::evolora::testing::SampleDora;
 using ::evolora::testing::StatusIs;
 using ::testing::HasSubstr;
 
@@ -43,6 +44,22 @@ TEST(LoraAdapter, EachBrokenRuleIsNamedWithItsNumber) {
       {"not after", [](LoraAdapter& a) { std::swap(a.modules[0], a.modules[1]); }},
       {"not after", [](LoraAdapter& a) { a.modules[1].path = a.modules[0].path; }},
   };
+  const Row dora_rows[] = {
+      {"magnitude has 7 values, not 8 x 1",
+       [](LoraAdapter& a) { a.modules[0].magnitude.pop_back(); }},
+      {"magnitude[2] is not finite", [](LoraAdapter& a) { a.modules[1].magnitude[2] = NAN; }},
+      {"lacks the magnitude", [](LoraAdapter& a) { a.modules[3].magnitude.clear(); }},
+      {"module 1 ('model.layers.0.self_attn.v_proj') has a magnitude",
+       [](LoraAdapter& a) { a.modules[0].magnitude.clear(); }},
+  };
+  for (const Row& row : dora_rows) {
+    SCOPED_TRACE(row.message);
+    LoraAdapter adapter = SampleDora(2);
+    ASSERT_THAT(ValidateLoraAdapter(adapter), IsOk());
+    row.breaks(adapter);
+    EXPECT_THAT(ValidateLoraAdapter(adapter),
+                StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(row.message)));
+  }
   for (const Row& row : rows) {
     SCOPED_TRACE(row.message);
     LoraAdapter adapter = SampleAdapter(2);
@@ -73,6 +90,14 @@ TEST(LoraAdapter, DigestDependsOnEveryFieldButTheBase) {
   renamed.base_name = "org/other";
   renamed.base_revision = "";
   EXPECT_EQ(AdapterDigest(renamed), digest);
+}
+
+TEST(LoraAdapter, DigestDependsOnMagnitudes) {
+  LoraAdapter adapter = SampleDora(2);
+  const std::string digest = AdapterDigest(adapter);
+  EXPECT_NE(digest, AdapterDigest(SampleAdapter(2)));
+  adapter.modules[3].magnitude[1] += 1;
+  EXPECT_NE(AdapterDigest(adapter), digest);
 }
 
 // The digest is an identity in manifests and caches: its value is part of the format.

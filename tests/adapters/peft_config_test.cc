@@ -47,8 +47,7 @@ TEST(PeftConfig, ReadsTheFieldsThatCount) {
 }
 
 TEST(PeftConfig, WhatChangesTheFunctionIsRefusedByName) {
-  const char* keys[] = {R"("use_dora":true)",
-                        R"("bias":"all")",
+  const char* keys[] = {R"("bias":"all")",
                         R"("bias":"lora_only")",
                         R"("modules_to_save":["lm_head"])",
                         R"("layer_replication":[[0,4]])",
@@ -78,6 +77,13 @@ TEST(PeftConfig, WhatChangesTheFunctionIsRefusedByName) {
     const std::string name = key.substr(1, key.find('"', 1) - 1);
     EXPECT_THAT(ParsePeftConfig(Config(key)), StatusIs(kUnimplemented, HasSubstr(name)));
   }
+}
+
+TEST(PeftConfig, DoraIsRead) {
+  ASSERT_OK_AND_ASSIGN(const PeftConfig plain, ParsePeftConfig(Config(R"("use_dora":null)")));
+  EXPECT_FALSE(plain.use_dora);
+  ASSERT_OK_AND_ASSIGN(const PeftConfig dora, ParsePeftConfig(Config(R"("use_dora":true)")));
+  EXPECT_TRUE(dora.use_dora);
 }
 
 TEST(PeftConfig, WhatDoesNotChangeTheFunctionPasses) {

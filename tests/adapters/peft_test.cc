@@ -24,6 +24,7 @@ using ::evolora::testing::DeltaWeight;
 using ::evolora::testing::FailingFileSystem;
 using ::evolora::testing::IsOk;
 using ::evolora::testing::SampleAdapter;
+using ::evolora::testing::SampleDora;
 using ::evolora::testing::SourcePath;
 using ::evolora::testing::StatusIs;
 using ::evolora::testing::TempDir;
@@ -165,6 +166,25 @@ TEST(WritePeftFolder, ConfigIsThePortableProfile) {
   EXPECT_THAT(ReadAll(dir.Join("a/README.md")), HasSubstr("base_model: \"org/tiny\"\n"));
   EXPECT_THAT(Fs().ListDirectory(dir.Join("a")).value(),
               ElementsAre("README.md", "adapter_config.json", "adapter_model.safetensors"));
+}
+
+TEST(WritePeftFolder, ADoraReadsBackAndSaysWhoRefusesIt) {
+  EXPECT_THAT(ServeabilityWarnings(SampleAdapter(8)), IsEmpty());
+  for (int64_t rank : {3, 16}) {
+    SCOPED_TRACE(rank);
+    TempDir dir;
+    const LoraAdapter adapter = SampleDora(rank);
+    EXPECT_THAT(ServeabilityWarnings(adapter), ElementsAre(HasSubstr("vLLM")));
+    ASSERT_THAT(WritePeftFolder(Fs(), dir.Join("a"), adapter), IsOk());
+    ASSERT_OK_AND_ASSIGN(const PeftAdapter read,
+                         ReadPeftFolder(Fs(), dir.Join("a"), {BaseOf(adapter)}));
+    ExpectSameFunction(read.adapter, adapter, 0);
+    for (size_t i = 0; i < adapter.modules.size(); ++i) {
+      EXPECT_EQ(read.adapter.modules[i].magnitude, adapter.modules[i].magnitude);
+    }
+    EXPECT_EQ(ReadConfig(dir.Join("a"))["use_dora"], true);
+    EXPECT_THAT(ReadAll(dir.Join("a/README.md")), HasSubstr("vLLM and llama.cpp refuse it"));
+  }
 }
 
 TEST(WritePeftFolder, LeafNamesOnlyWhenTheyMeanExactlyTheAdaptedModules) {
@@ -344,6 +364,22 @@ TEST_F(PeftFolder, BWithoutAIsRefused) {
   EXPECT_THAT(Read(), StatusIs(kInvalid, HasSubstr("has lora_B, lacks lora_A")));
 }
 
+TEST_F(PeftFolder, UseDoraAndTheMagnitudesHaveToAgree) {
+  config_["use_dora"] = true;
+  EXPECT_THAT(Read(), StatusIs(kInvalid, HasSubstr("lacks a lora_magnitude_vector")));
+  for (const char* layer : {"0", "1"}) {
+    const std::string prefix =
+        std::string("base_model.model.model.layers.") + layer + ".self_attn.";
+    Add(prefix + "q_proj.lora_magnitude_vector", {8});
+    Add(prefix + "v_proj.lora_magnitude_vector", {4});
+  }
+  EXPECT_THAT(Read(), IsOk());
+  Add(Key("v_proj.lora_magnitude_vector"), {8});
+  EXPECT_THAT(Read(), StatusIs(kInvalid, HasSubstr("shape [8], B has 4 rows")));
+  config_["use_dora"] = "yes";
+  EXPECT_THAT(Read(), StatusIs(kInvalid, HasSubstr("use_dora: not a bool")));
+}
+
 TEST_F(PeftFolder, NoTensorsIsRefused) {
   tensors_.clear();
   EXPECT_THAT(Read(), StatusIs(kInvalid, HasSubstr("no tensors")));
@@ -360,7 +396,9 @@ TEST_F(PeftFolder, OtherTensorNamesAreRefusedByName) {
       {Key("q_proj.weight"), kInvalid, "over the base's own weights"},
       {Key("q_proj.base_layer.weight"), kInvalid, "over the base's own weights"},
       {"lm_head.weight", kInvalid, "over the base's own weights"},
-      {Key("q_proj.lora_magnitude_vector"), kUnimplemented, "lora_magnitude_vector"},
+      {Key("q_proj.lora_magnitude_vector"), kInvalid,
+       "has a lora_magnitude_vector, use_dora is false"},
+      {Key("q_proj.lora_magnitude_vector.weight"), kInvalid, "over the base's own weights"},
       {Key("q_proj.lora_B.bias"), kUnimplemented, ".bias"},
       {Key("q_proj.bias"), kUnimplemented, ".bias"},
       {"base_model.model.model.embed_tokens.lora_embedding_A", kUnimplemented, "lora_embedding_A"},

@@ -39,6 +39,18 @@ inline LoraAdapter SampleAdapter(int64_t rank, double scale = 2, int num_layers 
   return adapter;
 }
 
+// The same as a DoRA: with magnitudes between 0.5 and 1.5.
+inline LoraAdapter SampleDora(int64_t rank) {
+  LoraAdapter adapter = SampleAdapter(rank);
+  Random random(23);
+  for (LoraModule& module : adapter.modules) {
+    for (int64_t o = 0; o < module.out_features; ++o) {
+      module.magnitude.push_back(static_cast<float>(0.5 + random.NextDouble()));
+    }
+  }
+  return adapter;
+}
+
 // scale * B A in double, [out, in] row-major: the function of a module.
 inline std::vector<double> DeltaWeight(const LoraModule& m) {
   std::vector<double> delta(m.out_features * m.in_features, 0);

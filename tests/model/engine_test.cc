@@ -87,6 +87,30 @@ TEST(Engine, LogitsEqualTheReferenceForEveryArchitecture) {
   }
 }
 
+TEST(Engine, LogitsOfADoraEqualTheReference) {
+  for (const Architecture& arch : Architectures()) {
+    SCOPED_TRACE(arch.name);
+    const auto weights = RandomWeights(arch.config, 7);
+    const auto engine = MakeEngine(weights);
+    const LoraAdapter adapter = testing::RandomDora(arch.config, 5, 3, 2);
+    LoraAdapter plain = adapter;
+    for (LoraModule& module : plain.modules) module.magnitude.clear();
+    ASSERT_OK_AND_ASSIGN(const std::string digest, engine->LoadAdapter(adapter));
+    ASSERT_OK_AND_ASSIGN(const std::string plain_digest, engine->LoadAdapter(plain));
+    ASSERT_OK_AND_ASSIGN(const LoraTensors lora, LoraTensorsFromAdapter(arch.config, adapter));
+    for (int64_t length : {1, 33}) {
+      const std::vector<TokenId> ids = RandomIds(arch.config, length, 5);
+      ASSERT_OK_AND_ASSIGN(const auto scored,
+                           engine->Score(std::vector<ScoreRequest>{
+                               {ids, "", true}, {ids, digest, true}, {ids, plain_digest, true}}));
+      const at::Tensor expected = ReferenceLast(*weights, &lora, ids);
+      EXPECT_LT(MaxGap(scored[0].last_logits, ReferenceLast(*weights, nullptr, ids)), 1e-4);
+      EXPECT_LT(MaxGap(scored[1].last_logits, expected), 1e-4);
+      EXPECT_GT(MaxGap(scored[2].last_logits, expected), 1e-2);
+    }
+  }
+}
+
 TEST(Engine, LogProbabilitiesAreThoseOfTheReferencesLogits) {
   const auto weights = RandomWeights(SmallConfig(), 7);
   const std::vector<TokenId> ids = RandomIds(SmallConfig(), 40, 9);

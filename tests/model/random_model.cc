@@ -101,6 +101,17 @@ LoraAdapter RandomAdapter(const LlamaConfig& config, int64_t rank, uint64_t seed
   return adapter;
 }
 
+LoraAdapter RandomDora(const LlamaConfig& config, int64_t rank, uint64_t seed, size_t stride) {
+  LoraAdapter adapter = RandomAdapter(config, rank, seed, stride);
+  Random random(seed + 1);
+  for (LoraModule& module : adapter.modules) {
+    for (int64_t o = 0; o < module.out_features; ++o) {
+      module.magnitude.push_back(static_cast<float>(0.5 + random.NextDouble()));
+    }
+  }
+  return adapter;
+}
+
 std::vector<TokenId> RandomIds(const LlamaConfig& config, int64_t count, uint64_t seed) {
   Random random(seed);
   std::vector<TokenId> ids;

@@ -20,6 +20,9 @@ std::shared_ptr<const LlamaWeights> RandomWeights(const LlamaConfig& config, uin
 LoraAdapter RandomAdapter(const LlamaConfig& config, int64_t rank, uint64_t seed,
                           size_t stride = 1);
 
+// The same with magnitudes between 0.5 and 1.5: a DoRA.
+LoraAdapter RandomDora(const LlamaConfig& config, int64_t rank, uint64_t seed, size_t stride = 1);
+
 std::vector<TokenId> RandomIds(const LlamaConfig& config, int64_t count, uint64_t seed);
 
 }  // namespace evolora::testing

@@ -89,18 +89,18 @@ TEST(ReferenceForward, AWindowOfWSeesItselfAndWMinusOneBefore) {
   EXPECT_EQ(Gap(before[5], after[5]), 0);
 }
 
-TEST(ReferenceForward, AnAdapterEqualsItsMergedWeights) {
-  const LlamaConfig config = SmallConfig();
-  const auto weights = RandomWeights(config, 3);
-  ASSERT_OK_AND_ASSIGN(const LoraTensors lora,
-                       LoraTensorsFromAdapter(config, RandomAdapter(config, 4, 9)));
-  LlamaWeights merged = *weights;
+// The base with the adapter in its weights.
+LlamaWeights Merge(const LlamaWeights& weights, const LoraTensors& lora) {
+  LlamaWeights merged = weights;
   for (LlamaLayer& layer : merged.layers) {
     const auto index = &layer - merged.layers.data();
     const std::string prefix = "model.layers." + std::to_string(index) + ".";
     const auto merge = [&](const char* name, at::Tensor& weight) {
       const LoraTensor& module = lora.modules.at(prefix + name);
       weight = weight + at::matmul(module.b, module.a) * module.scale;
+      if (!module.magnitude.defined()) return;
+      const at::Tensor norms = weight.square().sum(1, /*keepdim=*/true).sqrt();
+      weight = weight / norms * module.magnitude.unsqueeze(1);
     };
     merge("self_attn.q_proj", layer.q);
     merge("self_attn.k_proj", layer.k);
@@ -110,8 +110,20 @@ TEST(ReferenceForward, AnAdapterEqualsItsMergedWeights) {
     merge("mlp.up_proj", layer.up);
     merge("mlp.down_proj", layer.down);
   }
+  return merged;
+}
+
+TEST(ReferenceForward, AnAdapterEqualsItsMergedWeights) {
+  LlamaConfig config = SmallConfig();
+  config.qkv_bias = config.output_bias = true;
+  const auto weights = RandomWeights(config, 3);
   const TokenBatch batch = OneRow(RandomIds(config, 20, 4));
-  EXPECT_LT(Gap(Logits(*weights, &lora, batch), Logits(merged, nullptr, batch)), 1e-4);
+  for (const LoraAdapter& adapter :
+       {RandomAdapter(config, 4, 9), testing::RandomDora(config, 4, 9)}) {
+    ASSERT_OK_AND_ASSIGN(const LoraTensors lora, LoraTensorsFromAdapter(config, adapter));
+    const LlamaWeights merged = Merge(*weights, lora);
+    EXPECT_LT(Gap(Logits(*weights, &lora, batch), Logits(merged, nullptr, batch)), 1e-4);
+  }
 }
 
 // Everything in float64: weights, adapter, and so the pass.
@@ -191,7 +203,7 @@ TEST(ReferenceForward, RefusesBadBatchesAndAdapters) {
 
 TEST(LoraTensors, SurviveTheWayThereAndBack) {
   const LlamaConfig config = SmallConfig();
-  const LoraAdapter adapter = RandomAdapter(config, 3, 5, 2);
+  const LoraAdapter adapter = testing::RandomDora(config, 3, 5, 2);
   ASSERT_OK_AND_ASSIGN(const LoraTensors lora, LoraTensorsFromAdapter(config, adapter));
   ASSERT_OK_AND_ASSIGN(const LoraAdapter back, LoraTensorsToAdapter(lora, "base", "rev"));
   EXPECT_EQ(AdapterDigest(back), AdapterDigest(adapter));

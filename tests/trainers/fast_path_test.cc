@@ -89,8 +89,12 @@ void ExpectSame(const Gradient& a, const Gradient& b, double tolerance = 1e-5) {
   EXPECT_NEAR(a.loss_sum, b.loss_sum, tolerance * b.loss_sum);
   for (const auto& [path, module] : a.parameters.lora().modules) {
     const LoraTensor& other = b.parameters.lora().modules.at(path);
-    for (const auto& [mine, theirs] :
-         {std::pair(module.a.grad(), other.a.grad()), std::pair(module.b.grad(), other.b.grad())}) {
+    std::vector<std::pair<at::Tensor, at::Tensor>> gradients = {{module.a.grad(), other.a.grad()},
+                                                                {module.b.grad(), other.b.grad()}};
+    if (module.magnitude.defined()) {
+      gradients.emplace_back(module.magnitude.grad(), other.magnitude.grad());
+    }
+    for (const auto& [mine, theirs] : gradients) {
       const double norm = theirs.norm().item<double>();
       EXPECT_GT(norm, 0) << path;
       EXPECT_LE(mine.sub(theirs).norm().item<double>(), tolerance * norm) << path;
@@ -189,6 +193,33 @@ std::vector<TrainingRow> SharingRows(const LlamaConfig& config) {
   return rows;
 }
 
+TEST(FastPath, EqualsAutogradWithMagnitudes) {
+  std::vector<Case> cases = {
+      MakeCase("all layers"),
+      MakeCase("biases and norms of q and k",
+               [](Case& c) {
+                 c.config.qkv_bias = true;
+                 c.config.output_bias = true;
+                 c.config.qk_norm = true;
+               }),
+      MakeCase("rank 20, 131 wide",
+               [](Case& c) {
+                 c.recipe.rank = 20;
+                 c.config.hidden_size = 131;
+                 c.config.intermediate_size = 157;
+               }),
+      MakeCase("shared prefixes", [](Case& c) { c.rows = SharingRows(c.config); }),
+  };
+  for (const char* target : {"q_proj", "v_proj", "o_proj", "up_proj", "down_proj",
+                             "model.layers.1.mlp.gate_proj", "model.layers.2.mlp.down_proj"}) {
+    cases.push_back(MakeCase(target, [&](Case& c) { c.recipe.target_modules = {target}; }));
+  }
+  for (Case& c : cases) {
+    c.recipe.use_dora = true;
+    ExpectFastEqualsReference(c);
+  }
+}
+
 TEST(FastPath, SharedPrefixesGiveTheLossAndGradientOfTheRowsAlone) {
   for (const int64_t window : {0, 30}) {
     Case c = MakeCase(absl::StrCat("window ", window), [&](Case& change) {
@@ -249,7 +280,8 @@ TEST(FastPath, ARowsLossDoesNotDependOnTheOtherRows) {
 }
 
 TEST(FastPath, TheBitsAreTheSameOnEveryRunAndForAnyNumberOfThreads) {
-  const Case c = MakeCase("bits", [](Case& change) { change.rows = SharingRows(change.config); });
+  Case c = MakeCase("bits", [](Case& change) { change.rows = SharingRows(change.config); });
+  c.recipe.use_dora = true;
   const int threads = at::get_num_threads();
   at::set_num_threads(1);
   const Gradient one = Compute(c, MakeFastPath);

@@ -9,6 +9,7 @@
 #include "ATen/ops/randn.h"
 #include "ATen/ops/tensor.h"
 #include "evolora/core/random.h"
+#include "evolora/model/llama_weights.h"
 #include "head_loss.h"
 #include "model/random_model.h"
 #include "support/failing_file_system.h"
@@ -166,6 +167,48 @@ TEST(TrainLora, StartsFromAGivenAdapter) {
   EXPECT_LT(second.history.front().loss, first.history.front().loss);
   job.recipe.rank = 3;
   EXPECT_THAT(Train(job), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("of rank 3")));
+}
+
+TEST(TrainLora, MagnitudesLearnAndGoOnFromWhereTheyWere) {
+  TrainingJob job = TinyJob();
+  job.recipe.use_dora = true;
+  ASSERT_OK_AND_ASSIGN(const TrainedAdapter first, Train(job));
+  ASSERT_TRUE(HasMagnitudes(first.adapter));
+  for (const LoraModule& module : first.adapter.modules) {
+    const at::Tensor norms = FindLinear(*job.base, module.path).norm(2, 1);
+    double moved = 0;
+    for (int64_t o = 0; o < norms.numel(); ++o) {
+      moved +=
+          std::abs(norms.const_data_ptr<float>()[o] - module.magnitude[static_cast<size_t>(o)]);
+    }
+    EXPECT_GT(moved, 1e-3) << module.path;
+  }
+  job.init = first.adapter;
+  ASSERT_OK_AND_ASSIGN(const TrainedAdapter second, Train(job));
+  EXPECT_LT(second.history.front().loss, first.history.front().loss);
+  job.recipe.use_dora = false;
+  EXPECT_THAT(Train(job), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("use_dora")));
+}
+
+TEST(TrainLora, ADoraStartsAtTheFunctionOfAGivenPlainAdapter) {
+  TrainingJob job = TinyJob();
+  ASSERT_OK_AND_ASSIGN(const TrainedAdapter plain, Train(job));
+  job.init = plain.adapter;
+  ASSERT_OK_AND_ASSIGN(const TrainedAdapter second, Train(job));
+  job.recipe.use_dora = true;
+  ASSERT_OK_AND_ASSIGN(const TrainedAdapter dora, Train(job));
+  EXPECT_NEAR(dora.history.front().loss, second.history.front().loss, 1e-5);
+}
+
+TEST(TrainLora, ARowWithoutDirectionHasNoMagnitude) {
+  TrainingJob job = TinyJob();
+  job.recipe.use_dora = true;
+  auto weights = std::make_shared<LlamaWeights>(*job.base);
+  weights->layers[1].up = weights->layers[1].up.clone();
+  weights->layers[1].up[5].zero_();
+  job.base = weights;
+  EXPECT_THAT(Train(job), StatusIs(absl::StatusCode::kInvalidArgument,
+                                   HasSubstr("row 5 of model.layers.1.mlp.up_proj is zero")));
 }
 
 TEST(TrainLora, RefusesTargetsThatMatchNothingAndRanksAboveTheLayer) {

@@ -32,6 +32,7 @@ TEST(Recipe, JsonRoundTripKeepsEveryField) {
   recipe.seed = 42;
   recipe.path = TrainingPath::kReference;
   recipe.use_rslora = true;
+  recipe.use_dora = true;
   recipe.exclude_modules = {"o_proj"};
   recipe.rank_pattern = {{"q_proj", 4}};
   recipe.alpha_pattern = {{"layers\\.0\\..*", 1.5}};

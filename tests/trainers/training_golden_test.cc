@@ -88,6 +88,9 @@ void ExpectSameAdapter(const LoraAdapter& ours, const LoraAdapter& peft, const L
     EXPECT_DOUBLE_EQ(ours.modules[i].scale, peft.modules[i].scale);
     ExpectSameMatrix(ours.modules[i].a, peft.modules[i].a, start.modules[i].a);
     ExpectSameMatrix(ours.modules[i].b, peft.modules[i].b, start.modules[i].b);
+    if (peft.modules[i].magnitude.empty()) continue;
+    ExpectSameMatrix(ours.modules[i].magnitude, peft.modules[i].magnitude,
+                     start.modules[i].magnitude);
   }
 }
 
@@ -145,7 +148,8 @@ TEST_P(TrainingGolden, ReferenceTookTheRowsInOurOrder) {
 
 INSTANTIATE_TEST_SUITE_P(Cases, TrainingGolden,
                          ::testing::Values("plain", "linear_warmup", "cosine_weight_decay",
-                                           "clipped", "rslora", "patterns", "lora_plus"),
+                                           "clipped", "rslora", "patterns", "lora_plus", "dora",
+                                           "dora_lora_plus"),
                          [](const auto& param) { return param.param; });
 
 }  // namespace

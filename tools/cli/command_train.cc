@@ -225,6 +225,9 @@ absl::Status Train(const GlobalOptions& global, const TrainCommand& command) {
                    TrainLora(checked.job, options, files, SystemClock(), interrupt.token()));
   RETURN_IF_ERROR(WriteSummary(work_dir, trained));
   RETURN_IF_ERROR(WritePeftFolder(files, command.out, trained.adapter));
+  for (const std::string& warning : ServeabilityWarnings(trained.adapter)) {
+    std::fprintf(stderr, "evolora: %s: %s\n", command.out.c_str(), warning.c_str());
+  }
   if (!global.json) {
     std::printf("adapter %s: %zu steps, final loss %.4f, digest %s\n", command.out.c_str(),
                 trained.history.size(), trained.history.back().loss,

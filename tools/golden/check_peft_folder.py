@@ -4,11 +4,11 @@
 Usage: check_peft_folder.py ADAPTER_DIR [--base HF_DIR] [--expected FILE] [--prompt 1,5,9]
 
 Without --base a tiny random Llama is built whose layers fit the adapter's tensors. Checks:
-  1. adapter_model.safetensors opens, holds only lora_A/lora_B pairs, all finite
+  1. adapter_model.safetensors opens, holds only lora_A/lora_B pairs, of a DoRA with magnitudes, all finite
   2. PeftModel.from_pretrained gives no warning, no missing and no unexpected key
   3. every tensor of the file stands in the model, bit for bit, and no other adapter weight exists
-  4. logits differ from the base's and equal those of the base with W + scale * B A put into each layer
-     (in float64 but for the norms, which transformers computes in fp32)
+  4. logits differ from the base's and equal those of the base with W + scale * B A put into each layer, its
+     rows brought to the magnitudes' lengths (in float64 but for the norms, which transformers computes in fp32)
   5. with --expected (one logit a line, of the last prompt token): equal in fp32 within 1e-4
 Prints one line a check; the exit status is 1 when one fails. Needs torch, transformers, peft, safetensors.
 """
@@ -36,18 +36,19 @@ def report(ok, what):
     print(("ok    " if ok else "FAIL  ") + what)
 
 
-def load_pairs(path):
+def load_pairs(path, use_dora):
     pairs = collections.defaultdict(dict)
     for name, tensor in load_file(path).items():
-        match = re.fullmatch(re.escape(PREFIX) + r"(.+)\.lora_([AB])\.weight", name)
+        match = re.fullmatch(re.escape(PREFIX) + r"(.+)\.lora_(?:([AB])\.weight|(magnitude)_vector)", name)
         if not match:
             report(False, f"tensor {name} is not plain LoRA")
             continue
         if not torch.isfinite(tensor).all():
             report(False, f"{name} is not finite")
-        pairs[match[1]][match[2]] = tensor
-    bad = [path for path, pair in pairs.items() if len(pair) != 2]
-    report(bool(pairs) and not bad, f"{len(pairs)} modules, all with A and B {bad or ''}")
+        pairs[match[1]][match[2] or match[3]] = tensor
+    parts = {"A", "B", "magnitude"} if use_dora else {"A", "B"}
+    bad = [path for path, pair in pairs.items() if set(pair) != parts]
+    report(bool(pairs) and not bad, f"{len(pairs)} modules, all with {', '.join(sorted(parts))} {bad or ''}")
     return pairs
 
 
@@ -80,7 +81,8 @@ def main():
     parser.add_argument("--prompt", default="1,5,9,2,7")
     args = parser.parse_args()
     config = json.load(open(os.path.join(args.adapter, "adapter_config.json")))
-    pairs = load_pairs(os.path.join(args.adapter, "adapter_model.safetensors"))
+    pairs = load_pairs(os.path.join(args.adapter, "adapter_model.safetensors"),
+                       config.get("use_dora", False))
     if failures:
         return 1
     base = AutoModelForCausalLM.from_pretrained(args.base, dtype=torch.float32) if args.base else tiny_base(pairs)
@@ -99,6 +101,8 @@ def main():
         for path, pair in pairs.items():
             module = merged.get_submodule(path)
             module.weight += scale * pair["B"].double() @ pair["A"].double()
+            if "magnitude" in pair:
+                module.weight *= (pair["magnitude"].double() / module.weight.norm(dim=1)).unsqueeze(1)
         by_hand = merged(ids).logits
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -114,6 +118,8 @@ def main():
         equal = all(
             torch.equal(adapted[p].lora_A["default"].weight, pair["A"].float())
             and torch.equal(adapted[p].lora_B["default"].weight, pair["B"].float())
+            and ("magnitude" not in pair
+                 or torch.equal(adapted[p].lora_magnitude_vector["default"].weight, pair["magnitude"].float()))
             for p, pair in pairs.items() if p in adapted)
         report(equal, "every tensor of the file stands in the model")
         scales = {m.scaling["default"] for m in adapted.values()}
@@ -124,7 +130,7 @@ def main():
     effect = (double - plain.double()).abs().max().item()
     error = (double - by_hand).abs().max().item()
     report(effect > 1e-6, f"the adapter moves the logits by up to {effect:.3g}")
-    report(error < 1e-5 * max(1, by_hand.abs().max().item()), f"PEFT and W + s B A differ by {error:.3g} (float64)")
+    report(error < 1e-5 * max(1, by_hand.abs().max().item()), f"PEFT and the weights by hand differ by {error:.3g} (float64)")
     if args.expected:
         expected = torch.tensor([float(x) for x in open(args.expected).read().split()])
         error = (single[0, -1] - expected).abs().max().item()

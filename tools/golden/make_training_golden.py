@@ -48,10 +48,13 @@ CASES: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
     # epsilon: of the gradients of rank 1 some are as small as fp32's own noise, which Adam would scale up.
     "patterns": ({"exclude_modules": ["k_proj"], "rank_pattern": {"q_proj": 1, "layers.1.mlp.up_proj": 7},
                   "alpha_pattern": {"layers.0.*": 9}, "epsilon": 1e-6}, [FEW_ROWS_AT_A_TIME]),
+    "dora": ({"use_dora": True}, [ONE_ROW_AT_A_TIME, FEW_ROWS_AT_A_TIME]),
+    "dora_lora_plus": ({"use_dora": True, "target_modules": ["q_proj", "o_proj", "gate_proj", "down_proj"],
+                        "lora_plus_ratio": 4, "weight_decay": 0.05, "learning_rate": 1e-3}, []),
     "lora_plus": ({"lora_plus_ratio": 16, "learning_rate": 5e-4, "weight_decay": 0.05}, []),
 }
 # Recipe keys that change what PEFT starts from: a case with one of them has an OUT/<case>/init.
-SHAPES = {"target_modules", "exclude_modules", "rank_pattern", "alpha_pattern", "use_rslora"}
+SHAPES = {"target_modules", "exclude_modules", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora"}
 
 # Odd on purpose: head_dim is not hidden / heads, one key/value head, a vocabulary that no block
 # size divides.

@@ -8,23 +8,29 @@
 
 namespace evolora {
 
-// One adapted linear layer: y = W x + scale * B (A x).
+// One adapted linear layer: y = W x + scale * B (A x). With a magnitude (DoRA, Liu et al. 2024):
+// y_o = magnitude_o / ||V_o|| * V_o x for each row V_o of V = W + scale * B A.
 struct LoraModule {
-  std::string path;      // full Hugging Face module path: model.layers.0.self_attn.q_proj
-  int64_t rank = 0;      // r >= 1
+  std::string path;  // full Hugging Face module path: model.layers.0.self_attn.q_proj
+  int64_t rank = 0;  // r >= 1
   int64_t in_features = 0;
   int64_t out_features = 0;
   double scale = 1;      // alpha / r, or alpha / sqrt(r) for rsLoRA: the factor that is applied
   std::vector<float> a;  // [rank, in_features], row-major
   std::vector<float> b;  // [out_features, rank], row-major
+  std::vector<float> magnitude;  // [out_features]; empty: plain LoRA
 };
 
 // A LoRA adapter in memory, torch-free: what trainers produce, PEFT folders hold and engines load.
+// All modules have a magnitude or none has.
 struct LoraAdapter {
-  std::string base_name;           // base_model_name_or_path
+  std::string base_name;  // base_model_name_or_path
   std::string base_revision;
   std::vector<LoraModule> modules;  // sorted by path, no two equal
 };
+
+// Whether the adapter is a DoRA: its modules have magnitudes. REQUIRES: valid.
+bool HasMagnitudes(const LoraAdapter& adapter);
 
 // Shapes, ranks, finite values, order. InvalidArgument names module and number.
 absl::Status ValidateLoraAdapter(const LoraAdapter& adapter);

@@ -21,6 +21,7 @@ struct PeftConfig {
   int64_t rank = 0;
   double alpha = 0;
   bool use_rslora = false;
+  bool use_dora = false;  // each module has a magnitude vector
   std::vector<std::pair<std::string, int64_t>> rank_pattern;
   std::vector<std::pair<std::string, double>> alpha_pattern;
   // Names of modules (equal, or equal after a "."), or one regex over the whole path;
@@ -32,7 +33,7 @@ struct PeftConfig {
 };
 
 // Parses untrusted text. Every known key that would change the function in a way that evolora does
-// not compute is refused by name when it is on: DoRA, biases, modules_to_save, layer_replication,
+// not compute is refused by name when it is on: biases, modules_to_save, layer_replication,
 // initialisations that rewrite the base (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA), ... A key that PEFT
 // 0.21 does not have gives a line in `warnings` (may be null) when its value is null, false, empty,
 // a number or a text, and Unimplemented when it is true or a filled list or object.

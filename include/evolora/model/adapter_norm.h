@@ -8,7 +8,8 @@ namespace evolora {
 struct LlamaWeights;
 
 // The greatest relative size of the adapter's updates: max over its modules of
-// ||scale B A||_F / ||W||_F. Computed without forming B A: ||B A||_F^2 = <A A^T, B^T B>.
+// ||W' - W||_F / ||W||_F, W' = W + scale B A or, with a magnitude, that with its rows scaled.
+// Without magnitude B A is not formed: ||B A||_F^2 = <A A^T, B^T B>.
 // Errors: InvalidArgument a module does not fit the base.
 absl::StatusOr<double> MaxRelativeNorm(const LlamaWeights& weights, const LoraAdapter& adapter);
 

@@ -68,8 +68,9 @@ struct EngineCompletion {
 //   for bit. (Tested for each of these. Between CPU types the last bits may differ.)
 //   Logits agree with ReferenceLogits within 1e-4 on unit-scale models.
 // Threads: one caller at a time; LibTorch's threads inside (InitTorch).
-// Memory: the weights once more, packed; KvCache bytes per row: 8 * layers * kv heads * head_dim *
-//   (prompt + max_new_tokens), and up to max_prefix_bytes.
+// Memory: the weights once more, packed, and once more what a DoRA adapter (with magnitudes)
+//   adapts, which its rows also spend the time of; KvCache bytes per row: 8 * layers * kv heads *
+//   head_dim * (prompt + max_new_tokens), and up to max_prefix_bytes.
 class Engine {
  public:
   // Errors: InvalidArgument  options out of range

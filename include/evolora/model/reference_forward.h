@@ -12,10 +12,11 @@
 namespace evolora {
 
 // The plain forward pass every faster one is compared with: one ATen operation per formula, built
-// for reading and for autograd (gradients flow to LoraTensors whose a and b require them; the base
-// stays frozen). Numerics follow transformers' eager fp32 path: RMSNorm and softmax in fp32,
-// rotate-half RoPE. All tensors may be float64 instead (weights, adapters), then everything is,
-// except the RoPE tables, which stay fp32 values as in transformers.
+// for reading and for autograd (gradients flow to LoraTensors whose tensors require them; the base
+// stays frozen, and so does what a magnitude is divided by, as in PEFT). Numerics follow
+// transformers' eager fp32 path: RMSNorm and softmax in fp32, rotate-half RoPE. All tensors may be
+// float64 instead (weights, adapters), then everything is, except the RoPE tables, which stay fp32
+// values as in transformers.
 //
 // Threads: reentrant; weights are only read. Memory: about 40 * B * T * D floats a layer under
 // autograd, none of it freed before the backward pass.

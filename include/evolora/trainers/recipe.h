@@ -31,6 +31,10 @@ struct LoraRecipe {
   int64_t rank = 16;        // 1..512
   double alpha = 32;        // scale = alpha / rank, as in PEFT
   bool use_rslora = false;  // scale = alpha / sqrt(rank) (Kalajdzievski 2023)
+  // DoRA (Liu et al. 2024): each output row also gets a trained magnitude, which starts at its
+  // norm; the norm that it is divided by takes no gradient, as in PEFT. LoRA+ counts it with B.
+  // Costs the outputs of the adapted layers in memory; vLLM and llama.cpp refuse the adapter.
+  bool use_dora = false;
   // Leaf names (q_proj), suffixes (self_attn.q_proj) or full paths; empty = every linear layer
   // of the decoder but the head ("all-linear").
   std::vector<std::string> target_modules;

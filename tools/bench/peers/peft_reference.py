@@ -28,6 +28,7 @@ class Recipe:
     rank: int = 16
     alpha: float = 32
     use_rslora: bool = False
+    use_dora: bool = False
     target_modules: list[str] = dataclasses.field(default_factory=list)
     exclude_modules: list[str] = dataclasses.field(default_factory=list)
     rank_pattern: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -74,7 +75,7 @@ def export_init(model: PreTrainedModel, recipe: Recipe, seed: int, folder: str |
     """Saves the adapter that PEFT starts from on the recipe's layers; `model` is changed by it."""
     torch.manual_seed(seed)
     config = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, use_rslora=recipe.use_rslora,
-                        target_modules=recipe.target_modules or "all-linear",
+                        use_dora=recipe.use_dora, target_modules=recipe.target_modules or "all-linear",
                         exclude_modules=recipe.exclude_modules or None,
                         rank_pattern=recipe.rank_pattern, alpha_pattern=recipe.alpha_pattern,
                         task_type="CAUSAL_LM")
