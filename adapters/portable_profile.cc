@@ -8,7 +8,7 @@
 namespace evolora {
 namespace {
 
-constexpr int64_t kPortableRanks[] = {8, 16, 32, 64};
+constexpr int64_t kPortableRanks[] = {8, 16, 32, kMaxPortableRank};
 
 absl::StatusOr<int64_t> PortableRank(const LoraAdapter& adapter) {
   const LoraModule* widest = &adapter.modules.front();
@@ -19,7 +19,7 @@ absl::StatusOr<int64_t> PortableRank(const LoraAdapter& adapter) {
     if (widest->rank <= rank) return rank;
   }
   return absl::InvalidArgumentError(absl::StrCat(
-      widest->path, ": rank ", widest->rank, ", the portable profile ends at ", kPortableRanks[3]));
+      widest->path, ": rank ", widest->rank, ", the portable profile ends at ", kMaxPortableRank));
 }
 
 bool HasOneScale(const LoraAdapter& adapter) {

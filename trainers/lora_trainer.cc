@@ -19,6 +19,7 @@
 #include "evolora/model/torch_status.h"
 #include "gradient_path.h"
 #include "metrics_files.h"
+#include "residual_start.h"
 #include "row_order.h"
 #include "shared_path.h"
 #include "step_cost.h"
@@ -54,7 +55,9 @@ class Run {
       if (due && step + 1 < total_steps_) RETURN_IF_ERROR(Save());
     }
     RETURN_IF_ERROR(WriteMetrics());
-    return TrainedAdapter{parameters_->ToAdapter(job_.base_name), history_, TotalFlops()};
+    LoraAdapter adapter = parameters_->ToAdapter(job_.base_name);
+    if (start_.has_value()) adapter = TrainedSince(start_->adapter, adapter);
+    return TrainedAdapter{std::move(adapter), history_, TotalFlops()};
   }
 
  private:
@@ -67,14 +70,9 @@ class Run {
     RETURN_IF_ERROR(LintTrainingRows(job_.rows, limits));
     order_.emplace(job_.recipe, job_.rows);
     total_steps_ = order_->total_steps();
-    ASSIGN_OR_RETURN(
-        AdapterParameters parameters,
-        AdapterParameters::Create(*job_.base, job_.recipe, job_.init ? &*job_.init : nullptr));
-    parameters_.emplace(std::move(parameters));
-    const GradientPathInputs inputs = {.base = job_.base.get(),
-                                       .lora = &parameters_->lora(),
-                                       .recipe = &job_.recipe,
-                                       .rows = job_.rows};
+    RETURN_IF_ERROR(MakeStart());
+    const GradientPathInputs inputs = {
+        .base = &base(), .lora = &parameters_->lora(), .recipe = &job_.recipe, .rows = job_.rows};
     MakePath(path, device, inputs);
     job_digest_ = JobDigest(job_);
     RETURN_IF_ERROR(Restore());
@@ -100,16 +98,42 @@ class Run {
   // Every rank has to begin the same job at the same step.
   absl::Status AgreeOnStart() const {
     if (options_.group == nullptr) return absl::OkStatus();
-    const double own[] = {static_cast<double>(history_.size()),
-                          static_cast<double>(std::stoul(job_digest_.substr(0, 8), nullptr, 16))};
-    double sums[] = {own[0], own[1]};
+    // A decomposition may have other bits on another kind of CPU.
+    const std::string start = start_ ? AdapterDigest(start_->adapter) : job_digest_;
+    const auto word = [](const std::string& digest) {
+      return static_cast<double>(std::stoul(digest.substr(0, 8), nullptr, 16));
+    };
+    const double own[] = {static_cast<double>(history_.size()), word(job_digest_), word(start)};
+    double sums[] = {own[0], own[1], own[2]};
     RETURN_IF_ERROR(options_.group->Sum(absl::MakeSpan(sums)));
     const double size = options_.group->size();
-    if (sums[0] == size * own[0] && sums[1] == size * own[1]) return absl::OkStatus();
-    return absl::FailedPreconditionError(
-        absl::StrCat("rank ", options_.group->rank(), " of ", size, " begins job ",
-                     job_digest_.substr(0, 8), " at step ", history_.size(),
-                     ", the others another job or at another step: do they see the same files?"));
+    if (sums[0] == size * own[0] && sums[1] == size * own[1] && sums[2] == size * own[2]) {
+      return absl::OkStatus();
+    }
+    return absl::FailedPreconditionError(absl::StrCat(
+        "rank ", options_.group->rank(), " of ", size, " begins job ", job_digest_.substr(0, 8),
+        " at step ", history_.size(),
+        ", the others another job, at another step or from other factors of the base: do "
+        "they see the same files, on the same kind of machine?"));
+  }
+
+  // What the adapter is trained beside: the job's base, or what a start has left of it.
+  const LlamaWeights& base() const { return start_ ? *start_->base : *job_.base; }
+
+  absl::Status MakeStart() {
+    const LoraAdapter* init = job_.init ? &*job_.init : nullptr;
+    if (job_.recipe.init_lora_weights != LoraInit::kKaiming) {
+      if (init != nullptr) {
+        return absl::InvalidArgumentError(
+            "recipe.init_lora_weights: the run starts from a given adapter");
+      }
+      ASSIGN_OR_RETURN(start_, MakeResidualStart(*job_.base, job_.recipe));
+      init = &start_->adapter;
+    }
+    ASSIGN_OR_RETURN(AdapterParameters parameters,
+                     AdapterParameters::Create(base(), job_.recipe, init));
+    parameters_.emplace(std::move(parameters));
+    return absl::OkStatus();
   }
 
   void MakePath(TrainingPath path, c10::Device device, const GradientPathInputs& inputs) {
@@ -231,6 +255,7 @@ class Run {
   const TrainOptions& options_;
   FileSystem& fs_;
   const Clock& clock_;
+  std::optional<ResidualStart> start_;
   std::optional<AdapterParameters> parameters_;
   std::unique_ptr<GradientPath> path_;
   std::optional<DeviceOptimizer> device_optimizer_;  // of the device path

@@ -12,6 +12,26 @@
 namespace evolora {
 namespace {
 
+absl::StatusOr<LoraInit> ParseInit(const std::string& name) {
+  if (name == "kaiming") return LoraInit::kKaiming;
+  if (name == "pissa") return LoraInit::kPissa;
+  if (name == "olora") return LoraInit::kOlora;
+  return absl::InvalidArgumentError(
+      absl::StrCat("recipe.init_lora_weights: '", name, "' is not one of kaiming, pissa, olora"));
+}
+
+const char* InitName(LoraInit init) {
+  switch (init) {
+    case LoraInit::kKaiming:
+      return "kaiming";
+    case LoraInit::kPissa:
+      return "pissa";
+    case LoraInit::kOlora:
+      return "olora";
+  }
+  return "kaiming";
+}
+
 absl::StatusOr<LearningRateSchedule> ParseSchedule(const std::string& name) {
   if (name == "constant") return LearningRateSchedule::kConstant;
   if (name == "linear") return LearningRateSchedule::kLinear;
@@ -122,6 +142,11 @@ absl::Status ValidateRecipe(const LoraRecipe& r) {
   for (const auto& [key, alpha] : r.alpha_pattern) {
     RETURN_IF_ERROR(CheckBound({"alpha_pattern", alpha, 1e-6, 1e6}));
   }
+  if (r.use_dora && r.init_lora_weights != LoraInit::kKaiming) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "recipe.init_lora_weights: ", InitName(r.init_lora_weights),
+        " ends as a difference of two adapters, which has no magnitudes: not with use_dora"));
+  }
   return absl::OkStatus();
 }
 
@@ -137,6 +162,8 @@ absl::StatusOr<LoraRecipe> RecipeFromJson(const Json& json) {
   if (f.Has("exclude_modules")) r.exclude_modules = f.StringArray("exclude_modules");
   r.rank_pattern = ReadPattern<int64_t>(f, "rank_pattern");
   r.alpha_pattern = ReadPattern<double>(f, "alpha_pattern");
+  const std::string init =
+      f.OptionalString("init_lora_weights").value_or(InitName(r.init_lora_weights));
   r.lora_plus_ratio = f.OptionalNumber("lora_plus_ratio").value_or(r.lora_plus_ratio);
   r.learning_rate = f.OptionalNumber("learning_rate").value_or(r.learning_rate);
   const std::string schedule = f.OptionalString("schedule").value_or(ScheduleName(r.schedule));
@@ -161,6 +188,7 @@ absl::StatusOr<LoraRecipe> RecipeFromJson(const Json& json) {
   const std::string path = f.OptionalString("path").value_or(PathName(r.path));
   const std::string precision = f.OptionalString("precision").value_or(PrecisionName(r.precision));
   RETURN_IF_ERROR(f.Done());
+  ASSIGN_OR_RETURN(r.init_lora_weights, ParseInit(init));
   ASSIGN_OR_RETURN(r.schedule, ParseSchedule(schedule));
   ASSIGN_OR_RETURN(r.path, ParsePath(path));
   ASSIGN_OR_RETURN(r.precision, ParsePrecision(precision));
@@ -182,6 +210,7 @@ Json RecipeToJson(const LoraRecipe& r) {
               {"exclude_modules", r.exclude_modules},
               {"rank_pattern", r.rank_pattern},
               {"alpha_pattern", r.alpha_pattern},
+              {"init_lora_weights", InitName(r.init_lora_weights)},
               {"lora_plus_ratio", r.lora_plus_ratio},
               {"learning_rate", r.learning_rate},
               {"schedule", ScheduleName(r.schedule)},
@@ -203,6 +232,12 @@ Json RecipeToJson(const LoraRecipe& r) {
               {"checkpoint_every_steps", r.checkpoint_every_steps},
               {"path", PathName(r.path)},
               {"precision", PrecisionName(r.precision)}};
+}
+
+int64_t GreatestRank(const LoraRecipe& recipe) {
+  int64_t greatest = recipe.rank;
+  for (const auto& [key, rank] : recipe.rank_pattern) greatest = std::max(greatest, rank);
+  return recipe.init_lora_weights == LoraInit::kKaiming ? greatest : 2 * greatest;
 }
 
 double LearningRateAt(const LoraRecipe& recipe, int64_t step, int64_t total_steps) {

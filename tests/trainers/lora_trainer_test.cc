@@ -10,8 +10,10 @@
 #include "ATen/ops/tensor.h"
 #include "evolora/core/random.h"
 #include "evolora/model/llama_weights.h"
+#include "evolora/model/reference_forward.h"
 #include "head_loss.h"
 #include "model/random_model.h"
+#include "residual_start.h"
 #include "support/failing_file_system.h"
 #include "support/fake_clock.h"
 #include "support/status_matchers.h"
@@ -209,6 +211,80 @@ TEST(TrainLora, ARowWithoutDirectionHasNoMagnitude) {
   job.base = weights;
   EXPECT_THAT(Train(job), StatusIs(absl::StatusCode::kInvalidArgument,
                                    HasSubstr("row 5 of model.layers.1.mlp.up_proj is zero")));
+}
+
+at::Tensor Logits(const LlamaWeights& weights, const LoraAdapter& adapter,
+                  const std::vector<TokenId>& ids) {
+  const auto lora = LoraTensorsFromAdapter(weights.config, adapter);
+  EXPECT_TRUE(lora.ok()) << lora.status();
+  const auto batch = PadRight(std::vector<std::vector<TokenId>>{ids});
+  const auto logits = ReferenceLogits(weights, &*lora, *batch);
+  EXPECT_TRUE(logits.ok()) << logits.status();
+  return *logits;
+}
+
+double Gap(const at::Tensor& x, const at::Tensor& y) { return x.sub(y).abs().max().item<double>(); }
+
+// The rows of A and columns of B that training moved: the first half of the exported ones.
+LoraAdapter FirstHalf(LoraAdapter adapter) {
+  for (LoraModule& m : adapter.modules) {
+    m.a.resize(m.a.size() / 2);
+    std::vector<float> b;
+    for (int64_t i = 0; i < m.out_features * m.rank; ++i) {
+      if (i % m.rank < m.rank / 2) b.push_back(m.b[static_cast<size_t>(i)]);
+    }
+    m.b = b;
+    m.rank /= 2;
+  }
+  return adapter;
+}
+
+TEST(TrainLora, AnAdapterTakenOutOfTheBaseComesBackAsPlainLora) {
+  for (const LoraInit init : {LoraInit::kPissa, LoraInit::kOlora}) {
+    SCOPED_TRACE(static_cast<int>(init));
+    TrainingJob job = TinyJob();
+    job.recipe.init_lora_weights = init;
+    job.recipe.use_rslora = true;
+    job.recipe.rank_pattern = {{"q_proj", 2}, {"up_proj", 7}};
+    ASSERT_OK_AND_ASSIGN(const ResidualStart start, MakeResidualStart(*job.base, job.recipe));
+    ASSERT_OK_AND_ASSIGN(const TrainedAdapter trained, Train(job));
+    const std::vector<TokenId>& ids = job.rows[0].ids;
+    const at::Tensor untouched = Logits(*job.base, trained.adapter, ids);
+    const at::Tensor residual = Logits(*start.base, FirstHalf(trained.adapter), ids);
+    EXPECT_LT(Gap(untouched, residual), 1e-4);
+    EXPECT_LT(trained.history.back().loss, trained.history.front().loss);
+
+    job.recipe.learning_rate = 0;
+    ASSERT_OK_AND_ASSIGN(const TrainedAdapter still, Train(job));
+    const at::Tensor base = Logits(*job.base, still.adapter, ids);
+    EXPECT_LT(Gap(base, Logits(*start.base, start.adapter, ids)), 1e-4);
+    EXPECT_GT(Gap(base, untouched), 1e-2);
+  }
+}
+
+TEST(TrainLora, AStartTakenOutOfTheBaseIsTheSameOnResume) {
+  TrainingJob job = TinyJob();
+  job.recipe.init_lora_weights = LoraInit::kPissa;
+  TempDir dir;
+  TrainOptions options{.work_dir = dir.Join("work"), .resume = true};
+  std::stop_source stop;
+  options.on_step = [&](const StepReport& report) {
+    if (report.step == 4) stop.request_stop();
+  };
+  EXPECT_THAT(Train(job, options, stop.get_token()),
+              StatusIs(absl::StatusCode::kCancelled, ::testing::_));
+  ASSERT_OK_AND_ASSIGN(const TrainedAdapter resumed, Train(job, options));
+  ASSERT_OK_AND_ASSIGN(const TrainedAdapter unbroken, Train(job));
+  EXPECT_EQ(AdapterDigest(resumed.adapter), AdapterDigest(unbroken.adapter));
+}
+
+TEST(TrainLora, AStartThatTheRunWouldIgnoreIsRefused) {
+  TrainingJob job = TinyJob();
+  ASSERT_OK_AND_ASSIGN(const TrainedAdapter first, Train(job));
+  job.init = first.adapter;
+  job.recipe.init_lora_weights = LoraInit::kPissa;
+  EXPECT_THAT(Train(job), StatusIs(absl::StatusCode::kInvalidArgument,
+                                   HasSubstr("starts from a given adapter")));
 }
 
 TEST(TrainLora, RefusesTargetsThatMatchNothingAndRanksAboveTheLayer) {

@@ -39,6 +39,10 @@ TEST(Recipe, JsonRoundTripKeepsEveryField) {
   recipe.lora_plus_ratio = 16;
   ASSERT_OK_AND_ASSIGN(const LoraRecipe back, RecipeFromJson(RecipeToJson(recipe)));
   EXPECT_EQ(RecipeToJson(back), RecipeToJson(recipe));
+  recipe.use_dora = false;
+  recipe.init_lora_weights = LoraInit::kPissa;
+  ASSERT_OK_AND_ASSIGN(const LoraRecipe pissa, RecipeFromJson(RecipeToJson(recipe)));
+  EXPECT_EQ(pissa.init_lora_weights, LoraInit::kPissa);
 }
 
 TEST(Recipe, RefusesWhatItDoesNotKnowOrCannotMean) {
@@ -60,6 +64,9 @@ TEST(Recipe, RefusesWhatItDoesNotKnowOrCannotMean) {
       {R"({"alpha_pattern": ["q_proj"]})", "alpha_pattern"},
       {R"({"lora_plus_ratio": 0})", "recipe.lora_plus_ratio: 0"},
       {R"({"epochs": 0})", "recipe.epochs: 0"},
+      {R"({"use_dora": 1})", "use_dora"},
+      {R"({"init_lora_weights": "loftq"})", "'loftq'"},
+      {R"({"init_lora_weights": "pissa", "use_dora": true})", "not with use_dora"},
       {R"([])", "recipe"},
   };
   for (const Row& row : rows) {
@@ -67,6 +74,15 @@ TEST(Recipe, RefusesWhatItDoesNotKnowOrCannotMean) {
     EXPECT_THAT(ParseRecipe(row.json),
                 StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(row.message)));
   }
+}
+
+TEST(Recipe, GreatestRankCountsPatternsAndTheStartThatIsTakenOff) {
+  LoraRecipe recipe;
+  EXPECT_EQ(GreatestRank(recipe), 16);
+  recipe.rank_pattern = {{"q_proj", 24}, {"k_proj", 2}};
+  EXPECT_EQ(GreatestRank(recipe), 24);
+  recipe.init_lora_weights = LoraInit::kOlora;
+  EXPECT_EQ(GreatestRank(recipe), 48);
 }
 
 TEST(LearningRate, FollowsHuggingFaceSchedules) {

@@ -87,6 +87,11 @@ absl::StatusOr<CheckedJob> BuildJob(const GlobalOptions& global, const TrainComm
   ASSIGN_OR_RETURN(const std::string recipe_text, files.ReadFile(command.recipe, 1 << 20));
   absl::StatusOr<LoraRecipe> recipe = ParseRecipe(recipe_text);
   if (!recipe.ok()) return Annotate(recipe.status(), command.recipe);
+  if (GreatestRank(*recipe) > kMaxPortableRank) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(command.recipe, ": would give an adapter of rank ", GreatestRank(*recipe),
+                     "; PEFT folders are written up to ", kMaxPortableRank));
+  }
   ASSIGN_OR_RETURN(const LoadedBase base, LoadStoredBase(files, global.home, command.base));
   ASSIGN_OR_RETURN(const std::string data, files.ReadFile(command.data, uint64_t{8} << 30));
   CheckedJob checked{.job = {.base = base.model.weights,

@@ -9,7 +9,8 @@ Usage: make_training_golden.py [OUT]     default: tests/golden/training
   OUT/<case>        the adapter after all steps, and expected.json with
                       recipe     the recipe file
                       also       recipe keys for further runs that must give the same
-                      init       folder of the adapter that the run starts from
+                      init       folder of the adapter that the run starts from; null: its own start,
+                                 and the adapter is the difference to that, converted to plain LoRA
                       order      row numbers of the first epoch, as they were taken
                       loss, grad_norm   of every step
 
@@ -22,6 +23,7 @@ import pathlib
 import random
 import shutil
 import sys
+import tempfile
 from typing import Any
 
 import torch
@@ -51,6 +53,9 @@ CASES: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
     "dora": ({"use_dora": True}, [ONE_ROW_AT_A_TIME, FEW_ROWS_AT_A_TIME]),
     "dora_lora_plus": ({"use_dora": True, "target_modules": ["q_proj", "o_proj", "gate_proj", "down_proj"],
                         "lora_plus_ratio": 4, "weight_decay": 0.05, "learning_rate": 1e-3}, []),
+    "pissa": ({"init_lora_weights": "pissa", "learning_rate": 5e-4}, [FEW_ROWS_AT_A_TIME]),
+    "olora": ({"init_lora_weights": "olora", "learning_rate": 5e-4, "use_rslora": True,
+               "target_modules": ["k_proj", "o_proj", "up_proj", "down_proj"]}, []),
     "lora_plus": ({"lora_plus_ratio": 16, "learning_rate": 5e-4, "weight_decay": 0.05}, []),
 }
 # Recipe keys that change what PEFT starts from: a case with one of them has an OUT/<case>/init.
@@ -95,9 +100,11 @@ def write_rows(path: pathlib.Path) -> None:
             out.write(json.dumps({"ids": ids, "labels": labels}, separators=(",", ":")) + "\n")
 
 
-def save_adapter(model: Any, folder: pathlib.Path) -> None:
-    """As PEFT writes it, but for the paths of this machine and the order of hash sets."""
-    model.save_pretrained(folder)
+def save_adapter(model: Any, folder: pathlib.Path, start: pathlib.Path | None) -> None:
+    """As PEFT writes it, but for the paths of this machine and the order of hash sets.
+
+    With `start`, the folder of an adapter that was taken out of the base: converted to plain LoRA."""
+    model.save_pretrained(folder, **({"path_initial_model_for_weight_conversion": str(start)} if start else {}))
     tidy_adapter(folder)
 
 
@@ -114,14 +121,21 @@ def write_case(out: pathlib.Path, name: str) -> None:
     keys, also = CASES[name]
     recipe = Recipe(**COMMON | keys)
     rows = read_rows(out / "rows.jsonl")
-    init = "init"
-    if SHAPES & set(keys):
+    init: str | None = "init"
+    start = None
+    if "init_lora_weights" in keys:
+        init = None
+    elif SHAPES & set(keys):
         init = f"{name}/init"
         export_init(load_model(out / "model"), recipe, 7, out / init)
         tidy_adapter(out / init)
-    run = PeftReference(load_model(out / "model"), out / init, recipe, rows)
-    steps = [run.step() for _ in range(run.total_steps)]
-    save_adapter(run.model, out / name)
+    run = PeftReference(load_model(out / "model"), out / init if init else None, recipe, rows)
+    with tempfile.TemporaryDirectory() as scratch:
+        if not init:
+            start = pathlib.Path(scratch) / "start"
+            run.model.save_pretrained(start)
+        steps = [run.step() for _ in range(run.total_steps)]
+        save_adapter(run.model, out / name, start)
     order = sum(step_rows(recipe.seed, len(rows), recipe.rows_per_step, 1), [])
     expected = {"recipe": COMMON | keys, "also": also, "init": init, "order": order,
                 "loss": [step.loss for step in steps], "grad_norm": [step.grad_norm for step in steps]}

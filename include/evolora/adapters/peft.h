@@ -51,6 +51,8 @@ struct PeftWriteOptions {
   EffectProof effect_proof;
 };
 
+inline constexpr int64_t kMaxPortableRank = 64;
+
 // The adapter that a reader of the written folder gets: portable LoRA profile. One rank out of
 // {8, 16, 32, 64} (smaller ones are zero-padded up), one scale = alpha / r: kept when all modules
 // share it, else 1 with each module's own folded into its B; values rounded to `dtype`. Identity

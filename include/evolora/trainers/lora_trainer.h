@@ -29,8 +29,9 @@ struct TrainingJob {
   std::string base_weights_fingerprint;  // a checkpoint of another base is refused
   std::vector<TrainingRow> rows;
   LoraRecipe recipe;
-  std::vector<TokenId> end_ids;     // EndOfTurnIds of the base; empty = not known
-  std::optional<LoraAdapter> init;  // start from here instead of kaiming A, zero B
+  std::vector<TokenId> end_ids;  // EndOfTurnIds of the base; empty = not known
+  // Start from here instead of from recipe.init_lora_weights, which then has to be kKaiming.
+  std::optional<LoraAdapter> init;
 };
 
 // One optimiser step, after it was taken.
@@ -84,7 +85,7 @@ absl::Status CheckTrainingDevice(absl::string_view device);
 //
 // Loss:     sum of cross entropies over the labelled tokens of the whole optimiser step divided by
 //           their number, however the step is cut into micro-batches.
-// Init:     A ~ U(-1/sqrt(in), 1/sqrt(in)) (kaiming_uniform with a = sqrt 5, as PEFT), B = 0.
+// Init:     recipe.init_lora_weights; kKaiming is kaiming_uniform with a = sqrt 5, as in PEFT.
 // Exact:    same job, threads, ranks and machine give the same bytes, with or without
 //           interruption; another number of ranks the same losses up to the order of fp32 sums.
 // Writes:   only `work_dir`/checkpoint.h5 and the files of `metrics_dir`, through `fs` (temp file,

@@ -24,6 +24,14 @@ enum class TrainingPath { kFast, kReference, kDevice };
 //   kBf16   rounded to bf16, sums in fp32; on the device path
 enum class TrainingPrecision { kFp32, kBf16 };
 
+// Where an adapter starts.
+//   kKaiming  A ~ U(-1/sqrt(in), 1/sqrt(in)), B = 0, as PEFT's default
+//   kPissa    from the r largest singular values of W (Meng et al. 2024), beside the rest of W
+//   kOlora    from r columns of Q and r rows of R, W = Q R (Buyukakyuz 2024), likewise
+// The adapter that a run from kPissa or kOlora gives is plain LoRA for the untouched base, of twice
+// the rank: trained less start.
+enum class LoraInit { kKaiming, kPissa, kOlora };
+
 enum class LearningRateSchedule { kConstant, kLinear, kCosine };
 
 // How one LoRA adapter is trained. JSON names equal the field names; an unknown key is an error.
@@ -43,6 +51,7 @@ struct LoraRecipe {
   // its own patterns. Two keys that give one module different values are an error.
   std::map<std::string, int64_t> rank_pattern;
   std::map<std::string, double> alpha_pattern;
+  LoraInit init_lora_weights = LoraInit::kKaiming;  // others: without use_dora and initial adapter
   double learning_rate = 3e-4;
   double lora_plus_ratio = 1;  // learning rate of B over that of A (LoRA+, Hayou et al. 2024)
   LearningRateSchedule schedule = LearningRateSchedule::kLinear;  // decays to zero
@@ -75,6 +84,9 @@ absl::Status ValidateRecipe(const LoraRecipe& recipe);
 absl::StatusOr<LoraRecipe> RecipeFromJson(const Json& json);
 absl::StatusOr<LoraRecipe> ParseRecipe(absl::string_view json_text);
 Json RecipeToJson(const LoraRecipe& recipe);
+
+// The greatest rank that a module of the adapter can have which a run with this recipe gives.
+int64_t GreatestRank(const LoraRecipe& recipe);
 
 // Learning rate of optimiser step `step` (from 0) of `total_steps`, as Hugging Face's schedules
 // give it: with warm-up, step 0 runs at rate 0.

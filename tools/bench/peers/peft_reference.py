@@ -33,6 +33,7 @@ class Recipe:
     exclude_modules: list[str] = dataclasses.field(default_factory=list)
     rank_pattern: dict[str, int] = dataclasses.field(default_factory=dict)
     alpha_pattern: dict[str, float] = dataclasses.field(default_factory=dict)
+    init_lora_weights: str = "kaiming"
     learning_rate: float = 3e-4
     lora_plus_ratio: float = 1
     schedule: str = "linear"
@@ -71,15 +72,23 @@ def read_rows(path: str | pathlib.Path) -> list[dict[str, list[int]]]:
         return [json.loads(line) for line in lines if line.strip()]
 
 
-def export_init(model: PreTrainedModel, recipe: Recipe, seed: int, folder: str | pathlib.Path) -> None:
-    """Saves the adapter that PEFT starts from on the recipe's layers; `model` is changed by it."""
-    torch.manual_seed(seed)
+def with_adapter(model: PreTrainedModel, recipe: Recipe) -> PeftModel:
+    """`model` with the adapter that PEFT starts from on the recipe's layers."""
+    init = recipe.init_lora_weights
     config = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, use_rslora=recipe.use_rslora,
-                        use_dora=recipe.use_dora, target_modules=recipe.target_modules or "all-linear",
+                        use_dora=recipe.use_dora,
+                        init_lora_weights=True if init == "kaiming" else init,
+                        target_modules=recipe.target_modules or "all-linear",
                         exclude_modules=recipe.exclude_modules or None,
                         rank_pattern=recipe.rank_pattern, alpha_pattern=recipe.alpha_pattern,
                         task_type="CAUSAL_LM")
-    get_peft_model(model, config).save_pretrained(folder)
+    return get_peft_model(model, config)
+
+
+def export_init(model: PreTrainedModel, recipe: Recipe, seed: int, folder: str | pathlib.Path) -> None:
+    """Saves the adapter that PEFT starts from on the recipe's layers; `model` is changed by it."""
+    torch.manual_seed(seed)
+    with_adapter(model, recipe).save_pretrained(folder)
 
 
 def adamw(model: PeftModel, recipe: Recipe) -> torch.optim.Optimizer:
@@ -97,11 +106,13 @@ def adamw(model: PeftModel, recipe: Recipe) -> torch.optim.Optimizer:
 class PeftReference:
     """A training run that is taken step by step."""
 
-    def __init__(self, model: PreTrainedModel, init: str | pathlib.Path, recipe: Recipe,
+    def __init__(self, model: PreTrainedModel, init: str | pathlib.Path | None, recipe: Recipe,
                  rows: list[dict[str, list[int]]]) -> None:
+        """Starts from the folder `init`; without one as the recipe says."""
         self._rows = rows
         self._recipe = recipe
-        self.model = PeftModel.from_pretrained(model, init, is_trainable=True).train()
+        self.model = (PeftModel.from_pretrained(model, init, is_trainable=True) if init else
+                      with_adapter(model, recipe)).train()
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
         self._optimizer = adamw(self.model, recipe)
         total = recipe.epochs * math.ceil(len(rows) / recipe.rows_per_step)
