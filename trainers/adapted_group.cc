@@ -75,13 +75,17 @@ void AddMagnitudeGradient(const float* dy, const float* z, const float* norms, i
 
 }  // namespace
 
-AdaptedGroup::AdaptedGroup(std::vector<Part> parts) : frozen_(Pack(parts)) {
-  int64_t out_offset = 0;
+AdaptedGroup::AdaptedGroup(std::vector<Part> parts, const AdapterDropout* dropout)
+    : dropout_(dropout), frozen_(Pack(parts)) {
+  int64_t out_offset = 0, a_columns = 0;
   for (const Part& part : parts) {
     const int64_t rank = part.lora != nullptr ? part.lora->a.size(0) : 0;
-    parts_.push_back({part.weight, part.lora, out_offset, rank_, rank});
+    if (dropout_ != nullptr) a_columns = NumPanels(a_columns) * kPanelColumns;
+    parts_.push_back(
+        {part.weight, part.lora, out_offset, rank_, rank, a_columns, part.dropout_key});
     out_offset += part.weight.size(0);
     rank_ += rank;
+    a_columns += rank;
     if (rank == 0 || !part.lora->magnitude.defined()) continue;
     factors_.assign(static_cast<size_t>(out_features()), 1.0f);
     norms_.assign(static_cast<size_t>(out_features()), 1.0f);
@@ -100,7 +104,7 @@ AdaptedGroup::AdaptedGroup(std::vector<Part> parts) : frozen_(Pack(parts)) {
     }
     b_ranges_.push_back(range);
   }
-  const int64_t a_size = NumPanels(rank_) * in_features() * kPanelColumns;
+  const int64_t a_size = NumPanels(a_columns) * in_features() * kPanelColumns;
   const int64_t b_size = num_panels * rank_ * kPanelColumns;
   std::fill_n(a_panels_.Reserve(a_size), a_size, 0.0f);
   std::fill_n(b_panels_.Reserve(b_size), b_size, 0.0f);
@@ -119,7 +123,7 @@ void AdaptedGroup::PackA() {
     if (part.rank == 0) continue;
     const float* a = part.lora->a.const_data_ptr<float>();
     for (int64_t r = 0; r < part.rank;) {
-      const int64_t column = part.rank_offset + r;
+      const int64_t column = part.a_column + r;
       const int64_t in_panel = column % kPanelColumns;
       const int64_t count = std::min(part.rank - r, kPanelColumns - in_panel);
       float* panel = a_panels_.data() + column / kPanelColumns * in * kPanelColumns + in_panel;
@@ -187,15 +191,44 @@ void AdaptedGroup::PackMagnitudes() {
   }
 }
 
-void AdaptedGroup::Forward(const float* x, int64_t rows, float* y, GemmStore store,
-                           Kept& kept) const {
+// The rows with the part's features dropped, in `room`; x itself when nothing is.
+const float* AdaptedGroup::Masked(const AdaptedPart& part, const float* x, int64_t rows,
+                                  const Kept& kept, float* room) const {
+  if (kept.dropout_keys == nullptr) return x;
+  const int64_t in = in_features();
+  at::parallel_for(0, rows, 8, [&](int64_t begin, int64_t end) {
+    for (int64_t m = begin; m < end; ++m) {
+      dropout_->Mask(part.dropout_key, kept.dropout_keys[m], in, x + m * in, room + m * in);
+    }
+  });
+  return room;
+}
+
+void AdaptedGroup::LowRank(const float* x, int64_t rows, Kept& kept, Buffer& scratch) const {
+  const int64_t in = in_features();
+  float* low = kept.low.Reserve(rows * rank_);
+  if (dropout_ == nullptr) {
+    const Product down = {.left = x, .ldl = in, .depth = in, .right = a_panels_.data()};
+    return SumOfProducts({down}, rows, rank_, low, rank_, GemmStore::kSet);
+  }
+  float* room = scratch.Reserve(rows * in);
+  for (const AdaptedPart& part : parts_) {
+    if (part.rank == 0) continue;
+    const Product down = {.left = Masked(part, x, rows, kept, room),
+                          .ldl = in,
+                          .depth = in,
+                          .right = a_panels_.data() + part.a_column * in};
+    SumOfProducts({down}, rows, part.rank, low + part.rank_offset, rank_, GemmStore::kSet);
+  }
+}
+
+void AdaptedGroup::Forward(const float* x, int64_t rows, float* y, GemmStore store, Kept& kept,
+                           Buffer& scratch) const {
   const int64_t in = in_features();
   const Product frozen = {.left = x, .ldl = in, .depth = in, .right = frozen_.panels()};
   if (!adapted()) return SumOfProducts({frozen}, rows, out_features(), y, out_features(), store);
-  float* low = kept.low.Reserve(rows * rank_);
-  const Product down = {.left = x, .ldl = in, .depth = in, .right = a_panels_.data()};
-  SumOfProducts({down}, rows, rank_, low, rank_, GemmStore::kSet);
-  const Product up = {.left = low,
+  LowRank(x, rows, kept, scratch);
+  const Product up = {.left = kept.low.data(),
                       .ldl = rank_,
                       .depth = rank_,
                       .right = b_panels_.data(),
@@ -243,8 +276,26 @@ void AdaptedGroup::LowRankGradient(const float* dy, int64_t rows, float* d_low) 
   }
 }
 
+// dx += f (d_low A).
+void AdaptedGroup::AddMaskedInputGradient(const AdaptedPart& part, const float* d_low, int64_t rows,
+                                          const Kept& kept, float* dx, Buffer& scratch) const {
+  const int64_t in = in_features();
+  float* values = scratch.Reserve(rows * in);
+  const Product product = {.left = d_low + part.rank_offset,
+                           .ldl = rank_,
+                           .depth = part.rank,
+                           .right = part.lora->a.const_data_ptr<float>(),
+                           .ldr = in};
+  SumOfProducts({product}, rows, in, values, in, GemmStore::kSet);
+  at::parallel_for(0, rows, 8, [&](int64_t begin, int64_t end) {
+    for (int64_t m = begin; m < end; ++m) {
+      dropout_->AddMasked(part.dropout_key, kept.dropout_keys[m], in, values + m * in, dx + m * in);
+    }
+  });
+}
+
 void AdaptedGroup::InputGradient(const float* dy, const float* d_low, int64_t rows,
-                                 float* dx) const {
+                                 const Kept& kept, float* dx, Buffer& scratch) const {
   const int64_t in = in_features();
   std::vector<Product> products;
   for (const AdaptedPart& part : parts_) {
@@ -253,7 +304,7 @@ void AdaptedGroup::InputGradient(const float* dy, const float* d_low, int64_t ro
                         .depth = part.weight.size(0),
                         .right = part.weight.const_data_ptr<float>(),
                         .ldr = in});
-    if (part.rank == 0) continue;
+    if (part.rank == 0 || kept.dropout_keys != nullptr) continue;
     products.push_back({.left = d_low + part.rank_offset,
                         .ldl = rank_,
                         .depth = part.rank,
@@ -261,22 +312,44 @@ void AdaptedGroup::InputGradient(const float* dy, const float* d_low, int64_t ro
                         .ldr = in});
   }
   SumOfProducts(products, rows, in, dx, in, GemmStore::kSet);
+  if (kept.dropout_keys == nullptr) return;
+  for (const AdaptedPart& part : parts_) {
+    if (part.rank > 0) AddMaskedInputGradient(part, d_low, rows, kept, dx, scratch);
+  }
+}
+
+void AdaptedGroup::AddGradientA(const float* x, const float* column_scale, const Kept& kept,
+                                const float* d_low, int64_t rows, Buffer& scratch) const {
+  const int64_t in = in_features();
+  const auto product = [&](const float* right, int64_t first) {
+    return Product{.left = d_low + first,
+                   .ldl = rank_,
+                   .transposed = true,
+                   .depth = rows,
+                   .right = right,
+                   .ldr = in};
+  };
+  const bool dropped = kept.dropout_keys != nullptr;
+  float* values = scratch.Reserve(rank_ * in + (dropped ? rows * in : 0));
+  float* room = values + rank_ * in;
+  if (!dropped) SumOfProducts({product(x, 0)}, rank_, in, values, in, GemmStore::kSet);
+  for (const AdaptedPart& part : parts_) {
+    if (part.rank == 0) continue;
+    float* own = values + part.rank_offset * in;
+    if (dropped) {
+      SumOfProducts({product(Masked(part, x, rows, kept, room), part.rank_offset)}, part.rank, in,
+                    own, in, GemmStore::kSet);
+    }
+    AddScaled(own, column_scale, part.rank, in, part.lora->a.grad().mutable_data_ptr<float>());
+  }
 }
 
 void AdaptedGroup::ParameterGradients(const float* x, const float* column_scale, const Kept& kept,
                                       const float* dy, const float* d_low, int64_t rows,
                                       Buffer& scratch) const {
   if (!adapted()) return;
-  const int64_t in = in_features();
-  float* values = scratch.Reserve(rank_ * std::max(in, out_features()));
-  const Product a_product = {
-      .left = d_low, .ldl = rank_, .transposed = true, .depth = rows, .right = x, .ldr = in};
-  SumOfProducts({a_product}, rank_, in, values, in, GemmStore::kSet);
-  for (const AdaptedPart& part : parts_) {
-    if (part.rank == 0) continue;
-    AddScaled(values + part.rank_offset * in, column_scale, part.rank, in,
-              part.lora->a.grad().mutable_data_ptr<float>());
-  }
+  AddGradientA(x, column_scale, kept, d_low, rows, scratch);
+  float* values = scratch.Reserve(rank_ * out_features());
   for (const AdaptedPart& part : parts_) {
     if (part.rank == 0) continue;
     const int64_t out = part.weight.size(0);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "ATen/Parallel.h"
 #include "absl/strings/str_cat.h"
@@ -30,10 +31,11 @@ std::vector<float> JoinedBias(const LlamaLayer& layer) {
   return joined;
 }
 
-AdaptedGroup::Part MakePart(const LoraTensors& lora, int64_t layer, const char* name,
-                            const at::Tensor& weight) {
-  const auto found = lora.modules.find(absl::StrCat("model.layers.", layer, ".", name));
-  return {weight, found == lora.modules.end() ? nullptr : &found->second};
+AdaptedGroup::Part MakePart(const LoraTensors& lora, const std::string& path,
+                            const at::Tensor& weight, const AdapterDropout* dropout) {
+  const auto found = lora.modules.find(path);
+  return {weight, found == lora.modules.end() ? nullptr : &found->second,
+          dropout != nullptr ? dropout->ModuleKey(path) : 0};
 }
 
 // Moves the chosen rows to the front; `rows` ascending.
@@ -59,22 +61,22 @@ void Scatter(const std::vector<int64_t>& rows, int64_t num_all, int64_t width, f
 
 }  // namespace
 
-FastLayer::FastLayer(const LlamaWeights& weights, const LoraTensors& lora, int64_t index)
+FastLayer::FastLayer(const LlamaWeights& weights, const LoraTensors& lora, int64_t index,
+                     const AdapterDropout* dropout)
     : config_(weights.config),
       weights_(weights.layers[static_cast<size_t>(index)]),
       index_(index),
       qkv_bias_(JoinedBias(weights_)) {
   const auto part = [&](const char* name, const at::Tensor& weight) {
-    return MakePart(lora, index, name, weight);
+    return MakePart(lora, absl::StrCat("model.layers.", index, ".", name), weight, dropout);
   };
   using Parts = std::vector<AdaptedGroup::Part>;
-  groups_.emplace_back(Parts{part("self_attn.q_proj", weights_.q),
-                             part("self_attn.k_proj", weights_.k),
-                             part("self_attn.v_proj", weights_.v)});
-  groups_.emplace_back(Parts{part("self_attn.o_proj", weights_.o)});
-  groups_.emplace_back(
-      Parts{part("mlp.gate_proj", weights_.gate), part("mlp.up_proj", weights_.up)});
-  groups_.emplace_back(Parts{part("mlp.down_proj", weights_.down)});
+  const auto add = [&](Parts parts) { groups_.emplace_back(std::move(parts), dropout); };
+  add({part("self_attn.q_proj", weights_.q), part("self_attn.k_proj", weights_.k),
+       part("self_attn.v_proj", weights_.v)});
+  add({part("self_attn.o_proj", weights_.o)});
+  add({part("mlp.gate_proj", weights_.gate), part("mlp.up_proj", weights_.up)});
+  add({part("mlp.down_proj", weights_.down)});
 }
 
 void FastLayer::PackAdapters() {
@@ -162,7 +164,7 @@ void FastLayer::AttentionForward(const LayerTokens& tokens, float* x, LayerKept&
   Norm(weights_.input_norm, x, all, kept.unit1.Reserve(all * width), kept.factor1.Reserve(all),
        norm);
   qkv.Forward(norm, all, kept.qkv.Reserve(all * qkv.out_features()), GemmStore::kSet,
-              kept.qkv_group);
+              kept.qkv_group, scratch.gradient);
   FinishQkv(tokens, kept);
   float* mixed = kept.mixed.Reserve(on * mixed_width);
   if (tokens.only_predicting) {
@@ -173,7 +175,7 @@ void FastLayer::AttentionForward(const LayerTokens& tokens, float* x, LayerKept&
   } else {
     scratch.attention.Forward(index_, *tokens.layout, kept.qkv.data(), mixed);
   }
-  group(Stage::kOut).Forward(mixed, on, x, GemmStore::kAdd, kept.out_group);
+  group(Stage::kOut).Forward(mixed, on, x, GemmStore::kAdd, kept.out_group, scratch.gradient);
   if (!weights_.o_bias.defined()) return;
   const float* bias = weights_.o_bias.const_data_ptr<float>();
   ForTokens(on, [&](int64_t m) {
@@ -189,17 +191,21 @@ void FastLayer::MlpForward(int64_t rows, float* x, LayerKept& kept, LayerScratch
   Norm(weights_.post_norm, x, rows, kept.unit2.Reserve(rows * width), kept.factor2.Reserve(rows),
        norm);
   float* wide = kept.gate_up.Reserve(rows * 2 * mlp_width);
-  gate_up.Forward(norm, rows, wide, GemmStore::kSet, kept.gate_up_group);
+  gate_up.Forward(norm, rows, wide, GemmStore::kSet, kept.gate_up_group, scratch.gradient);
   float* act = scratch.act.Reserve(rows * mlp_width);
   ForTokens(rows, [&](int64_t m) {
     const float* gate = wide + m * 2 * mlp_width;
     Kernels().silu_mul(gate, gate + mlp_width, mlp_width, act + m * mlp_width);
   });
-  down.Forward(act, rows, x, GemmStore::kAdd, kept.down_group);
+  down.Forward(act, rows, x, GemmStore::kAdd, kept.down_group, scratch.gradient);
 }
 
 void FastLayer::Forward(const LayerTokens& tokens, float* x, LayerKept& kept,
                         LayerScratch& scratch) const {
+  kept.qkv_group.dropout_keys = tokens.dropout_keys;
+  for (AdaptedGroup::Kept* k : {&kept.out_group, &kept.gate_up_group, &kept.down_group}) {
+    k->dropout_keys = tokens.dropout_keys_on;
+  }
   AttentionForward(tokens, x, kept, scratch);
   MlpForward(tokens.num_on(), x, kept, scratch);
 }
@@ -217,7 +223,9 @@ bool FastLayer::MlpBackward(int64_t rows, const Until& until, float* dx, LayerKe
   const float* d_out = down.OutputGradient(dx, rows, kept.down_group);
   down.LowRankGradient(d_out, rows, d_low);
   float* d_act = scratch.d_act.Reserve(rows * mlp_width);
-  if (!ends_at_down) down.InputGradient(d_out, d_low, rows, d_act);
+  if (!ends_at_down) {
+    down.InputGradient(d_out, d_low, rows, kept.down_group, d_act, scratch.gradient);
+  }
   ForTokens(rows, [&](int64_t m) {
     float* gate = wide + m * 2 * mlp_width;
     float* act_row = act + m * mlp_width;
@@ -236,7 +244,7 @@ bool FastLayer::MlpBackward(int64_t rows, const Until& until, float* dx, LayerKe
                              kept.gate_up_group, d_wide, d_low, rows, scratch.gradient);
   if (!until.through && until.last == Stage::kGateUp) return false;
   float* d_norm = scratch.norm.Reserve(rows * width);
-  gate_up.InputGradient(d_wide, d_low, rows, d_norm);
+  gate_up.InputGradient(d_wide, d_low, rows, kept.gate_up_group, d_norm, scratch.gradient);
   NormBackward(weights_.post_norm, d_norm, kept.unit2.data(), kept.factor2.data(), rows, dx);
   return true;
 }
@@ -250,7 +258,7 @@ bool FastLayer::OutBackward(int64_t rows, const Until& until, const float* dx, L
   out.ParameterGradients(kept.mixed.data(), nullptr, kept.out_group, d_out, d_low, rows,
                          scratch.gradient);
   if (!until.through && until.last == Stage::kOut) return false;
-  out.InputGradient(d_out, d_low, rows, scratch.d_mixed.data());
+  out.InputGradient(d_out, d_low, rows, kept.out_group, scratch.d_mixed.data(), scratch.gradient);
   return true;
 }
 
@@ -269,7 +277,7 @@ void FastLayer::QkvBackward(const LayerTokens& tokens, const Until& until, float
                          kept.qkv_group, d_out, d_low, rows, scratch.gradient);
   if (!until.through) return;
   float* d_norm = scratch.norm.Reserve(rows * config_.hidden_size);
-  qkv.InputGradient(d_out, d_low, rows, d_norm);
+  qkv.InputGradient(d_out, d_low, rows, kept.qkv_group, d_norm, scratch.gradient);
   NormBackward(weights_.input_norm, d_norm, kept.unit1.data(), kept.factor1.data(), rows, dx);
 }
 

@@ -36,7 +36,7 @@ struct LayerScratch {
   Buffer mixed;       // [N, H E]: of a layer that goes on with some of its tokens
   Buffer d_mixed, d_qkv;
   Buffer d_low;
-  Buffer gradient;  // of a group's parameters
+  Buffer gradient;  // what a group works with
 };
 
 // The tokens of a pass. N all of them; M those that go on after attention: all, or in the last
@@ -47,6 +47,9 @@ struct LayerTokens {
   const float* sin = nullptr;
   const float* minus_sin = nullptr;
   bool only_predicting = false;
+  // Keys of the N and of the M tokens for dropout; null: nothing is dropped.
+  const uint64_t* dropout_keys = nullptr;
+  const uint64_t* dropout_keys_on = nullptr;
   int64_t num_all() const { return static_cast<int64_t>(layout->ids.size()); }
   int64_t num_on() const {
     return only_predicting ? static_cast<int64_t>(layout->predicting.size()) : num_all();
@@ -56,8 +59,9 @@ struct LayerTokens {
 // One decoder layer, forward and by hand backward, in the formulas of reference_forward.cc.
 class FastLayer {
  public:
-  // `weights` and `lora` outlive the object.
-  FastLayer(const LlamaWeights& weights, const LoraTensors& lora, int64_t index);
+  // `weights`, `lora` and `dropout` (null: none) outlive the object.
+  FastLayer(const LlamaWeights& weights, const LoraTensors& lora, int64_t index,
+            const AdapterDropout* dropout = nullptr);
 
   bool adapted(Stage stage) const { return group(stage).adapted(); }
   void PackAdapters();

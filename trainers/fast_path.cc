@@ -1,12 +1,14 @@
 // N tokens, M tokens that predict something, D model width.
 #include <algorithm>
 #include <optional>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "ATen/Functions.h"
 #include "ATen/Parallel.h"
 #include "ATen/core/grad_mode.h"
+#include "adapter_dropout.h"
 #include "evolora/model/kernels.h"
 #include "evolora/model/rope.h"
 #include "fast_head.h"
@@ -25,8 +27,11 @@ class FastPath : public GradientPath {
         head_(inputs.base->head),
         scratch_(config_),
         rope_frequencies_(RopeInverseFrequencies(config_)) {
+    if (inputs.recipe->lora_dropout > 0) {
+      dropout_.emplace(inputs.recipe->lora_dropout, inputs.recipe->seed);
+    }
     for (int64_t i = 0; i < config_.num_layers; ++i) {
-      layers_.emplace_back(*inputs.base, *inputs.lora, i);
+      layers_.emplace_back(*inputs.base, *inputs.lora, i, dropout_ ? &*dropout_ : nullptr);
     }
     FindLowestStage();
     kept_.resize(static_cast<size_t>(std::max<int64_t>(1, config_.num_layers - lowest_layer_)));
@@ -36,9 +41,11 @@ class FastPath : public GradientPath {
     const at::NoGradGuard no_grad;
     for (FastLayer& layer : layers_) layer.PackAdapters();
     double loss_sum = 0;
-    for (const std::vector<int64_t>& indices :
-         PackedMicroBatches(inputs_.rows, step_rows, inputs_.recipe->tokens_per_micro_batch)) {
-      loss_sum += MicroBatch(LayOutTokens(inputs_.rows, indices), factor);
+    const bool share_prefixes = !dropout_.has_value();  // see adapter_dropout.h
+    copies_.clear();
+    for (const std::vector<int64_t>& indices : PackedMicroBatches(
+             inputs_.rows, step_rows, inputs_.recipe->tokens_per_micro_batch, share_prefixes)) {
+      loss_sum += MicroBatch(LayOutTokens(inputs_.rows, indices, share_prefixes), factor);
     }
     return loss_sum;
   }
@@ -67,7 +74,26 @@ class FastPath : public GradientPath {
             .cos = rope_cos_.const_data_ptr<float>(),
             .sin = rope_sin_.const_data_ptr<float>(),
             .minus_sin = rope_minus_sin_.const_data_ptr<float>(),
-            .only_predicting = layer == config_.num_layers - 1};
+            .only_predicting = layer == config_.num_layers - 1,
+            .dropout_keys = dropout_ ? keys_.data() : nullptr,
+            .dropout_keys_on = !dropout_                         ? nullptr
+                               : layer == config_.num_layers - 1 ? predicting_keys_.data()
+                                                                 : keys_.data()};
+  }
+
+  // Keys of the tokens of a layout without shared prefixes.
+  void DrawKeys(const TokenLayout& layout) {
+    keys_.clear();
+    for (const TokenLayout::Segment& segment : layout.segments) {
+      const int64_t copy = copies_[segment.row]++;
+      for (int64_t t = 0; t < segment.num_tokens; ++t) {
+        keys_.push_back(DropoutTokenKey(step(), segment.row, copy, segment.first_position + t));
+      }
+    }
+    predicting_keys_.clear();
+    for (const int64_t m : layout.predicting) {
+      predicting_keys_.push_back(keys_[static_cast<size_t>(m)]);
+    }
   }
 
   void GrowRope(int64_t positions) {
@@ -81,6 +107,7 @@ class FastPath : public GradientPath {
   }
 
   double MicroBatch(const TokenLayout& layout, double factor) {
+    if (dropout_) DrawKeys(layout);
     if (layout.predicting.empty()) return 0;
     GrowRope(*std::max_element(layout.positions.begin(), layout.positions.end()) + 1);
     Forward(layout);
@@ -139,6 +166,9 @@ class FastPath : public GradientPath {
 
   const GradientPathInputs inputs_;
   const LlamaConfig& config_;
+  std::optional<AdapterDropout> dropout_;
+  std::unordered_map<int64_t, int64_t> copies_;   // rows of this step so far, by index
+  std::vector<uint64_t> keys_, predicting_keys_;  // of the micro-batch's tokens
   std::vector<FastLayer> layers_;
   int64_t lowest_layer_ = 0;
   Stage lowest_stage_ = Stage::kQkv;

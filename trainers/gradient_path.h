@@ -22,6 +22,15 @@ class GradientPath {
   // over their labelled tokens. Uses the adapter's values as they are at the call.
   virtual absl::StatusOr<double> AddGradient(absl::Span<const int64_t> step_rows,
                                              double factor) = 0;
+
+  // The optimiser step (from 0) that the next AddGradient belongs to: what dropout draws from.
+  void set_step(int64_t step) { step_ = step; }
+
+ protected:
+  int64_t step() const { return step_; }
+
+ private:
+  int64_t step_ = 0;
 };
 
 // All arguments outlive the path. `lora`'s tensors are leaves with gradient tensors (a.grad()).

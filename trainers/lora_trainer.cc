@@ -37,6 +37,11 @@ absl::StatusOr<TrainingPath> PathOn(c10::Device device, const LoraRecipe& recipe
   if (recipe.precision == TrainingPrecision::kBf16 && path != TrainingPath::kDevice) {
     return absl::InvalidArgumentError("recipe.precision: bf16 needs path device or a CUDA device");
   }
+  if (path == TrainingPath::kDevice && (recipe.use_dora || recipe.lora_dropout > 0)) {
+    return absl::UnimplementedError(absl::StrCat("recipe.",
+                                                 recipe.use_dora ? "use_dora" : "lora_dropout",
+                                                 ": not computed by the device path"));
+  }
   return path;
 }
 
@@ -186,6 +191,7 @@ class Run {
                       .total_steps = total_steps_,
                       .tokens = size.tokens,
                       .labelled_tokens = size.labelled_tokens};
+    path_->set_step(step);
     ASSIGN_OR_RETURN(report.loss, AccumulateGradient(step_rows, report.labelled_tokens));
     report.grad_norm = device_optimizer_ ? device_optimizer_->GradientNorm()
                                          : parameters_->gradient.norm().item<double>();

@@ -120,6 +120,7 @@ absl::Status ValidateRecipe(const LoraRecipe& r) {
       {"alpha", r.alpha, 1e-6, 1e6},
       {"learning_rate", r.learning_rate, 0, 10},
       {"lora_plus_ratio", r.lora_plus_ratio, 1e-3, 1e3},
+      {"lora_dropout", r.lora_dropout, 0, 0.99},
       {"warmup_ratio", r.warmup_ratio, 0, 1},
       {"epochs", static_cast<double>(r.epochs), 1, 10000},
       {"max_steps", static_cast<double>(r.max_steps), 0, 1e9},
@@ -142,6 +143,10 @@ absl::Status ValidateRecipe(const LoraRecipe& r) {
   for (const auto& [key, alpha] : r.alpha_pattern) {
     RETURN_IF_ERROR(CheckBound({"alpha_pattern", alpha, 1e-6, 1e6}));
   }
+  if (r.use_dora && r.lora_dropout > 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("recipe.lora_dropout: ", r.lora_dropout, " is not computed with use_dora"));
+  }
   if (r.use_dora && r.init_lora_weights != LoraInit::kKaiming) {
     return absl::InvalidArgumentError(absl::StrCat(
         "recipe.init_lora_weights: ", InitName(r.init_lora_weights),
@@ -157,6 +162,7 @@ absl::StatusOr<LoraRecipe> RecipeFromJson(const Json& json) {
   r.rank = f.OptionalInteger("rank", -kMax, kMax).value_or(r.rank);
   r.alpha = f.OptionalNumber("alpha").value_or(r.alpha);
   r.use_rslora = f.OptionalBool("use_rslora").value_or(r.use_rslora);
+  r.lora_dropout = f.OptionalNumber("lora_dropout").value_or(r.lora_dropout);
   r.use_dora = f.OptionalBool("use_dora").value_or(r.use_dora);
   if (f.Has("target_modules")) r.target_modules = f.StringArray("target_modules");
   if (f.Has("exclude_modules")) r.exclude_modules = f.StringArray("exclude_modules");
@@ -206,6 +212,7 @@ Json RecipeToJson(const LoraRecipe& r) {
               {"alpha", r.alpha},
               {"use_rslora", r.use_rslora},
               {"use_dora", r.use_dora},
+              {"lora_dropout", r.lora_dropout},
               {"target_modules", r.target_modules},
               {"exclude_modules", r.exclude_modules},
               {"rank_pattern", r.rank_pattern},

@@ -1,8 +1,13 @@
 // B rows, T padded length, D model width, N labelled rows of the head.
+#include <optional>
+#include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
+#include "ATen/ops/ones.h"
 #include "ATen/ops/tensor.h"
+#include "adapter_dropout.h"
 #include "evolora/core/status_macros.h"
 #include "evolora/model/reference_forward.h"
 #include "gradient_path.h"
@@ -42,15 +47,21 @@ absl::StatusOr<MicroBatch> BuildMicroBatch(absl::Span<const TrainingRow> rows,
 
 class ReferencePath : public GradientPath {
  public:
-  explicit ReferencePath(const GradientPathInputs& inputs) : inputs_(inputs) {}
+  explicit ReferencePath(const GradientPathInputs& inputs) : inputs_(inputs) {
+    if (inputs.recipe->lora_dropout > 0) {
+      dropout_.emplace(inputs.recipe->lora_dropout, inputs.recipe->seed);
+    }
+  }
 
   absl::StatusOr<double> AddGradient(absl::Span<const int64_t> step_rows, double factor) override {
     double loss_sum = 0;
+    copies_.clear();
     for (const std::vector<int64_t>& indices :
          MicroBatches(inputs_.rows, step_rows, inputs_.recipe->tokens_per_micro_batch)) {
       ASSIGN_OR_RETURN(const MicroBatch batch, BuildMicroBatch(inputs_.rows, indices));
       ASSIGN_OR_RETURN(const at::Tensor hidden_BTD,
-                       ReferenceHidden(*inputs_.base, inputs_.lora, batch.tokens));
+                       ReferenceHidden(*inputs_.base, inputs_.lora, batch.tokens,
+                                       Factors(indices, batch.tokens.ids.size(1))));
       const at::Tensor rows_ND = hidden_BTD.flatten(0, 1).index_select(0, batch.hidden_rows_N);
       const HeadLoss head =
           ChunkedHeadLoss(rows_ND.detach(), inputs_.base->head, batch.targets_N, factor);
@@ -61,7 +72,30 @@ class ReferencePath : public GradientPath {
   }
 
  private:
+  // Dropout's factors of a batch of rows, padded to `longest` tokens.
+  AdapterInputFactors Factors(absl::Span<const int64_t> indices, int64_t longest) {
+    if (!dropout_) return {};
+    std::vector<uint64_t> keys;
+    for (const int64_t i : indices) {
+      const int64_t copy = copies_[i]++;
+      for (int64_t t = 0; t < longest; ++t) keys.push_back(DropoutTokenKey(step(), i, copy, t));
+    }
+    return [this, keys = std::move(keys), longest](const std::string& path, int64_t in) {
+      const auto num_rows = static_cast<int64_t>(keys.size()) / longest;
+      at::Tensor factors_BTI = at::ones({num_rows, longest, in}, at::kFloat);
+      float* data = factors_BTI.mutable_data_ptr<float>();
+      const uint64_t module_key = dropout_->ModuleKey(path);
+      for (const uint64_t key : keys) {
+        dropout_->Mask(module_key, key, in, data, data);
+        data += in;
+      }
+      return factors_BTI;
+    };
+  }
+
   const GradientPathInputs inputs_;
+  std::optional<AdapterDropout> dropout_;
+  std::unordered_map<int64_t, int64_t> copies_;  // rows of this step so far, by index
 };
 
 }  // namespace

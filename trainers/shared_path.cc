@@ -15,6 +15,7 @@ class SharedPath : public GradientPath {
 
   absl::StatusOr<double> AddGradient(absl::Span<const int64_t> step_rows, double factor) override {
     const absl::Span<const int64_t> mine = ShareOf(step_rows, group_.rank(), group_.size());
+    inner_->set_step(step());
     double loss_sum = 0;
     if (!mine.empty()) {
       ASSIGN_OR_RETURN(loss_sum, inner_->AddGradient(mine, factor));

@@ -78,7 +78,8 @@ class Builder {
                                 .tree = static_cast<int64_t>(layout_.tree_begin.size()) - 1,
                                 .first_token = first_token,
                                 .num_tokens = end - depth,
-                                .first_position = depth});
+                                .first_position = depth,
+                                .row = parting.back()});
     for (int64_t t = depth; t < end; ++t) {
       layout_.ids.push_back(IdAt(parting.back(), t));
       layout_.positions.push_back(t);

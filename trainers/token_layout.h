@@ -19,6 +19,7 @@ struct TokenLayout {
     int64_t first_token = 0;
     int64_t num_tokens = 0;  // at least one
     int64_t first_position = 0;
+    int64_t row = 0;  // index of a row that has these tokens
   };
   // What the hidden state at one token has to predict: once for each row that labels it.
   struct Target {

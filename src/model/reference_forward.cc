@@ -17,8 +17,9 @@ namespace {
 // One forward pass over one batch.
 class Pass {
  public:
-  Pass(const LlamaWeights& weights, const LoraTensors* lora, const TokenBatch& batch)
-      : weights_(weights), config_(weights.config), lora_(lora), batch_(batch) {
+  Pass(const LlamaWeights& weights, const LoraTensors* lora, const TokenBatch& batch,
+       const AdapterInputFactors& factors)
+      : weights_(weights), config_(weights.config), lora_(lora), batch_(batch), factors_(factors) {
     const at::Tensor positions =
         batch.positions.defined()
             ? batch.positions
@@ -70,7 +71,8 @@ class Pass {
     const auto found = lora_->modules.find(absl::StrCat("model.layers.", layer, ".", name));
     if (found == lora_->modules.end()) return y;
     const LoraTensor& module = found->second;
-    const at::Tensor update = at::linear(at::linear(x, module.a), module.b) * module.scale;
+    const at::Tensor read = factors_ ? x * factors_(found->first, x.size(-1)) : x;
+    const at::Tensor update = at::linear(at::linear(read, module.a), module.b) * module.scale;
     if (!module.magnitude.defined()) return y + update;
     const at::Tensor factor = module.magnitude / AdaptedRowNorms(weight, module);
     const at::Tensor scaled = (at::linear(x, weight) + update) * factor;
@@ -123,6 +125,7 @@ class Pass {
   const LlamaConfig& config_;
   const LoraTensors* lora_;
   const TokenBatch& batch_;
+  const AdapterInputFactors& factors_;
   at::Tensor cos_, sin_;
   at::Tensor full_mask_, window_mask_;
 };
@@ -151,7 +154,7 @@ absl::Status CheckBatch(const LlamaConfig& config, const TokenBatch& batch) {
   return absl::OkStatus();
 }
 
-absl::Status CheckLora(const LlamaConfig& config, const LoraTensors* lora) {
+absl::Status CheckLora(const LlamaConfig& config, const LoraTensors* lora, bool has_factors) {
   if (lora == nullptr) return absl::OkStatus();
   for (const auto& [path, module] : lora->modules) {
     const auto [out, in] = LinearShape(config, path);
@@ -159,6 +162,10 @@ absl::Status CheckLora(const LlamaConfig& config, const LoraTensors* lora) {
                       module.a.size(1) == in && module.b.size(0) == out &&
                       module.a.size(0) == module.b.size(1) &&
                       (!module.magnitude.defined() || module.magnitude.numel() == out);
+    if (has_factors && module.magnitude.defined()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("LoRA module ", path, ": input factors beside a magnitude"));
+    }
     if (!fits) {
       return absl::InvalidArgumentError(
           absl::StrCat("LoRA module ", path, ": does not fit the base ([", out, ", ", in, "])"));
@@ -192,11 +199,12 @@ absl::StatusOr<TokenBatch> PadRight(absl::Span<const std::vector<int32_t>> rows)
 }
 
 absl::StatusOr<at::Tensor> ReferenceHidden(const LlamaWeights& weights, const LoraTensors* lora,
-                                           const TokenBatch& batch) {
+                                           const TokenBatch& batch,
+                                           const AdapterInputFactors& factors) {
   return CatchTorch("ReferenceHidden", [&]() -> absl::StatusOr<at::Tensor> {
     RETURN_IF_ERROR(CheckBatch(weights.config, batch));
-    RETURN_IF_ERROR(CheckLora(weights.config, lora));
-    return Pass(weights, lora, batch).Run();
+    RETURN_IF_ERROR(CheckLora(weights.config, lora, static_cast<bool>(factors)));
+    return Pass(weights, lora, batch, factors).Run();
   });
 }
 

@@ -220,6 +220,73 @@ TEST(FastPath, EqualsAutogradWithMagnitudes) {
   }
 }
 
+TEST(FastPath, EqualsAutogradWithDropout) {
+  std::vector<Case> cases = {
+      MakeCase("all layers"),
+      MakeCase("biases and norms of q and k",
+               [](Case& c) {
+                 c.config.qkv_bias = true;
+                 c.config.output_bias = true;
+                 c.config.qk_norm = true;
+               }),
+      MakeCase("rank 20, 131 wide",
+               [](Case& c) {
+                 c.recipe.rank = 20;
+                 c.config.hidden_size = 131;
+                 c.config.intermediate_size = 157;
+               }),
+      MakeCase("equal rows and prefixes", [](Case& c) { c.rows = SharingRows(c.config); }),
+  };
+  for (const char* target : {"q_proj", "v_proj", "o_proj", "up_proj", "down_proj",
+                             "model.layers.1.mlp.gate_proj", "model.layers.2.mlp.down_proj"}) {
+    cases.push_back(MakeCase(target, [&](Case& c) { c.recipe.target_modules = {target}; }));
+  }
+  for (Case& c : cases) {
+    c.recipe.lora_dropout = 0.4;
+    c.recipe.seed = 3;
+    ExpectFastEqualsReference(c);
+  }
+}
+
+TEST(FastPath, DropoutDoesNotDependOnMicroBatches) {
+  Case c = MakeCase("dropout", [](Case& change) {
+    change.rows = SharingRows(change.config);
+    change.recipe.lora_dropout = 0.2;
+  });
+  c.recipe.tokens_per_micro_batch = 10000;
+  const Gradient whole = Compute(c, MakeFastPath);
+  for (const int64_t tokens : {1, 90, 200}) {
+    SCOPED_TRACE(tokens);
+    c.recipe.tokens_per_micro_batch = tokens;
+    ExpectSame(Compute(c, MakeFastPath), whole);
+    ExpectSame(Compute(c, MakeReferencePath), whole);
+  }
+}
+
+// With B = 0 nothing behind an adapter feels its mask, so that B's gradient is linear in it.
+TEST(FastPath, TheMeanGradientOverManyStepsOfDropoutIsThatWithout) {
+  Case c = MakeCase("expectation");
+  c.rows.pop_back();  // the long one
+  const std::shared_ptr<const LlamaWeights> base = testing::RandomWeights(c.config, 3);
+  const auto mean_gradient = [&](int64_t steps) {
+    absl::StatusOr<AdapterParameters> parameters =
+        AdapterParameters::Create(*base, c.recipe, /*init=*/nullptr);
+    EXPECT_TRUE(parameters.ok()) << parameters.status();
+    const std::unique_ptr<GradientPath> path = MakeFastPath(
+        {.base = base.get(), .lora = &parameters->lora(), .recipe = &c.recipe, .rows = c.rows});
+    for (int64_t step = 0; step < steps; ++step) {
+      path->set_step(step);
+      EXPECT_TRUE(path->AddGradient({0, 1, 2, 3}, 1.0 / static_cast<double>(steps)).ok());
+    }
+    return parameters->gradient.clone();
+  };
+  const at::Tensor without = mean_gradient(1);
+  c.recipe.lora_dropout = 0.3;
+  const double norm = without.norm().item<double>();
+  EXPECT_GT(mean_gradient(1).sub(without).norm().item<double>(), 0.2 * norm);
+  EXPECT_LT(mean_gradient(600).sub(without).norm().item<double>(), 0.05 * norm);
+}
+
 TEST(FastPath, SharedPrefixesGiveTheLossAndGradientOfTheRowsAlone) {
   for (const int64_t window : {0, 30}) {
     Case c = MakeCase(absl::StrCat("window ", window), [&](Case& change) {

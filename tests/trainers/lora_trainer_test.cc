@@ -262,9 +262,10 @@ TEST(TrainLora, AnAdapterTakenOutOfTheBaseComesBackAsPlainLora) {
   }
 }
 
-TEST(TrainLora, AStartTakenOutOfTheBaseIsTheSameOnResume) {
+TEST(TrainLora, AStartTakenOutOfTheBaseAndDropoutAreTheSameOnResume) {
   TrainingJob job = TinyJob();
   job.recipe.init_lora_weights = LoraInit::kPissa;
+  job.recipe.lora_dropout = 0.2;
   TempDir dir;
   TrainOptions options{.work_dir = dir.Join("work"), .resume = true};
   std::stop_source stop;
@@ -285,6 +286,16 @@ TEST(TrainLora, AStartThatTheRunWouldIgnoreIsRefused) {
   job.recipe.init_lora_weights = LoraInit::kPissa;
   EXPECT_THAT(Train(job), StatusIs(absl::StatusCode::kInvalidArgument,
                                    HasSubstr("starts from a given adapter")));
+}
+
+TEST(TrainLora, TheDevicePathRefusesWhatItDoesNotCompute) {
+  for (const char* key : {"use_dora", "lora_dropout"}) {
+    TrainingJob job = TinyJob();
+    job.recipe.path = TrainingPath::kDevice;
+    job.recipe.use_dora = key == std::string("use_dora");
+    job.recipe.lora_dropout = job.recipe.use_dora ? 0 : 0.1;
+    EXPECT_THAT(Train(job), StatusIs(absl::StatusCode::kUnimplemented, HasSubstr(key)));
+  }
 }
 
 TEST(TrainLora, RefusesTargetsThatMatchNothingAndRanksAboveTheLayer) {

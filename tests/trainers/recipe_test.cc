@@ -41,8 +41,10 @@ TEST(Recipe, JsonRoundTripKeepsEveryField) {
   EXPECT_EQ(RecipeToJson(back), RecipeToJson(recipe));
   recipe.use_dora = false;
   recipe.init_lora_weights = LoraInit::kPissa;
+  recipe.lora_dropout = 0.25;
   ASSERT_OK_AND_ASSIGN(const LoraRecipe pissa, RecipeFromJson(RecipeToJson(recipe)));
   EXPECT_EQ(pissa.init_lora_weights, LoraInit::kPissa);
+  EXPECT_EQ(pissa.lora_dropout, 0.25);
 }
 
 TEST(Recipe, RefusesWhatItDoesNotKnowOrCannotMean) {
@@ -65,6 +67,8 @@ TEST(Recipe, RefusesWhatItDoesNotKnowOrCannotMean) {
       {R"({"lora_plus_ratio": 0})", "recipe.lora_plus_ratio: 0"},
       {R"({"epochs": 0})", "recipe.epochs: 0"},
       {R"({"use_dora": 1})", "use_dora"},
+      {R"({"lora_dropout": 1})", "recipe.lora_dropout: 1"},
+      {R"({"lora_dropout": 0.1, "use_dora": true})", "not computed with use_dora"},
       {R"({"init_lora_weights": "loftq"})", "'loftq'"},
       {R"({"init_lora_weights": "pissa", "use_dora": true})", "not with use_dora"},
       {R"([])", "recipe"},

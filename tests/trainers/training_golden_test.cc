@@ -170,7 +170,7 @@ TEST_P(TrainingGolden, ReferenceTookTheRowsInOurOrder) {
 INSTANTIATE_TEST_SUITE_P(Cases, TrainingGolden,
                          ::testing::Values("plain", "linear_warmup", "cosine_weight_decay",
                                            "clipped", "rslora", "patterns", "lora_plus", "dora",
-                                           "dora_lora_plus", "pissa", "olora"),
+                                           "dora_lora_plus", "pissa", "olora", "dropout"),
                          [](const auto& param) { return param.param; });
 
 }  // namespace

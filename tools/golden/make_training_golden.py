@@ -31,6 +31,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "tools/bench/peers"))
+from counter_dropout import Masks  # noqa: E402
 from peft_reference import PeftReference, Recipe, export_init, read_rows  # noqa: E402
 from row_order import step_rows  # noqa: E402
 
@@ -50,16 +51,19 @@ CASES: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
     # epsilon: of the gradients of rank 1 some are as small as fp32's own noise, which Adam would scale up.
     "patterns": ({"exclude_modules": ["k_proj"], "rank_pattern": {"q_proj": 1, "layers.1.mlp.up_proj": 7},
                   "alpha_pattern": {"layers.0.*": 9}, "epsilon": 1e-6}, [FEW_ROWS_AT_A_TIME]),
-    "dora": ({"use_dora": True}, [ONE_ROW_AT_A_TIME, FEW_ROWS_AT_A_TIME]),
+    "dora": ({"use_dora": True}, [FEW_ROWS_AT_A_TIME]),
     "dora_lora_plus": ({"use_dora": True, "target_modules": ["q_proj", "o_proj", "gate_proj", "down_proj"],
                         "lora_plus_ratio": 4, "weight_decay": 0.05, "learning_rate": 1e-3}, []),
     "pissa": ({"init_lora_weights": "pissa", "learning_rate": 5e-4}, [FEW_ROWS_AT_A_TIME]),
     "olora": ({"init_lora_weights": "olora", "learning_rate": 5e-4, "use_rslora": True,
                "target_modules": ["k_proj", "o_proj", "up_proj", "down_proj"]}, []),
+    # Masks from counter_dropout.py: torch's own draws are nobody else's.
+    "dropout": ({"lora_dropout": 0.3}, [FEW_ROWS_AT_A_TIME]),
     "lora_plus": ({"lora_plus_ratio": 16, "learning_rate": 5e-4, "weight_decay": 0.05}, []),
 }
 # Recipe keys that change what PEFT starts from: a case with one of them has an OUT/<case>/init.
-SHAPES = {"target_modules", "exclude_modules", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora"}
+SHAPES = {"target_modules", "exclude_modules", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora",
+          "lora_dropout"}
 
 # Odd on purpose: head_dim is not hidden / heads, one key/value head, a vocabulary that no block
 # size divides.
@@ -117,6 +121,20 @@ def tidy_adapter(folder: pathlib.Path) -> None:
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
+class GoldenRun(PeftReference):
+    """A reference run with evolora's dropout masks."""
+
+    def __init__(self, model: PreTrainedModel, init: pathlib.Path | None, recipe: Recipe,
+                 rows: list[dict[str, list[int]]]) -> None:
+        super().__init__(model, init, recipe, rows)
+        self._masks = Masks(self.model, recipe.lora_dropout, recipe.seed) if recipe.lora_dropout else None
+
+    def _inputs(self, indices: list[int], rows: list[dict[str, list[int]]]) -> dict[str, Any]:
+        if self._masks:
+            self._masks.next_step(indices, max(len(row["ids"]) for row in rows))
+        return super()._inputs(indices, rows)
+
+
 def write_case(out: pathlib.Path, name: str) -> None:
     keys, also = CASES[name]
     recipe = Recipe(**COMMON | keys)
@@ -129,7 +147,7 @@ def write_case(out: pathlib.Path, name: str) -> None:
         init = f"{name}/init"
         export_init(load_model(out / "model"), recipe, 7, out / init)
         tidy_adapter(out / init)
-    run = PeftReference(load_model(out / "model"), out / init if init else None, recipe, rows)
+    run = GoldenRun(load_model(out / "model"), out / init if init else None, recipe, rows)
     with tempfile.TemporaryDirectory() as scratch:
         if not init:
             start = pathlib.Path(scratch) / "start"

@@ -36,9 +36,6 @@ class DevicePath : public GradientPath {
   }
 
   absl::StatusOr<double> AddGradient(absl::Span<const int64_t> step_rows, double factor) override {
-    if (inputs_.recipe->use_dora) {
-      return absl::UnimplementedError("recipe.use_dora: not computed on a device");
-    }
     const at::NoGradGuard no_grad;
     const c10::DeviceGuard guard(math_.device());
     at::_foreach_copy_(copies_.to, copies_.from);

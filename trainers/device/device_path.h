@@ -17,8 +17,8 @@ struct DevicePathOptions {
 // The path for GPUs: the fast path's formulas as matrix products of LibTorch and own kernels
 // between them, over rows packed without padding in one token dimension; no autograd graph, and the
 // host waits for the device once a step, where it reads the loss. Prefixes that rows share are
-// computed for each row. Unimplemented: use_dora. `inputs.lora` lives on options.device. On the CPU
-// it gives the same numbers: for tests.
+// computed for each row. REQUIRES: a recipe without use_dora and lora_dropout. `inputs.lora` lives
+// on options.device. On the CPU it gives the same numbers: for tests.
 std::unique_ptr<GradientPath> MakeDevicePath(const GradientPathInputs& inputs,
                                              const DevicePathOptions& options);
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "ATen/core/Tensor.h"
@@ -36,11 +37,18 @@ struct TokenBatch {
 // InvalidArgument: no rows, or an empty row (named).
 absl::StatusOr<TokenBatch> PadRight(absl::Span<const std::vector<int32_t>> rows);
 
-// Hidden states after the final norm, [B, T, D]. `lora` may be null: the bare base.
-// Errors: InvalidArgument  ids out of range, shapes that do not agree, a LoRA module the base lacks
+// What the input of an adapter is multiplied with before its A (dropout): [B, T, in_features], by
+// the adapted layer's path.
+using AdapterInputFactors = std::function<at::Tensor(const std::string& path, int64_t in_features)>;
+
+// Hidden states after the final norm, [B, T, D]. `lora` may be null: the bare base. `factors` may
+// be empty: A reads the input as it is. Adapters with magnitudes take none. Errors: InvalidArgument
+// ids out of range, shapes that do not agree, a LoRA module the base lacks,
+//                          factors for a module with a magnitude
 //         Internal, ResourceExhausted  from LibTorch
 absl::StatusOr<at::Tensor> ReferenceHidden(const LlamaWeights& weights, const LoraTensors* lora,
-                                           const TokenBatch& batch);
+                                           const TokenBatch& batch,
+                                           const AdapterInputFactors& factors = {});
 
 // Logits [N, V] of hidden rows [N, D] (gather the rows that matter first).
 absl::StatusOr<at::Tensor> ReferenceHead(const LlamaWeights& weights, const at::Tensor& hidden_ND);

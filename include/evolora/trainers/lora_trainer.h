@@ -96,6 +96,7 @@ absl::Status CheckTrainingDevice(absl::string_view device);
 //                              nothing, `init` that does not fit
 //           FailedPrecondition the checkpoint or the metrics belong to another job; no such device,
 //                              or a build without CUDA
+//           Unimplemented      use_dora or lora_dropout on the device path
 //           ResourceExhausted  out of memory (the device's too) or disk (work_dir is left
 //                              resumable)
 //           Aborted            the loss became non-finite; names step and loss

@@ -43,6 +43,11 @@ struct LoraRecipe {
   // norm; the norm that it is divided by takes no gradient, as in PEFT. LoRA+ counts it with B.
   // Costs the outputs of the adapted layers in memory; vLLM and llama.cpp refuse the adapter.
   bool use_dora = false;
+  // Share of the features that each adapter's A does not see, drawn anew for every token and step
+  // from `seed`; the frozen layers see all (PEFT's lora_dropout). Both paths draw the same. The
+  // fast path then computes shared prefixes in every row, as each row has its own mask. Not with
+  // use_dora.
+  double lora_dropout = 0;
   // Leaf names (q_proj), suffixes (self_attn.q_proj) or full paths; empty = every linear layer
   // of the decoder but the head ("all-linear").
   std::vector<std::string> target_modules;
@@ -68,7 +73,7 @@ struct LoraRecipe {
   double epsilon = 1e-8;
   double max_grad_norm = 1.0;     // 0 = no clipping
   double replay_share = 0.25;     // of all rows of an epoch, taken from the rows marked replay
-  uint64_t seed = 0;              // adapter initialisation and row order
+  uint64_t seed = 0;              // adapter initialisation, row order and dropout
   int64_t max_row_tokens = 2048;  // a longer row is refused, or cut, as max_cut_share says
   // Share of the rows that may be cut at max_row_tokens; above it the data set is refused.
   double max_cut_share = 0;

@@ -29,6 +29,7 @@ class Recipe:
     alpha: float = 32
     use_rslora: bool = False
     use_dora: bool = False
+    lora_dropout: float = 0
     target_modules: list[str] = dataclasses.field(default_factory=list)
     exclude_modules: list[str] = dataclasses.field(default_factory=list)
     rank_pattern: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -76,7 +77,7 @@ def with_adapter(model: PreTrainedModel, recipe: Recipe) -> PeftModel:
     """`model` with the adapter that PEFT starts from on the recipe's layers."""
     init = recipe.init_lora_weights
     config = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, use_rslora=recipe.use_rslora,
-                        use_dora=recipe.use_dora,
+                        use_dora=recipe.use_dora, lora_dropout=recipe.lora_dropout,
                         init_lora_weights=True if init == "kaiming" else init,
                         target_modules=recipe.target_modules or "all-linear",
                         exclude_modules=recipe.exclude_modules or None,
@@ -124,8 +125,9 @@ class PeftReference:
 
     def step(self) -> Step:
         started = time.perf_counter()
-        rows = [self._rows[i] for i in next(self._order)]
-        loss = self.model(**padded(rows)).loss
+        indices = next(self._order)
+        rows = [self._rows[i] for i in indices]
+        loss = self.model(**self._inputs(indices, rows)).loss
         loss.backward()
         limit = self._recipe.max_grad_norm or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, limit)
@@ -134,6 +136,10 @@ class PeftReference:
         self._optimizer.zero_grad()
         return Step(loss.item(), norm.item(), sum(len(row["ids"]) for row in rows),
                     time.perf_counter() - started)
+
+    def _inputs(self, indices: list[int], rows: list[dict[str, list[int]]]) -> dict[str, Any]:
+        """The model's arguments for the rows of the next step."""
+        return padded(rows)
 
 
 def padded(rows: list[dict[str, list[int]]]) -> dict[str, Any]:

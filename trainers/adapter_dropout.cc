@@ -1,0 +1,60 @@
+#include "adapter_dropout.h"
+
+#include <cmath>
+
+#include "evolora/core/random.h"
+
+namespace evolora {
+namespace {
+
+constexpr uint64_t kGamma = 0x9e3779b97f4a7c15u;
+
+// SplitMix64 of a counter (core/random.h), inline.
+uint64_t Mixed(uint64_t z) {
+  z += kGamma;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+  return z ^ (z >> 31);
+}
+
+// use(i, 32 random bits) for i in [0, n): two features a word, the low half first.
+template <typename Use>
+void ForFeatures(uint64_t module_key, uint64_t token_key, int64_t n, const Use& use) {
+  uint64_t state = Mixed(module_key ^ token_key);
+  for (int64_t i = 0; i < n; i += 2, state += kGamma) {
+    const uint64_t bits = Mixed(state);
+    use(i, bits & 0xffffffffu);
+    if (i + 1 < n) use(i + 1, bits >> 32);
+  }
+}
+
+}  // namespace
+
+AdapterDropout::AdapterDropout(double rate, uint64_t seed)
+    : seed_(DeriveSeed(seed, "dropout")),
+      threshold_(static_cast<uint64_t>(std::llround(rate * 0x1.0p32))),
+      kept_(static_cast<float>(1 / (1 - rate))) {}
+
+uint64_t AdapterDropout::ModuleKey(absl::string_view path) const { return DeriveSeed(seed_, path); }
+
+void AdapterDropout::Mask(uint64_t module_key, uint64_t token_key, int64_t n, const float* x,
+                          float* y) const {
+  ForFeatures(module_key, token_key, n,
+              [&](int64_t i, uint64_t bits) { y[i] = bits < threshold_ ? 0.0f : x[i] * kept_; });
+}
+
+void AdapterDropout::AddMasked(uint64_t module_key, uint64_t token_key, int64_t n, const float* x,
+                               float* y) const {
+  ForFeatures(module_key, token_key, n,
+              [&](int64_t i, uint64_t bits) { y[i] += bits < threshold_ ? 0.0f : x[i] * kept_; });
+}
+
+uint64_t DropoutTokenKey(int64_t step, int64_t row, int64_t copy, int64_t position) {
+  uint64_t key = 0;
+  for (const int64_t part : {step, row, copy, position}) {
+    key = Mixed(key ^ static_cast<uint64_t>(part));
+  }
+  return key;
+}
+
+}  // namespace evolora
