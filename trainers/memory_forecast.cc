@@ -65,6 +65,15 @@ int64_t KeptFloats(const LlamaConfig& c, const LayerGroups& g, int64_t n, int64_
   return floats;
 }
 
+// What the groups of one layer keep for the gradients of magnitudes.
+int64_t OutputFloats(const LayerGroups& g, int64_t n, int64_t on) {
+  int64_t floats = g.qkv.rank > 0 ? n * g.qkv.out : 0;
+  for (const Group* group : {&g.out, &g.gate_up, &g.down}) {
+    if (group->rank > 0) floats += on * group->out;
+  }
+  return floats;
+}
+
 // LayerScratch without attention.
 int64_t ScratchFloats(const LlamaConfig& c, const LayerGroups& widest, int64_t n) {
   const int64_t rank =
@@ -99,8 +108,9 @@ int64_t PackedBytes(const LlamaConfig& c, const std::vector<PlannedModule>& modu
   return floats * kFloat;
 }
 
-int64_t ArenaBytes(const LlamaConfig& c, const std::vector<PlannedModule>& modules,
-                   const LargestMicroBatch& largest, int64_t num_threads) {
+int64_t ArenaBytes(const LlamaConfig& c, const LoraRecipe& recipe,
+                   const std::vector<PlannedModule>& modules, const LargestMicroBatch& largest,
+                   int64_t num_threads) {
   const int64_t n = largest.tokens, m = largest.predicting;
   int64_t floats = n * c.hidden_size + m * (3 * c.hidden_size + 1) + HeadFloats(c, m) +
                    AttentionFloats(c, n, largest.row_tokens, num_threads);
@@ -110,8 +120,13 @@ int64_t ArenaBytes(const LlamaConfig& c, const std::vector<PlannedModule>& modul
     const LayerGroups g = GroupsOf(c, modules, layer);
     any_below = any_below || RankOf(g) > 0;
     const bool last = layer == c.num_layers - 1;
-    if (any_below || last) floats += KeptFloats(c, g, n, last && c.num_layers > 1 ? m : n);
+    const int64_t on = last && c.num_layers > 1 ? m : n;
+    if (any_below || last) floats += KeptFloats(c, g, n, on);
+    if (recipe.use_dora) floats += OutputFloats(g, n, on);
     if (layer == 0 || RankOf(g) > RankOf(widest)) widest = g;
+  }
+  if (recipe.lora_dropout > 0) {  // the input with its features dropped
+    floats += n * std::max(c.intermediate_size, c.num_heads * c.head_dim);
   }
   return (floats + ScratchFloats(c, widest, n)) * kFloat;
 }

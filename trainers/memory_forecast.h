@@ -19,7 +19,8 @@ struct LargestMicroBatch {
 // tree_attention.h, fast_head.h): the sizes those reserve, summed. Buffers used one after the other
 // by several layers count once.
 int64_t PackedBytes(const LlamaConfig& config, const std::vector<PlannedModule>& modules);
-int64_t ArenaBytes(const LlamaConfig& config, const std::vector<PlannedModule>& modules,
-                   const LargestMicroBatch& largest, int64_t num_threads);
+int64_t ArenaBytes(const LlamaConfig& config, const LoraRecipe& recipe,
+                   const std::vector<PlannedModule>& modules, const LargestMicroBatch& largest,
+                   int64_t num_threads);
 
 }  // namespace evolora

@@ -63,6 +63,7 @@ class Walk {
     }
     for (const PlannedModule& module : modules_) {
       out_.trainable_parameters += module.rank * (module.in_features + module.out_features);
+      if (job_.recipe.use_dora) out_.trainable_parameters += module.out_features;
     }
   }
 
@@ -84,7 +85,7 @@ class Walk {
 
   StepSize AddPacked(const std::vector<int64_t>& step_rows) {
     StepSize computed;
-    const bool share = path_ == TrainingPath::kFast;
+    const bool share = path_ == TrainingPath::kFast && job_.recipe.lora_dropout == 0;
     for (const std::vector<int64_t>& indices :
          PackedMicroBatches(job_.rows, step_rows, job_.recipe.tokens_per_micro_batch, share)) {
       const TokenLayout layout = LayOutTokens(job_.rows, indices, share);
@@ -114,6 +115,12 @@ class Walk {
   void ForecastMemory() {
     const int64_t adapter = out_.trainable_parameters * static_cast<int64_t>(sizeof(float));
     out_.memory.weights = CountParameters(job_.base->config) * static_cast<int64_t>(sizeof(float));
+    if (job_.recipe.init_lora_weights != LoraInit::kKaiming) {  // the adapted ones less the start
+      for (const PlannedModule& module : modules_) {
+        out_.memory.weights +=
+            module.in_features * module.out_features * static_cast<int64_t>(sizeof(float));
+      }
+    }
     out_.memory.optimiser = 4 * adapter;
     out_.memory.checkpoint = 9 * adapter;  // three vectors as arrays, as an HDF5 image, sealed
     out_.memory_basis = "counted from shapes; the program and its libraries come on top";
@@ -124,7 +131,8 @@ class Walk {
       return;
     }
     out_.memory.packed = PackedBytes(job_.base->config, modules_);
-    out_.memory.arena = ArenaBytes(job_.base->config, modules_, largest_, at::get_num_threads());
+    out_.memory.arena =
+        ArenaBytes(job_.base->config, job_.recipe, modules_, largest_, at::get_num_threads());
   }
 
   const TrainingJob& job_;

@@ -40,6 +40,31 @@ TrainingJob Job(int64_t num_rows) {
   return job;
 }
 
+TEST(ForecastRun, CountsMagnitudesTheRestOfTheBaseAndUnsharedPrefixes) {
+  TrainingJob job = Job(17);
+  ASSERT_OK_AND_ASSIGN(const RunForecast plain, ForecastRun(job));
+  job.recipe.lora_dropout = 0.1;
+  ASSERT_OK_AND_ASSIGN(const RunForecast dropout, ForecastRun(job));
+  EXPECT_GT(plain.shared_prefix_tokens(), 0);
+  EXPECT_EQ(dropout.shared_prefix_tokens(), 0);
+  job.recipe.lora_dropout = 0;
+  job.recipe.use_dora = true;
+  ASSERT_OK_AND_ASSIGN(const RunForecast dora, ForecastRun(job));
+  const FakeClock clock;
+  ASSERT_OK_AND_ASSIGN(const TrainedAdapter trained,
+                       TrainLora(job, {}, PosixFileSystem(), clock, {}));
+  int64_t magnitudes = 0;
+  for (const LoraModule& module : trained.adapter.modules) {
+    magnitudes += static_cast<int64_t>(module.magnitude.size());
+  }
+  EXPECT_EQ(dora.trainable_parameters, plain.trainable_parameters + magnitudes);
+  EXPECT_GT(dora.memory.arena, plain.memory.arena);
+  job.recipe.use_dora = false;
+  job.recipe.init_lora_weights = LoraInit::kPissa;
+  ASSERT_OK_AND_ASSIGN(const RunForecast pissa, ForecastRun(job));
+  EXPECT_GT(pissa.memory.weights, plain.memory.weights);
+}
+
 TEST(ForecastRun, CountsWhatARealRunReports) {
   for (const TrainingPath path :
        {TrainingPath::kFast, TrainingPath::kDevice, TrainingPath::kReference}) {
