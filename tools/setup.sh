@@ -7,7 +7,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 PACKAGES=(
-  g++ cmake ninja-build ccache mold pkg-config python3 python3-venv
+  g++ cmake ninja-build ccache pkg-config python3 python3-venv
   libabsl-dev libcli11-dev libgloo-dev libgmock-dev libgtest-dev libhdf5-dev libicu-dev libjs-chart.js
   libpcre2-dev libre2-dev libsentencepiece-dev libsqlite3-dev libssl-dev nlohmann-json3-dev
 )
