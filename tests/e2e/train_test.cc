@@ -150,9 +150,9 @@ TEST_F(TrainCommand, ARowLongerThanTheContextAndARankAboveTheLayerAreRefused) {
   Write("long.jsonl", absl::StrCat("{\"ids\":[", ids, "],\"labels\":[", ids, "]}\n"));
   EXPECT_THAT(Run(Train("adapter", "long.jsonl")).second,
               HasSubstr("line 1 (row 0): 513 tokens, at most 512 (the base's context)"));
-  Write("rank.json", R"({"rank": 65})");  // the layers are 64 wide
+  Write("rank.json", R"({"rank": 40})");  // keys are 32 wide
   EXPECT_THAT(Run(Train("adapter", "rows.jsonl", "rank.json")).second,
-              HasSubstr("recipe.rank 65 exceeds layer model.layers.0.self_attn.q_proj"));
+              HasSubstr("recipe.rank 40 exceeds layer model.layers.0.self_attn.k_proj"));
 }
 
 TEST_F(TrainCommand, NanInAWeightFileIsRefusedByName) {
