@@ -224,6 +224,8 @@ void Generation::Accept(Row& row, const Choice& choice) {
   spent_.generated_tokens += 1;
   if (std::find(stops.begin(), stops.end(), choice.id) != stops.end()) {
     completion.stopped = row.is_done = true;
+    completion.stop_id = choice.id;
+    completion.stop_logprob = choice.logprob;
     return;
   }
   row.context.push_back(choice.id);

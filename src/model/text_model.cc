@@ -22,6 +22,28 @@ std::vector<TokenId> StopIds(const BaseModel& base) {
   return ids;
 }
 
+// Of a row whose text holds the first `num_kept` ids.
+TextSample ToSample(EngineCompletion done, size_t num_kept, std::string text,
+                    std::vector<TokenId> prompt) {
+  TextSample sample{.completion = {.text = std::move(text),
+                                   .ids = std::move(done.ids),
+                                   .finish_reason = done.stopped ? "stop" : "length",
+                                   .num_prompt_tokens = static_cast<int64_t>(prompt.size())},
+                    .prompt_ids = std::move(prompt),
+                    .logprobs = std::move(done.logprobs)};
+  const bool is_whole = num_kept == sample.completion.ids.size();
+  sample.completion.ids.resize(num_kept);
+  sample.logprobs.resize(num_kept);
+  sample.completion.sum_logprob =
+      std::accumulate(sample.logprobs.begin(), sample.logprobs.end(), 0.0);
+  sample.answer_ids = sample.completion.ids;
+  if (is_whole && done.stop_id >= 0) {
+    sample.answer_ids.push_back(done.stop_id);
+    sample.logprobs.push_back(done.stop_logprob);
+  }
+  return sample;
+}
+
 }  // namespace
 
 TextModel::TextModel(const BaseModel& base, std::unique_ptr<Engine> engine)
@@ -73,6 +95,14 @@ absl::StatusOr<EngineRequest> TextModel::ToEngine(const GenerateRequest& request
 
 absl::StatusOr<std::vector<Completion>> TextModel::Generate(
     absl::Span<const GenerateRequest> requests) {
+  ASSIGN_OR_RETURN(std::vector<TextSample> samples, GenerateSamples(requests));
+  std::vector<Completion> completions;
+  for (TextSample& sample : samples) completions.push_back(std::move(sample.completion));
+  return completions;
+}
+
+absl::StatusOr<std::vector<TextSample>> TextModel::GenerateSamples(
+    absl::Span<const GenerateRequest> requests) {
   std::vector<EngineRequest> rows;
   std::vector<RowText> texts;
   texts.reserve(requests.size());  // rows keep pointers into it
@@ -84,19 +114,14 @@ absl::StatusOr<std::vector<Completion>> TextModel::Generate(
     rows.push_back(*std::move(row));
   }
   ASSIGN_OR_RETURN(std::vector<EngineCompletion> done, engine_->Generate(rows));
-  std::vector<Completion> completions;
+  std::vector<TextSample> samples;
   for (size_t i = 0; i < done.size(); ++i) {
-    Completion completion{.text = texts[i].Finish(),
-                          .ids = std::move(done[i].ids),
-                          .finish_reason = done[i].stopped ? "stop" : "length",
-                          .num_prompt_tokens = static_cast<int64_t>(rows[i].prompt.size())};
-    if (tokenizer_ != nullptr) completion.ids.resize(texts[i].NumIdsKept());
-    completion.sum_logprob = std::accumulate(
-        done[i].logprobs.begin(),
-        done[i].logprobs.begin() + static_cast<int64_t>(completion.ids.size()), 0.0);
-    completions.push_back(std::move(completion));
+    std::string text = texts[i].Finish();
+    const size_t num_kept = tokenizer_ != nullptr ? texts[i].NumIdsKept() : done[i].ids.size();
+    samples.push_back(
+        ToSample(std::move(done[i]), num_kept, std::move(text), std::move(rows[i].prompt)));
   }
-  return completions;
+  return samples;
 }
 
 absl::StatusOr<std::vector<Scored>> TextModel::Score(absl::Span<const ScoreRequest> requests) {

@@ -270,6 +270,10 @@ TEST(Engine, StopIdsAndOnTokenEndARow) {
   EXPECT_TRUE(stopped[0].stopped && stopped[1].stopped);
   EXPECT_EQ(stopped[0].ids, std::vector<TokenId>(ids.begin(), first));
   EXPECT_EQ(stopped[1].ids, std::vector<TokenId>(ids.begin(), first + 1));
+  EXPECT_EQ(stopped[0].stop_id, stop);
+  EXPECT_EQ(stopped[0].stop_logprob, all[0].logprobs[static_cast<size_t>(first - ids.begin())]);
+  EXPECT_EQ(stopped[1].stop_id, -1);
+  EXPECT_EQ(all[0].stop_id, -1);
 }
 
 TEST(Engine, AZeroAdapterIsTheBareBaseExactly) {

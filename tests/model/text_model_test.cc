@@ -57,6 +57,31 @@ TEST(TextModel, AStopStringEndsTheTextBeforeIt) {
   EXPECT_EQ(done[1].finish_reason, "length");
 }
 
+TEST(TextModel, ASampleHoldsTheLogProbabilitiesThatScoreGives) {
+  const auto model = Stories();
+  ASSERT_OK_AND_ASSIGN(
+      const auto samples,
+      model->GenerateSamples(std::vector<GenerateRequest>{
+          {.ids = {1, 403}, .max_new_tokens = 12, .sampling = {.temperature = 0.7, .seed = 3}},
+          {.ids = {1}, .max_new_tokens = 200, .stop = {" little girl"}}}));
+  for (const TextSample& sample : samples) {
+    EXPECT_EQ(sample.answer_ids, sample.completion.ids);  // no end token among them
+    ASSERT_EQ(sample.logprobs.size(), sample.answer_ids.size());
+    std::vector<TokenId> ids = sample.prompt_ids;
+    ids.insert(ids.end(), sample.answer_ids.begin(), sample.answer_ids.end());
+    ASSERT_OK_AND_ASSIGN(const auto scored, model->Score(std::vector<ScoreRequest>{{.ids = ids}}));
+    const size_t first = sample.prompt_ids.size() - 1;
+    double sum = 0;
+    for (size_t i = 0; i < sample.logprobs.size(); ++i) {
+      EXPECT_NEAR(sample.logprobs[i], static_cast<double>(scored[0].logprobs[first + i]), 1e-5);
+      sum += sample.logprobs[i];
+    }
+    EXPECT_DOUBLE_EQ(sample.completion.sum_logprob, sum);
+  }
+  EXPECT_EQ(samples[0].prompt_ids, (std::vector<TokenId>{1, 403}));
+  EXPECT_EQ(samples[0].answer_ids.size(), 12u);
+}
+
 TEST(TextModel, ChatsNeedAFormatAndNameIt) {
   const auto plain = Stories();
   const std::vector<Message> chat = {{"user", "Tell me a story."}};

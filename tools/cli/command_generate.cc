@@ -11,6 +11,7 @@
 #include "evolora/adapters/peft.h"
 #include "evolora/core/clock.h"
 #include "evolora/core/status_macros.h"
+#include "evolora/trainers/training_data.h"
 #include "model_session.h"
 #include "output.h"
 
@@ -32,6 +33,7 @@ struct GenerateOptions {
   int32_t max_tokens = 64;
   int32_t batch_rows = 0;  // rows that are answered together; 0 = all
   bool timing = false;
+  bool logprobs = false;
   Sampling sampling;
   std::vector<std::string> stop;
 };
@@ -155,7 +157,7 @@ class Target {
     return request;
   }
 
-  LanguageModel& model() { return *session_.model; }
+  TextModel& model() { return *session_.model; }
 
  private:
   ModelSession session_;
@@ -164,35 +166,47 @@ class Target {
   std::string adapter_;
 };
 
-void PrintCompletions(const GlobalOptions& global, absl::Span<const Completion> completions) {
-  for (const Completion& completion : completions) {
+// The sample as a training row of the objective "policy", but for its reward.
+Json SampleRow(const TextSample& sample) {
+  std::vector<TokenId> ids = sample.prompt_ids;
+  std::vector<TokenId> labels(ids.size(), kIgnoreLabel);
+  ids.insert(ids.end(), sample.answer_ids.begin(), sample.answer_ids.end());
+  labels.insert(labels.end(), sample.answer_ids.begin(), sample.answer_ids.end());
+  return Json{{"ids", ids}, {"labels", labels}, {"old_logprobs", sample.logprobs}};
+}
+
+void PrintSamples(const GlobalOptions& global, absl::Span<const TextSample> samples,
+                  bool logprobs) {
+  for (const TextSample& sample : samples) {
     if (global.json) {
-      PrintJson(Json{{"text", completion.text},
-                     {"ids", completion.ids},
-                     {"finish_reason", completion.finish_reason}});
+      Json line{{"text", sample.completion.text},
+                {"ids", sample.completion.ids},
+                {"finish_reason", sample.completion.finish_reason}};
+      if (logprobs) line["sample"] = SampleRow(sample);
+      PrintJson(line);
     } else {
-      std::printf("%s\n", completion.text.c_str());
+      std::printf("%s\n", sample.completion.text.c_str());
     }
   }
 }
 
 // What one batch took, the model being loaded: a JSON line, or text on stderr.
-void PrintTiming(const GlobalOptions& global, absl::Span<const Completion> completions,
+void PrintTiming(const GlobalOptions& global, absl::Span<const TextSample> samples,
                  double seconds) {
   int64_t prompt_tokens = 0;
   int64_t new_tokens = 0;
-  for (const Completion& completion : completions) {
-    prompt_tokens += completion.num_prompt_tokens;
-    new_tokens += static_cast<int64_t>(completion.ids.size());
+  for (const TextSample& sample : samples) {
+    prompt_tokens += sample.completion.num_prompt_tokens;
+    new_tokens += static_cast<int64_t>(sample.completion.ids.size());
   }
   if (global.json) {
-    PrintJson(Json{{"batch_rows", completions.size()},
+    PrintJson(Json{{"batch_rows", samples.size()},
                    {"prompt_tokens", prompt_tokens},
                    {"new_tokens", new_tokens},
                    {"seconds", seconds}});
   } else {
     absl::FPrintF(stderr, "evolora: %d rows, %d prompt and %d new tokens in %.3f s\n",
-                  completions.size(), prompt_tokens, new_tokens, seconds);
+                  samples.size(), prompt_tokens, new_tokens, seconds);
   }
 }
 
@@ -213,10 +227,10 @@ absl::Status Generate(const GlobalOptions& global, const GenerateOptions& option
   while (!left.empty()) {
     const double started = SystemClock().MonotonicSeconds();
     const absl::Span<const GenerateRequest> batch = left.subspan(0, batch_rows);
-    ASSIGN_OR_RETURN(const std::vector<Completion> completions, target.model().Generate(batch));
+    ASSIGN_OR_RETURN(const std::vector<TextSample> samples, target.model().GenerateSamples(batch));
     const double seconds = SystemClock().MonotonicSeconds() - started;
-    PrintCompletions(global, completions);
-    if (options.timing) PrintTiming(global, completions, seconds);
+    PrintSamples(global, samples, options.logprobs);
+    if (options.timing) PrintTiming(global, samples, seconds);
     left.remove_prefix(batch.size());
   }
   return absl::OkStatus();
@@ -267,6 +281,8 @@ void AddGenerateCommand(CLI::App& app, GlobalOptions& global) {
       ->check(CLI::Range(0, 1 << 20))
       ->capture_default_str();
   command->add_flag("--timing", options->timing, "after each batch, its tokens and seconds");
+  command->add_flag("--logprobs", options->logprobs,
+                    "with --json, each answer as a training row of the objective policy too");
   command->add_option("--temperature", options->sampling.temperature, "0 = greedy")
       ->check(CLI::Range(0.0, 100.0));
   command->add_option("--top-p", options->sampling.top_p, "nucleus mass")
@@ -276,6 +292,9 @@ void AddGenerateCommand(CLI::App& app, GlobalOptions& global) {
   command->add_option("--stop", options->stop, "text before which an answer ends");
   command->callback([&global, options] {
     RequireInput(options->input, /*allow_prompt=*/true);
+    if (options->logprobs && !global.json) {
+      throw CLI::ValidationError("--logprobs is for --json");
+    }
     FinishCommand(Generate(global, *options));
   });
 }

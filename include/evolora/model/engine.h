@@ -55,6 +55,8 @@ struct EngineCompletion {
   std::vector<TokenId> ids;      // without the stop id
   bool stopped = false;          // by a stop id or on_token; false: max_new_tokens reached
   std::vector<double> logprobs;  // natural log, of each of `ids` under the model at temperature 1
+  TokenId stop_id = -1;          // that ended the row; -1: none did
+  double stop_logprob = 0;       // of stop_id, as in logprobs
 };
 
 // Generates and scores token ids with a frozen base on the CPU, fp32: rows of unequal length share

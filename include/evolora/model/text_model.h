@@ -13,6 +13,14 @@
 
 namespace evolora {
 
+// A completion as a sample to learn from.
+struct TextSample {
+  Completion completion;
+  std::vector<TokenId> prompt_ids;
+  std::vector<TokenId> answer_ids;  // completion.ids, and the id that ended the row if one did
+  std::vector<double> logprobs;     // natural log, of each of answer_ids at temperature 1
+};
+
 // The LanguageModel over a real base: engine, tokenizer and chat format together.
 // Ends a completion at the end-of-turn id (chats), the end-of-text id, or a stop string; a stop
 // string and what follows it are not part of the text, the ids that hold it are not part of the ids
@@ -34,6 +42,9 @@ class TextModel : public LanguageModel {
   // format. InvalidArgument: an empty stop string, or a stop string without a tokenizer.
   absl::StatusOr<std::vector<Completion>> Generate(
       absl::Span<const GenerateRequest> requests) override;
+  // The same with the ids and their log-probabilities.
+  absl::StatusOr<std::vector<TextSample>> GenerateSamples(
+      absl::Span<const GenerateRequest> requests);
   absl::StatusOr<std::vector<Scored>> Score(absl::Span<const ScoreRequest> requests) override;
   absl::StatusOr<std::vector<TokenId>> EncodeChat(
       absl::Span<const Message> messages) const override;
