@@ -222,11 +222,17 @@ void AdaptedGroup::LowRank(const float* x, int64_t rows, Kept& kept, Buffer& scr
   }
 }
 
-void AdaptedGroup::Forward(const float* x, int64_t rows, float* y, GemmStore store, Kept& kept,
-                           Buffer& scratch) const {
+void AdaptedGroup::ForwardBare(const float* x, int64_t rows, float* y, GemmStore store) const {
   const int64_t in = in_features();
   const Product frozen = {.left = x, .ldl = in, .depth = in, .right = frozen_.panels()};
-  if (!adapted()) return SumOfProducts({frozen}, rows, out_features(), y, out_features(), store);
+  SumOfProducts({frozen}, rows, out_features(), y, out_features(), store);
+}
+
+void AdaptedGroup::Forward(const float* x, int64_t rows, float* y, GemmStore store, Kept& kept,
+                           Buffer& scratch) const {
+  if (!adapted()) return ForwardBare(x, rows, y, store);
+  const int64_t in = in_features();
+  const Product frozen = {.left = x, .ldl = in, .depth = in, .right = frozen_.panels()};
   LowRank(x, rows, kept, scratch);
   const Product up = {.left = kept.low.data(),
                       .ldl = rank_,

@@ -55,6 +55,9 @@ class AdaptedGroup {
   void Forward(const float* x, int64_t rows, float* y, GemmStore store, Kept& kept,
                Buffer& scratch) const;
 
+  // The same without the adapters.
+  void ForwardBare(const float* x, int64_t rows, float* y, GemmStore store) const;
+
   // The gradient dz [rows, out] of the outputs before the magnitudes, from dy; adds to the
   // gradients of the magnitudes. Call it once: kept.outputs becomes dz. Without magnitudes it is dy
   // itself.

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "ATen/ops/empty.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "evolora/core/sha256.h"
 #include "evolora/core/status_macros.h"
@@ -15,6 +16,7 @@ namespace {
 // loss, grad_norm, learning_rate, tokens, labelled, seconds, unix_ms
 constexpr int64_t kHistoryColumns = 7;
 constexpr int64_t kColumnsWithoutTime = 6;  // as the first checkpoints were written
+constexpr absl::string_view kFiguresPrefix = "figures_";
 
 std::string CheckpointPath(const std::string& work_dir) {
   return JoinPath(work_dir, "checkpoint.h5");
@@ -76,6 +78,31 @@ absl::StatusOr<std::vector<StepReport>> HistoryFrom(const ArrayFile& file) {
   return history;
 }
 
+// Arrays "figures_<name>", one value a step.
+void AddFigures(const std::vector<StepReport>& history, ArrayFile& file) {
+  if (history.empty()) return;
+  for (const auto& [name, first] : history.front().figures) {
+    std::vector<double> values;
+    for (const StepReport& r : history) values.push_back(r.figures.at(name));
+    const auto count = static_cast<int64_t>(values.size());
+    file.arrays[absl::StrCat(kFiguresPrefix, name)] = {std::move(values), {count}};
+  }
+}
+
+absl::Status ReadFigures(const ArrayFile& file, std::vector<StepReport>& history) {
+  for (const auto& [path, array] : file.arrays) {
+    if (!absl::StartsWith(path, kFiguresPrefix)) continue;
+    ASSIGN_OR_RETURN(const absl::Span<const double> values, file.Values<double>(path));
+    if (values.size() != history.size()) {
+      return absl::DataLossError(absl::StrCat("checkpoint: ", path, " has ", values.size(),
+                                              " values, the history ", history.size()));
+    }
+    const std::string name = path.substr(kFiguresPrefix.size());
+    for (size_t i = 0; i < values.size(); ++i) history[i].figures[name] = values[i];
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 std::string JobDigest(const TrainingJob& job) {
@@ -97,6 +124,7 @@ absl::Status SaveCheckpoint(FileSystem& fs, const std::string& work_dir,
   file.arrays["moment1"] = FlatArray(parameters.moment1);
   file.arrays["moment2"] = FlatArray(parameters.moment2);
   file.arrays["history"] = HistoryArray(history);
+  AddFigures(history, file);
   file.attributes["job"] = job_digest;
   file.attributes["total_steps"] = history.empty() ? int64_t{0} : history.back().total_steps;
   return WriteArrayFile(fs, CheckpointPath(work_dir), file);
@@ -119,6 +147,7 @@ absl::StatusOr<std::optional<std::vector<StepReport>>> LoadCheckpoint(
   RETURN_IF_ERROR(Restore(file, "moment1", parameters.moment1));
   RETURN_IF_ERROR(Restore(file, "moment2", parameters.moment2));
   ASSIGN_OR_RETURN(std::vector<StepReport> history, HistoryFrom(file));
+  RETURN_IF_ERROR(ReadFigures(file, history));
   return std::make_optional(std::move(history));
 }
 

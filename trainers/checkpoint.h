@@ -15,15 +15,14 @@ namespace evolora {
 std::string JobDigest(const TrainingJob& job);
 
 // Writes the state after the last step of `history`: values, moments, history.
-absl::Status SaveCheckpoint(FileSystem& fs, const std::string& work_dir, const std::string& job_digest,
-                            const AdapterParameters& parameters,
+absl::Status SaveCheckpoint(FileSystem& fs, const std::string& work_dir,
+                            const std::string& job_digest, const AdapterParameters& parameters,
                             const std::vector<StepReport>& history);
 
 // Restores it; nullopt when there is no checkpoint. FailedPrecondition when it belongs to another
 // job, DataLoss when it is damaged.
-absl::StatusOr<std::optional<std::vector<StepReport>>> LoadCheckpoint(FileSystem& fs,
-                                                                      const std::string& work_dir,
-                                                                      const std::string& job_digest,
-                                                                      AdapterParameters& parameters);
+absl::StatusOr<std::optional<std::vector<StepReport>>> LoadCheckpoint(
+    FileSystem& fs, const std::string& work_dir, const std::string& job_digest,
+    AdapterParameters& parameters);
 
 }  // namespace evolora

@@ -17,6 +17,11 @@ constexpr size_t kMaxNamed = 5;
 
 int64_t Length(const TrainingRow& row) { return static_cast<int64_t>(row.ids.size()); }
 
+// Of the row or of its counterpart.
+int64_t LongestLength(const TrainingRow& row) {
+  return std::max(Length(row), static_cast<int64_t>(row.counterpart.ids.size()));
+}
+
 int64_t LengthLimit(const LintLimits& limits) {
   return std::min(limits.max_row_tokens, limits.max_positions);
 }
@@ -114,7 +119,7 @@ std::vector<size_t> OpenRows(absl::Span<const TrainingRow> rows, const LintLimit
 std::vector<size_t> LongRows(absl::Span<const TrainingRow> rows, const LintLimits& limits) {
   std::vector<size_t> too_long;
   for (size_t i = 0; i < rows.size(); ++i) {
-    if (Length(rows[i]) > LengthLimit(limits)) too_long.push_back(i);
+    if (LongestLength(rows[i]) > LengthLimit(limits)) too_long.push_back(i);
   }
   return too_long;
 }
@@ -129,8 +134,8 @@ void AddLongRows(absl::Span<const TrainingRow> rows, const LintLimits& limits, F
                             Percent(limits.max_cut_share)));
   }
   for (const size_t i : too_long) {
-    const bool context = Length(rows[i]) > limits.max_positions;
-    faults.Add(absl::StrCat(RowName(rows, i), ": ", Length(rows[i]), " tokens, at most ",
+    const bool context = LongestLength(rows[i]) > limits.max_positions;
+    faults.Add(absl::StrCat(RowName(rows, i), ": ", LongestLength(rows[i]), " tokens, at most ",
                             context ? limits.max_positions : limits.max_row_tokens,
                             context ? " (the base's context)" : " (recipe.max_row_tokens)"));
   }
@@ -141,7 +146,7 @@ absl::Status Refusal(const Findings& faults) {
 }
 
 bool SameRow(const TrainingRow& a, const TrainingRow& b) {
-  return a.ids == b.ids && a.labels == b.labels;
+  return a.ids == b.ids && a.labels == b.labels && a.counterpart.ids == b.counterpart.ids;
 }
 
 // Pairs of a row and the first one that equals it.
@@ -149,7 +154,8 @@ std::vector<std::pair<size_t, size_t>> Repeats(absl::Span<const TrainingRow> row
   std::vector<size_t> sorted(rows.size());
   std::iota(sorted.begin(), sorted.end(), size_t{0});
   std::stable_sort(sorted.begin(), sorted.end(), [&](size_t x, size_t y) {
-    return std::tie(rows[x].ids, rows[x].labels) < std::tie(rows[y].ids, rows[y].labels);
+    return std::tie(rows[x].ids, rows[x].labels, rows[x].counterpart.ids) <
+           std::tie(rows[y].ids, rows[y].labels, rows[y].counterpart.ids);
   });
   std::vector<std::pair<size_t, size_t>> repeats;
   for (size_t i = 1, first = 0; i < sorted.size(); ++i) {
@@ -183,7 +189,11 @@ absl::Status LintTrainingRows(absl::Span<const TrainingRow> rows, const LintLimi
   Findings faults;
   AddLongRows(rows, limits, faults);
   for (size_t i = 0; i < rows.size(); ++i) {
-    const auto fault = RowFault(rows[i], limits);
+    const TokenSequence& other = rows[i].counterpart;
+    auto fault = RowFault(rows[i], limits);
+    if (!fault.has_value() && !other.ids.empty()) {
+      fault = RowFault({.ids = other.ids, .labels = other.labels}, limits);
+    }
     if (fault.has_value()) faults.Add(absl::StrCat(RowName(rows, i), ": ", *fault));
   }
   if (!faults.empty()) return Refusal(faults);
@@ -225,6 +235,7 @@ std::vector<std::string> TrainingRowWarnings(absl::Span<const TrainingRow> rows,
 int64_t CutLongRows(std::vector<TrainingRow>& rows, const LintLimits& limits) {
   const std::vector<size_t> too_long = LongRows(rows, limits);
   for (const size_t i : too_long) {
+    if (Length(rows[i]) <= LengthLimit(limits)) continue;
     rows[i].ids.resize(static_cast<size_t>(LengthLimit(limits)));
     rows[i].labels.resize(static_cast<size_t>(LengthLimit(limits)));
   }

@@ -104,6 +104,12 @@ void FastLayer::NormBackward(const at::Tensor& weight, const float* dy, const fl
   });
 }
 
+void FastLayer::Linear(Stage stage, const LayerTokens& tokens, const float* x, int64_t rows,
+                       float* y, GemmStore store, AdaptedGroup::Kept& kept, Buffer& room) const {
+  if (tokens.bare) return group(stage).ForwardBare(x, rows, y, store);
+  group(stage).Forward(x, rows, y, store, kept, room);
+}
+
 // Biases, norms of q and k, RoPE.
 void FastLayer::FinishQkv(const LayerTokens& tokens, LayerKept& kept) const {
   const LlamaConfig& c = config_;
@@ -163,8 +169,8 @@ void FastLayer::AttentionForward(const LayerTokens& tokens, float* x, LayerKept&
   float* norm = scratch.norm.Reserve(all * width);
   Norm(weights_.input_norm, x, all, kept.unit1.Reserve(all * width), kept.factor1.Reserve(all),
        norm);
-  qkv.Forward(norm, all, kept.qkv.Reserve(all * qkv.out_features()), GemmStore::kSet,
-              kept.qkv_group, scratch.gradient);
+  Linear(Stage::kQkv, tokens, norm, all, kept.qkv.Reserve(all * qkv.out_features()),
+         GemmStore::kSet, kept.qkv_group, scratch.gradient);
   FinishQkv(tokens, kept);
   float* mixed = kept.mixed.Reserve(on * mixed_width);
   if (tokens.only_predicting) {
@@ -175,7 +181,7 @@ void FastLayer::AttentionForward(const LayerTokens& tokens, float* x, LayerKept&
   } else {
     scratch.attention.Forward(index_, *tokens.layout, kept.qkv.data(), mixed);
   }
-  group(Stage::kOut).Forward(mixed, on, x, GemmStore::kAdd, kept.out_group, scratch.gradient);
+  Linear(Stage::kOut, tokens, mixed, on, x, GemmStore::kAdd, kept.out_group, scratch.gradient);
   if (!weights_.o_bias.defined()) return;
   const float* bias = weights_.o_bias.const_data_ptr<float>();
   ForTokens(on, [&](int64_t m) {
@@ -183,21 +189,22 @@ void FastLayer::AttentionForward(const LayerTokens& tokens, float* x, LayerKept&
   });
 }
 
-void FastLayer::MlpForward(int64_t rows, float* x, LayerKept& kept, LayerScratch& scratch) const {
+void FastLayer::MlpForward(const LayerTokens& tokens, float* x, LayerKept& kept,
+                           LayerScratch& scratch) const {
+  const int64_t rows = tokens.num_on();
   const int64_t width = config_.hidden_size, mlp_width = config_.intermediate_size;
-  const AdaptedGroup& gate_up = group(Stage::kGateUp);
-  const AdaptedGroup& down = group(Stage::kDown);
   float* norm = scratch.norm.Reserve(rows * width);
   Norm(weights_.post_norm, x, rows, kept.unit2.Reserve(rows * width), kept.factor2.Reserve(rows),
        norm);
   float* wide = kept.gate_up.Reserve(rows * 2 * mlp_width);
-  gate_up.Forward(norm, rows, wide, GemmStore::kSet, kept.gate_up_group, scratch.gradient);
+  Linear(Stage::kGateUp, tokens, norm, rows, wide, GemmStore::kSet, kept.gate_up_group,
+         scratch.gradient);
   float* act = scratch.act.Reserve(rows * mlp_width);
   ForTokens(rows, [&](int64_t m) {
     const float* gate = wide + m * 2 * mlp_width;
     Kernels().silu_mul(gate, gate + mlp_width, mlp_width, act + m * mlp_width);
   });
-  down.Forward(act, rows, x, GemmStore::kAdd, kept.down_group, scratch.gradient);
+  Linear(Stage::kDown, tokens, act, rows, x, GemmStore::kAdd, kept.down_group, scratch.gradient);
 }
 
 void FastLayer::Forward(const LayerTokens& tokens, float* x, LayerKept& kept,
@@ -207,7 +214,7 @@ void FastLayer::Forward(const LayerTokens& tokens, float* x, LayerKept& kept,
     k->dropout_keys = tokens.dropout_keys_on;
   }
   AttentionForward(tokens, x, kept, scratch);
-  MlpForward(tokens.num_on(), x, kept, scratch);
+  MlpForward(tokens, x, kept, scratch);
 }
 
 // Returns whether the pass goes on below.

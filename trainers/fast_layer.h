@@ -50,6 +50,7 @@ struct LayerTokens {
   // Keys of the N and of the M tokens for dropout; null: nothing is dropped.
   const uint64_t* dropout_keys = nullptr;
   const uint64_t* dropout_keys_on = nullptr;
+  bool bare = false;  // forward only: as if no adapter were there
   int64_t num_all() const { return static_cast<int64_t>(layout->ids.size()); }
   int64_t num_on() const {
     return only_predicting ? static_cast<int64_t>(layout->predicting.size()) : num_all();
@@ -85,11 +86,15 @@ class FastLayer {
             float* y) const;
   void NormBackward(const at::Tensor& weight, const float* dy, const float* unit,
                     const float* factors, int64_t rows, float* dx) const;
+  // group(stage) forward, with its adapters unless the tokens go bare.
+  void Linear(Stage stage, const LayerTokens& tokens, const float* x, int64_t rows, float* y,
+              GemmStore store, AdaptedGroup::Kept& kept, Buffer& room) const;
   void FinishQkv(const LayerTokens& tokens, LayerKept& kept) const;
   void FinishQkvBackward(const LayerTokens& tokens, const LayerKept& kept, float* d_qkv) const;
   void AttentionForward(const LayerTokens& tokens, float* x, LayerKept& kept,
                         LayerScratch& scratch) const;
-  void MlpForward(int64_t rows, float* x, LayerKept& kept, LayerScratch& scratch) const;
+  void MlpForward(const LayerTokens& tokens, float* x, LayerKept& kept,
+                  LayerScratch& scratch) const;
   bool MlpBackward(int64_t rows, const Until& until, float* dx, LayerKept& kept,
                    LayerScratch& scratch) const;
   bool OutBackward(int64_t rows, const Until& until, const float* dx, LayerKept& kept,

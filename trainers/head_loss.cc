@@ -6,8 +6,9 @@
 #include "ATen/core/grad_mode.h"
 #include "ATen/ops/empty_like.h"
 #include "ATen/ops/full_like.h"
-#include "ATen/ops/mm.h"
 #include "ATen/ops/log_softmax.h"
+#include "ATen/ops/mm.h"
+#include "log_probs.h"
 
 namespace evolora {
 
@@ -30,6 +31,49 @@ HeadLoss ChunkedHeadLoss(const at::Tensor& hidden_ND, const at::Tensor& head_VD,
     at::mm_out(out, grad_logits, head_VD);
   }
   result.grad_hidden.mul_(factor);
+  return result;
+}
+
+namespace {
+
+LogitsChunk ChunkOf(at::Tensor& logits_NV, int64_t begin, const HeadTargets& targets) {
+  const int64_t count = logits_NV.size(0);
+  return {.logits = logits_NV.mutable_data_ptr<float>(),
+          .num_rows = count,
+          .vocabulary = logits_NV.size(1),
+          .first_row = begin,
+          .targets = absl::MakeConstSpan(targets.targets)
+                         .subspan(static_cast<size_t>(begin), static_cast<size_t>(count)),
+          .labels = targets.labels};
+}
+
+}  // namespace
+
+HeadLoss ChunkedHeadLoss(const at::Tensor& hidden_ND, const at::Tensor& head_VD,
+                         const HeadTargets& targets, Loss& loss, double factor,
+                         int64_t rows_per_chunk) {
+  const at::NoGradGuard no_grad;
+  HeadLoss result;
+  result.grad_hidden = at::empty_like(hidden_ND);
+  const int64_t num_rows = hidden_ND.size(0);
+  const auto logits_at = [&](int64_t begin) {
+    return at::mm(hidden_ND.narrow(0, begin, std::min(rows_per_chunk, num_rows - begin)),
+                  head_VD.t());
+  };
+  if (loss.wants_log_probs()) {
+    std::vector<double> log_probs(targets.labels.size());
+    for (int64_t begin = 0; begin < num_rows; begin += rows_per_chunk) {
+      at::Tensor logits_NV = logits_at(begin);
+      LabelLogProbs(ChunkOf(logits_NV, begin, targets), absl::MakeSpan(log_probs));
+    }
+    result.loss_sum += loss.TakeLogProbs(targets.labels, log_probs);
+  }
+  for (int64_t begin = 0; begin < num_rows; begin += rows_per_chunk) {
+    at::Tensor logits_NV = logits_at(begin);
+    result.loss_sum += loss.LossAndGradient(ChunkOf(logits_NV, begin, targets), factor);
+    at::Tensor out = result.grad_hidden.narrow(0, begin, logits_NV.size(0));
+    at::mm_out(out, logits_NV, head_VD);
+  }
   return result;
 }
 

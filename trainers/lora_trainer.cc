@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <set>
 #include <utility>
 
 #include "ATen/core/grad_mode.h"
@@ -18,6 +19,7 @@
 #include "evolora/core/status_macros.h"
 #include "evolora/model/torch_status.h"
 #include "gradient_path.h"
+#include "loss.h"
 #include "metrics_files.h"
 #include "residual_start.h"
 #include "row_order.h"
@@ -52,7 +54,7 @@ class Run {
       : job_(job), options_(options), fs_(fs), clock_(clock) {}
 
   absl::StatusOr<TrainedAdapter> Train(const std::stop_token& stop) {
-    RETURN_IF_ERROR(Prepare());
+    RETURN_IF_ERROR(Prepare(stop));
     for (int64_t step = static_cast<int64_t>(history_.size()); step < total_steps_; ++step) {
       if (stop.stop_requested()) return Cancelled(step);
       if (const absl::Status done = Step(step); !done.ok()) return Failed(done);
@@ -66,8 +68,11 @@ class Run {
   }
 
  private:
-  absl::Status Prepare() {
+  absl::Status Prepare(const std::stop_token& stop) {
     RETURN_IF_ERROR(ValidateRecipe(job_.recipe));
+    if (job_.recipe.objective.reference == FrozenModel::kInit && !job_.init.has_value()) {
+      return absl::InvalidArgumentError("recipe.reference: init, but no adapter to start from");
+    }
     ASSIGN_OR_RETURN(const c10::Device device, OpenDevice(options_.device));
     ASSIGN_OR_RETURN(const TrainingPath path, PathOn(device, job_.recipe));
     LintLimits limits = LimitsOf(job_);
@@ -76,9 +81,37 @@ class Run {
     order_.emplace(job_.recipe, job_.rows);
     total_steps_ = order_->total_steps();
     RETURN_IF_ERROR(MakeStart());
-    const GradientPathInputs inputs = {
-        .base = &base(), .lora = &parameters_->lora(), .recipe = &job_.recipe, .rows = job_.rows};
+    RETURN_IF_ERROR(PreparePath(path, device, stop));
+    return LoadProgress();
+  }
+
+  // With the adapter's starting values.
+  absl::Status PreparePath(TrainingPath path, c10::Device device, const std::stop_token& stop) {
+    ObjectiveSettings settings = job_.recipe.objective;
+    // What is left of a base is not the base; with the start that was taken out of it, it is.
+    if (start_.has_value()) settings.reference = FrozenModel::kInit;
+    ASSIGN_OR_RETURN(loss_, MakeLoss(settings, job_.rows));
+    const GradientPathInputs inputs = {.base = &base(),
+                                       .lora = &parameters_->lora(),
+                                       .recipe = &job_.recipe,
+                                       .rows = job_.rows,
+                                       .loss = loss_.get()};
     MakePath(path, device, inputs);
+    const ObjectiveKind objective = job_.recipe.objective.kind;
+    if (objective == ObjectiveKind::kSft) return absl::OkStatus();
+    if (path_->frozen_pass() == nullptr) {
+      return absl::UnimplementedError(
+          absl::StrCat("the path device trains no '", ObjectiveName(objective), "'"));
+    }
+    std::set<int64_t> visited;
+    for (int64_t step = 0; step < total_steps_; ++step) {
+      for (const int64_t i : order_->RowsOf(step)) visited.insert(i);
+    }
+    return loss_->Prepare(*path_->frozen_pass(),
+                          std::vector<int64_t>(visited.begin(), visited.end()), stop);
+  }
+
+  absl::Status LoadProgress() {
     job_digest_ = JobDigest(job_);
     RETURN_IF_ERROR(Restore());
     RETURN_IF_ERROR(AgreeOnStart());
@@ -186,13 +219,14 @@ class Run {
   absl::Status Step(int64_t step) {
     const double started = clock_.MonotonicSeconds();
     const std::vector<int64_t> step_rows = order_->RowsOf(step);
-    const StepSize size = SizeOfStep(job_.rows, step_rows);
+    const StepSize size = SizeOfStep(job_.rows, step_rows, job_.recipe.objective.kind);
     StepReport report{.step = step + 1,
                       .total_steps = total_steps_,
                       .tokens = size.tokens,
                       .labelled_tokens = size.labelled_tokens};
     path_->set_step(step);
-    ASSIGN_OR_RETURN(report.loss, AccumulateGradient(step_rows, report.labelled_tokens));
+    ASSIGN_OR_RETURN(report.loss, AccumulateGradient(step_rows));
+    report.figures = loss_->TakeFigures();
     report.grad_norm = device_optimizer_ ? device_optimizer_->GradientNorm()
                                          : parameters_->gradient.norm().item<double>();
     if (!std::isfinite(report.loss) || !std::isfinite(report.grad_norm)) {
@@ -208,11 +242,10 @@ class Run {
     return absl::OkStatus();
   }
 
-  // Gradient of the mean loss over `num_labelled` targets; returns that mean.
-  absl::StatusOr<double> AccumulateGradient(absl::Span<const int64_t> step_rows,
-                                            int64_t num_labelled) {
+  // Gradient of the step's mean loss; returns that mean.
+  absl::StatusOr<double> AccumulateGradient(absl::Span<const int64_t> step_rows) {
     parameters_->gradient.zero_();
-    const double factor = 1.0 / static_cast<double>(num_labelled);
+    const double factor = 1.0 / loss_->StepWeight(step_rows);
     ASSIGN_OR_RETURN(const double loss_sum, path_->AddGradient(step_rows, factor));
     return loss_sum * factor;
   }
@@ -263,6 +296,7 @@ class Run {
   const Clock& clock_;
   std::optional<ResidualStart> start_;
   std::optional<AdapterParameters> parameters_;
+  std::unique_ptr<Loss> loss_;
   std::unique_ptr<GradientPath> path_;
   std::optional<DeviceOptimizer> device_optimizer_;  // of the device path
   std::optional<StepOrder> order_;

@@ -152,7 +152,12 @@ absl::Status ValidateRecipe(const LoraRecipe& r) {
         "recipe.init_lora_weights: ", InitName(r.init_lora_weights),
         " ends as a difference of two adapters, which has no magnitudes: not with use_dora"));
   }
-  return absl::OkStatus();
+  if (r.max_cut_share > 0 && r.objective.kind != ObjectiveKind::kSft) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("recipe.max_cut_share: no row of the objective '",
+                     ObjectiveName(r.objective.kind), "' can be cut"));
+  }
+  return ValidateObjective(r.objective);
 }
 
 absl::StatusOr<LoraRecipe> RecipeFromJson(const Json& json) {
@@ -193,6 +198,7 @@ absl::StatusOr<LoraRecipe> RecipeFromJson(const Json& json) {
       f.OptionalInteger("checkpoint_every_steps", -kMax, kMax).value_or(r.checkpoint_every_steps);
   const std::string path = f.OptionalString("path").value_or(PathName(r.path));
   const std::string precision = f.OptionalString("precision").value_or(PrecisionName(r.precision));
+  r.objective = ReadObjective(f);
   RETURN_IF_ERROR(f.Done());
   ASSIGN_OR_RETURN(r.init_lora_weights, ParseInit(init));
   ASSIGN_OR_RETURN(r.schedule, ParseSchedule(schedule));
@@ -207,7 +213,8 @@ absl::StatusOr<LoraRecipe> ParseRecipe(absl::string_view json_text) {
   return RecipeFromJson(json);
 }
 
-Json RecipeToJson(const LoraRecipe& r) {
+// All but those of the objective.
+static Json GeneralKeys(const LoraRecipe& r) {
   return Json{{"rank", r.rank},
               {"alpha", r.alpha},
               {"use_rslora", r.use_rslora},
@@ -239,6 +246,12 @@ Json RecipeToJson(const LoraRecipe& r) {
               {"checkpoint_every_steps", r.checkpoint_every_steps},
               {"path", PathName(r.path)},
               {"precision", PrecisionName(r.precision)}};
+}
+
+Json RecipeToJson(const LoraRecipe& r) {
+  Json json = GeneralKeys(r);
+  WriteObjective(r.objective, json);
+  return json;
 }
 
 int64_t GreatestRank(const LoraRecipe& recipe) {

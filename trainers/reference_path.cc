@@ -1,10 +1,14 @@
-// B rows, T padded length, D model width, N labelled rows of the head.
+// B rows, T padded length, D model width, N targets of the batch, each a row of the head.
+#include <memory>
 #include <optional>
 #include <string>
 #include <unordered_map>
 #include <utility>
 #include <vector>
 
+#include "ATen/core/grad_mode.h"
+#include "ATen/ops/from_blob.h"
+#include "ATen/ops/mm.h"
 #include "ATen/ops/ones.h"
 #include "ATen/ops/tensor.h"
 #include "adapter_dropout.h"
@@ -22,6 +26,7 @@ struct MicroBatch {
   TokenBatch tokens;         // [B, T]
   at::Tensor hidden_rows_N;  // int64 indices into the flattened [B * T]
   at::Tensor targets_N;      // int64
+  HeadTargets targets;       // the same, one row each
 };
 
 absl::StatusOr<MicroBatch> BuildMicroBatch(absl::Span<const TrainingRow> rows,
@@ -34,8 +39,12 @@ absl::StatusOr<MicroBatch> BuildMicroBatch(absl::Span<const TrainingRow> rows,
   std::vector<int64_t> hidden_rows, targets;
   for (size_t b = 0; b < indices.size(); ++b) {
     const TrainingRow& row = rows[static_cast<size_t>(indices[b])];
+    int64_t ordinal = 0;
     for (size_t t = 1; t < row.labels.size(); ++t) {
       if (row.labels[t] == kIgnoreLabel) continue;
+      const auto place = static_cast<int64_t>(targets.size());
+      batch.targets.targets.push_back({place, row.labels[t], 1, place});
+      batch.targets.labels.push_back({indices[b], ordinal++});
       hidden_rows.push_back(static_cast<int64_t>(b) * longest + static_cast<int64_t>(t) - 1);
       targets.push_back(row.labels[t]);
     }
@@ -45,9 +54,12 @@ absl::StatusOr<MicroBatch> BuildMicroBatch(absl::Span<const TrainingRow> rows,
   return batch;
 }
 
-class ReferencePath : public GradientPath {
+class ReferencePath : public GradientPath, public FrozenPass {
  public:
-  explicit ReferencePath(const GradientPathInputs& inputs) : inputs_(inputs) {
+  explicit ReferencePath(const GradientPathInputs& inputs)
+      : inputs_(inputs),
+        own_loss_(inputs.loss == nullptr ? MakeCrossEntropy(inputs.rows) : nullptr),
+        loss_(inputs.loss == nullptr ? *own_loss_ : *inputs.loss) {
     if (inputs.recipe->lora_dropout > 0) {
       dropout_.emplace(inputs.recipe->lora_dropout, inputs.recipe->seed);
     }
@@ -56,20 +68,50 @@ class ReferencePath : public GradientPath {
   absl::StatusOr<double> AddGradient(absl::Span<const int64_t> step_rows, double factor) override {
     double loss_sum = 0;
     copies_.clear();
+    const absl::Span<const TrainingRow> sequences = loss_.sequences();
     for (const std::vector<int64_t>& indices :
-         MicroBatches(inputs_.rows, step_rows, inputs_.recipe->tokens_per_micro_batch)) {
-      ASSIGN_OR_RETURN(const MicroBatch batch, BuildMicroBatch(inputs_.rows, indices));
+         MicroBatches(sequences, step_rows, inputs_.recipe->tokens_per_micro_batch,
+                      loss_.sequences_per_row())) {
+      ASSIGN_OR_RETURN(const MicroBatch batch, BuildMicroBatch(sequences, indices));
       ASSIGN_OR_RETURN(const at::Tensor hidden_BTD,
                        ReferenceHidden(*inputs_.base, inputs_.lora, batch.tokens,
                                        Factors(indices, batch.tokens.ids.size(1))));
       const at::Tensor rows_ND = hidden_BTD.flatten(0, 1).index_select(0, batch.hidden_rows_N);
-      const HeadLoss head =
-          ChunkedHeadLoss(rows_ND.detach(), inputs_.base->head, batch.targets_N, factor);
+      const HeadLoss head = LossOfHead(rows_ND.detach(), batch, factor);
       loss_sum += head.loss_sum;
       rows_ND.backward(head.grad_hidden);
     }
     return loss_sum;
   }
+
+  FrozenPass* frozen_pass() override { return this; }
+
+  absl::StatusOr<std::vector<at::Tensor>> TargetHidden(absl::Span<const TrainingRow> sequences,
+                                                       absl::Span<const int64_t> indices,
+                                                       FrozenModel model) override {
+    const at::NoGradGuard no_grad;
+    std::vector<at::Tensor> all;
+    for (const int64_t& i : indices) {
+      ASSIGN_OR_RETURN(const MicroBatch batch,
+                       BuildMicroBatch(sequences, absl::MakeConstSpan(&i, 1)));
+      ASSIGN_OR_RETURN(
+          const at::Tensor hidden_BTD,
+          ReferenceHidden(*inputs_.base, model == FrozenModel::kInit ? inputs_.lora : nullptr,
+                          batch.tokens));
+      all.push_back(hidden_BTD.flatten(0, 1).index_select(0, batch.hidden_rows_N));
+    }
+    return all;
+  }
+
+  void Logits(const float* hidden, int64_t rows, float* logits) override {
+    const at::NoGradGuard no_grad;
+    const at::Tensor& head = inputs_.base->head;
+    const at::Tensor hidden_ND =
+        at::from_blob(const_cast<float*>(hidden), {rows, head.size(1)}, at::kFloat);
+    at::Tensor logits_NV = at::from_blob(logits, {rows, head.size(0)}, at::kFloat);
+    at::mm_out(logits_NV, hidden_ND, head.t());
+  }
+  int64_t vocabulary() const override { return inputs_.base->config.vocab_size; }
 
  private:
   // Dropout's factors of a batch of rows, padded to `longest` tokens.
@@ -93,7 +135,17 @@ class ReferencePath : public GradientPath {
     };
   }
 
+  // Cross entropies keep a formula of their own here, the one that others are compared with.
+  HeadLoss LossOfHead(const at::Tensor& rows_ND, const MicroBatch& batch, double factor) const {
+    if (inputs_.recipe->objective.kind == ObjectiveKind::kSft) {
+      return ChunkedHeadLoss(rows_ND, inputs_.base->head, batch.targets_N, factor);
+    }
+    return ChunkedHeadLoss(rows_ND, inputs_.base->head, batch.targets, loss_, factor);
+  }
+
   const GradientPathInputs inputs_;
+  const std::unique_ptr<Loss> own_loss_;  // null: given
+  Loss& loss_;
   std::optional<AdapterDropout> dropout_;
   std::unordered_map<int64_t, int64_t> copies_;  // rows of this step so far, by index
 };

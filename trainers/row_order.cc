@@ -73,18 +73,28 @@ int64_t TotalSteps(const LoraRecipe& recipe, int64_t num_rows, int64_t num_repla
 
 std::vector<std::vector<int64_t>> MicroBatches(absl::Span<const TrainingRow> rows,
                                                absl::Span<const int64_t> step_rows,
-                                               int64_t max_padded_tokens) {
-  const auto length = [&](int64_t row) { return rows[static_cast<size_t>(row)].ids.size(); };
+                                               int64_t max_padded_tokens, int64_t group_size) {
+  const auto length = [&](int64_t group) {
+    size_t longest = 0;
+    for (int64_t i = group * group_size; i < (group + 1) * group_size; ++i) {
+      longest = std::max(longest, rows[static_cast<size_t>(i)].ids.size());
+    }
+    return longest;
+  };
   std::vector<int64_t> sorted(step_rows.begin(), step_rows.end());
   std::stable_sort(sorted.begin(), sorted.end(),
                    [&](int64_t x, int64_t y) { return length(x) > length(y); });
   std::vector<std::vector<int64_t>> batches;
-  for (const int64_t row : sorted) {
-    const bool fits = !batches.empty() &&
-                      static_cast<int64_t>((batches.back().size() + 1) *
-                                           length(batches.back().front())) <= max_padded_tokens;
-    if (!fits) batches.emplace_back();
-    batches.back().push_back(row);
+  size_t longest = 0;  // of the last batch
+  for (const int64_t group : sorted) {
+    const auto size_with = [&] { return batches.back().size() + static_cast<size_t>(group_size); };
+    const bool fits =
+        !batches.empty() && static_cast<int64_t>(size_with() * longest) <= max_padded_tokens;
+    if (!fits) {
+      batches.emplace_back();
+      longest = length(group);
+    }
+    for (int64_t i = 0; i < group_size; ++i) batches.back().push_back(group * group_size + i);
   }
   return batches;
 }

@@ -40,8 +40,10 @@ class StepOrder {
 
 // Cuts one optimiser step's rows into micro-batches of at most `max_padded_tokens` (rows x longest
 // row), sorted by length so that little is padded. A single longer row is a batch of its own.
+// With group_size G, step_rows[i] stands for the G rows from step_rows[i] * G on, which stay in one
+// batch; the batches hold indices of `rows`.
 std::vector<std::vector<int64_t>> MicroBatches(absl::Span<const TrainingRow> rows,
                                                absl::Span<const int64_t> step_rows,
-                                               int64_t max_padded_tokens);
+                                               int64_t max_padded_tokens, int64_t group_size = 1);
 
 }  // namespace evolora

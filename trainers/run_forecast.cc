@@ -1,6 +1,7 @@
 #include "evolora/trainers/run_forecast.h"
 
 #include <algorithm>
+#include <memory>
 #include <vector>
 
 #include "ATen/Parallel.h"
@@ -9,6 +10,7 @@
 #include "evolora/core/status_macros.h"
 #include "evolora/model/llama_weights.h"
 #include "evolora/model/torch_status.h"
+#include "loss.h"
 #include "memory_forecast.h"
 #include "products.h"
 #include "row_order.h"
@@ -47,6 +49,7 @@ class Walk {
     LintLimits limits = LimitsOf(job_);
     limits.max_cut_share = 0;
     RETURN_IF_ERROR(LintTrainingRows(job_.rows, limits));
+    ASSIGN_OR_RETURN(loss_, MakeLoss(job_.recipe.objective, job_.rows));
     ASSIGN_OR_RETURN(modules_, PlanModules(job_.base->config, job_.recipe));
     return absl::OkStatus();
   }
@@ -68,7 +71,7 @@ class Walk {
   }
 
   void AddStep(const std::vector<int64_t>& step_rows) {
-    const StepSize size = SizeOfStep(job_.rows, step_rows);
+    const StepSize size = SizeOfStep(job_.rows, step_rows, job_.recipe.objective.kind);
     out_.tokens += size.tokens;
     out_.labelled_tokens += size.labelled_tokens;
     out_.flops += StepFlops(job_.base->config, job_.recipe, size);
@@ -87,26 +90,29 @@ class Walk {
     StepSize computed;
     const bool share = path_ == TrainingPath::kFast && job_.recipe.lora_dropout == 0;
     for (const std::vector<int64_t>& indices :
-         PackedMicroBatches(job_.rows, step_rows, job_.recipe.tokens_per_micro_batch, share)) {
-      const TokenLayout layout = LayOutTokens(job_.rows, indices, share);
+         PackedMicroBatches(loss_->sequences(), step_rows, job_.recipe.tokens_per_micro_batch,
+                            share, loss_->sequences_per_row())) {
+      const TokenLayout layout = LayOutTokens(loss_->sequences(), indices, share);
       const auto tokens = static_cast<int64_t>(layout.ids.size());
       const auto predicting = static_cast<int64_t>(layout.predicting.size());
       computed.tokens += tokens;
       computed.labelled_tokens += predicting;
       largest_.tokens = std::max(largest_.tokens, tokens);
       largest_.predicting = std::max(largest_.predicting, predicting);
-      largest_.row_tokens = std::max(largest_.row_tokens, LongestRow(job_.rows, indices));
+      largest_.row_tokens = std::max(largest_.row_tokens, LongestRow(loss_->sequences(), indices));
       ++out_.num_micro_batches;
     }
     return computed;
   }
 
   StepSize AddPadded(const std::vector<int64_t>& step_rows) {
-    StepSize computed = SizeOfStep(job_.rows, step_rows);
+    StepSize computed = SizeOfStep(job_.rows, step_rows, job_.recipe.objective.kind);
     computed.tokens = 0;
     for (const std::vector<int64_t>& indices :
-         MicroBatches(job_.rows, step_rows, job_.recipe.tokens_per_micro_batch)) {
-      computed.tokens += LongestRow(job_.rows, indices) * static_cast<int64_t>(indices.size());
+         MicroBatches(loss_->sequences(), step_rows, job_.recipe.tokens_per_micro_batch,
+                      loss_->sequences_per_row())) {
+      computed.tokens +=
+          LongestRow(loss_->sequences(), indices) * static_cast<int64_t>(indices.size());
       ++out_.num_micro_batches;
     }
     return computed;
@@ -138,6 +144,7 @@ class Walk {
   const TrainingJob& job_;
   const TrainingPath path_;
   std::vector<PlannedModule> modules_;
+  std::unique_ptr<Loss> loss_;
   LargestMicroBatch largest_;
   RunForecast out_;
 };

@@ -25,6 +25,8 @@ class SharedPath : public GradientPath {
     return loss_sum;
   }
 
+  FrozenPass* frozen_pass() override { return inner_->frozen_pass(); }
+
  private:
   absl::Status SumGradient() {
     const at::NoGradGuard no_grad;

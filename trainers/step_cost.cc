@@ -2,12 +2,16 @@
 
 namespace evolora {
 
-StepSize SizeOfStep(absl::Span<const TrainingRow> rows, absl::Span<const int64_t> step_rows) {
+StepSize SizeOfStep(absl::Span<const TrainingRow> rows, absl::Span<const int64_t> step_rows,
+                    ObjectiveKind objective) {
   StepSize size;
   for (const int64_t i : step_rows) {
     const TrainingRow& row = rows[static_cast<size_t>(i)];
     size.tokens += static_cast<int64_t>(row.ids.size());
     size.labelled_tokens += NumTargets(row);
+    if (objective != ObjectiveKind::kDpo) continue;
+    size.tokens += static_cast<int64_t>(row.counterpart.ids.size());
+    size.labelled_tokens += NumTargets(row.counterpart.labels);
   }
   return size;
 }

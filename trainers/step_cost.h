@@ -14,7 +14,9 @@ struct StepSize {
   int64_t tokens = 0;           // of the step's rows, shared prefixes once for each row
   int64_t labelled_tokens = 0;  // targets: the first token of a row is none
 };
-StepSize SizeOfStep(absl::Span<const TrainingRow> rows, absl::Span<const int64_t> step_rows);
+// Of "dpo" both answers count.
+StepSize SizeOfStep(absl::Span<const TrainingRow> rows, absl::Span<const int64_t> step_rows,
+                    ObjectiveKind objective = ObjectiveKind::kSft);
 
 // FLOPs of one step, from shapes: forward, and the gradient of the activations, which costs the
 // same again; no weight gradient of the base. A token attends to half of a mean row.

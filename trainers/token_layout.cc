@@ -1,6 +1,7 @@
 #include "token_layout.h"
 
 #include <algorithm>
+#include <tuple>
 #include <utility>
 
 namespace evolora {
@@ -44,16 +45,17 @@ class Builder {
   TokenLayout Finish() {
     layout_.tree_begin.push_back(static_cast<int64_t>(layout_.segments.size()));
     std::sort(labels_.begin(), labels_.end());
-    for (const auto& [token, id] : labels_) {
+    for (const auto& [token, id, label] : labels_) {
       if (layout_.predicting.empty() || layout_.predicting.back() != token) {
         layout_.predicting.push_back(token);
       }
       const auto row = static_cast<int64_t>(layout_.predicting.size()) - 1;
       if (layout_.targets.empty() || layout_.targets.back().row != row ||
           layout_.targets.back().id != id) {
-        layout_.targets.push_back({row, id, 0});
+        layout_.targets.push_back({row, id, 0, static_cast<int64_t>(layout_.labels.size())});
       }
       ++layout_.targets.back().count;
+      layout_.labels.push_back(label);
     }
     return std::move(layout_);
   }
@@ -84,20 +86,24 @@ class Builder {
       layout_.ids.push_back(IdAt(parting.back(), t));
       layout_.positions.push_back(t);
     }
-    for (const int64_t i : sorted) AddLabels(Row(i), depth, end, first_token - depth);
+    for (const int64_t i : sorted) AddLabels(i, depth, end, first_token - depth);
     Add(parting, end, index);
   }
 
-  void AddLabels(const TrainingRow& row, int64_t begin, int64_t end, int64_t shift) {
-    for (int64_t t = begin; t < std::min(end, Length(row) - 1); ++t) {
-      const TokenId label = row.labels[static_cast<size_t>(t + 1)];
-      if (label != kIgnoreLabel) labels_.emplace_back(t + shift, label);
+  void AddLabels(int64_t i, int64_t begin, int64_t end, int64_t shift) {
+    const std::vector<TokenId>& labels = Row(i).labels;
+    const auto first = labels.begin() + 1;
+    const auto teaches = [](TokenId id) { return id != kIgnoreLabel; };
+    int64_t ordinal = std::count_if(first, first + std::min(begin, Length(Row(i)) - 1), teaches);
+    for (int64_t t = begin; t < std::min(end, Length(Row(i)) - 1); ++t) {
+      const TokenId id = labels[static_cast<size_t>(t + 1)];
+      if (teaches(id)) labels_.emplace_back(t + shift, id, TokenLayout::Label{i, ordinal++});
     }
   }
 
   absl::Span<const TrainingRow> rows_;
   TokenLayout layout_;
-  std::vector<std::pair<int64_t, TokenId>> labels_;  // token that predicts, target
+  std::vector<std::tuple<int64_t, TokenId, TokenLayout::Label>> labels_;  // predicting token, ..
 };
 
 }  // namespace
@@ -116,21 +122,32 @@ TokenLayout LayOutTokens(absl::Span<const TrainingRow> rows, absl::Span<const in
 
 std::vector<std::vector<int64_t>> PackedMicroBatches(absl::Span<const TrainingRow> rows,
                                                      absl::Span<const int64_t> step_rows,
-                                                     int64_t max_tokens, bool share_prefixes) {
+                                                     int64_t max_tokens, bool share_prefixes,
+                                                     int64_t group_size) {
+  std::vector<int64_t> firsts;
+  for (const int64_t i : step_rows) firsts.push_back(i * group_size);
   std::vector<std::vector<int64_t>> batches;
   int64_t num_tokens = 0;
-  for (const int64_t i : Sorted(rows, step_rows)) {
-    const TrainingRow& row = rows[static_cast<size_t>(i)];
-    int64_t fresh = Length(row);
-    if (share_prefixes && !batches.empty()) {
-      fresh -= CommonPrefix(rows[static_cast<size_t>(batches.back().back())], row);
-    }
+  for (const int64_t first : Sorted(rows, firsts)) {
+    // Tokens of the group that no row before it in the batch has.
+    const auto fresh_after = [&](int64_t previous) {
+      int64_t fresh = 0;
+      for (int64_t i = first; i < first + group_size; ++i) {
+        const TrainingRow& row = rows[static_cast<size_t>(i)];
+        fresh += Length(row);
+        if (share_prefixes && previous >= 0)
+          fresh -= CommonPrefix(rows[static_cast<size_t>(previous)], row);
+        previous = i;
+      }
+      return fresh;
+    };
+    int64_t fresh = fresh_after(batches.empty() ? -1 : batches.back().back());
     if (batches.empty() || num_tokens + fresh > max_tokens) {
       batches.emplace_back();
       num_tokens = 0;
-      fresh = Length(row);
+      fresh = fresh_after(-1);
     }
-    batches.back().push_back(i);
+    for (int64_t i = first; i < first + group_size; ++i) batches.back().push_back(i);
     num_tokens += fresh;
   }
   return batches;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <compare>
 #include <cstdint>
 #include <vector>
 
@@ -26,6 +27,13 @@ struct TokenLayout {
     int64_t row = 0;  // index into `predicting`
     TokenId id = 0;
     int64_t count = 0;
+    int64_t first_label = 0;  // its labels: `count` entries of `labels` from here on
+  };
+  // One label of one row.
+  struct Label {
+    int64_t sequence = 0;  // index of the row
+    int64_t ordinal = 0;   // how many of the row's targets stand before it
+    friend auto operator<=>(const Label&, const Label&) = default;
   };
   std::vector<TokenId> ids;         // [N]
   std::vector<int64_t> positions;   // [N], the depth in the forest
@@ -33,6 +41,7 @@ struct TokenLayout {
   std::vector<int64_t> tree_begin;  // first segment of each tree, and the number of segments
   std::vector<int64_t> predicting;  // [M] tokens with a target, ascending
   std::vector<Target> targets;      // ascending by row, then id
+  std::vector<Label> labels;        // of the targets, in their order
 };
 
 // Layout of rows[i], i in `indices`; rows are not empty. A label at t is a target of the hidden
@@ -43,9 +52,11 @@ TokenLayout LayOutTokens(absl::Span<const TrainingRow> rows, absl::Span<const in
 // Cuts one optimiser step's rows into micro-batches of at most `max_tokens` tokens, shared prefixes
 // counted once. Rows with a common prefix stand together. A single longer row is a batch of its
 // own. Without `share_prefixes` every token counts.
+// With group_size G, step_rows[i] stands for the G rows from step_rows[i] * G on, which stay in one
+// batch; the batches hold indices of `rows`.
 std::vector<std::vector<int64_t>> PackedMicroBatches(absl::Span<const TrainingRow> rows,
                                                      absl::Span<const int64_t> step_rows,
-                                                     int64_t max_tokens,
-                                                     bool share_prefixes = true);
+                                                     int64_t max_tokens, bool share_prefixes = true,
+                                                     int64_t group_size = 1);
 
 }  // namespace evolora

@@ -124,6 +124,19 @@ TEST(LintTrainingRows, ARowWhoseLabelsWouldBeCutAwayIsRefused) {
                        HasSubstr("row 1: none of the first 8 of its 20 tokens is labelled")));
 }
 
+TEST(LintTrainingRows, ACounterpartIsHeldAgainstTheSameLimits) {
+  TrainingRow row = Good();
+  row.counterpart = {.ids = {1, 2, 3}, .labels = {kNone, 2, 3}};
+  EXPECT_THAT(LintTrainingRows({row}, Limits()), IsOk());
+  row.counterpart = {.ids = {1, 2}, .labels = {kNone, kNone}};
+  EXPECT_THAT(
+      LintTrainingRows({row}, Limits()),
+      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("row 0: none of its 2 tokens")));
+  row.counterpart = {.ids = std::vector<TokenId>(9, 3), .labels = std::vector<TokenId>(9, 3)};
+  EXPECT_THAT(LintTrainingRows({row}, Limits()), StatusIs(absl::StatusCode::kInvalidArgument,
+                                                          HasSubstr("row 0: 9 tokens, at most 8")));
+}
+
 TEST(TrainingRowWarnings, NameRepeatsAndOpenRows) {
   EXPECT_THAT(TrainingRowWarnings({Good(1), Good(2)}, Limits()), IsEmpty());
   TrainingRow again = Good(1);

@@ -132,6 +132,62 @@ TEST(TrainLora, StoppedAndResumedGivesTheBytesOfTheUnbrokenRun) {
   }
 }
 
+// The rows of TinyJob, each preferred to another end of its own.
+TrainingJob TinyDpoJob() {
+  TrainingJob job = TinyJob();
+  for (TrainingRow& row : job.rows) {
+    row.counterpart = {.ids = row.ids, .labels = row.labels};
+    for (size_t t = 2; t < row.ids.size(); ++t) {
+      row.counterpart.ids[t] = row.counterpart.labels[t] = (row.ids[t] + 5) % 37;
+    }
+  }
+  job.recipe.objective.kind = ObjectiveKind::kDpo;
+  return job;
+}
+
+TEST(TrainLora, PreferencesAreLearnt) {
+  TrainingJob job = TinyDpoJob();
+  job.recipe.epochs = 20;
+  ASSERT_OK_AND_ASSIGN(const TrainedAdapter trained, Train(job));
+  EXPECT_NEAR(trained.history.front().loss, std::log(2.0), 1e-6);
+  EXPECT_NEAR(trained.history.front().figures.at("reward_margin"), 0, 1e-6);
+  EXPECT_LT(trained.history.back().loss, 0.5);
+  EXPECT_GT(trained.history.back().figures.at("reward_margin"), 0.3);
+}
+
+TEST(TrainLora, FiguresAndFrozenPassesSurviveAResume) {
+  TrainingJob job = TinyDpoJob();
+  ASSERT_OK_AND_ASSIGN(const TrainedAdapter start, Train(job));
+  job.init = start.adapter;
+  job.recipe.objective.reference = FrozenModel::kInit;
+  ASSERT_OK_AND_ASSIGN(const TrainedAdapter unbroken, Train(job));
+  const TempDir work;
+  std::stop_source stop;
+  const TrainOptions stopping{.work_dir = work.path(), .on_step = [&](const StepReport& step) {
+                                if (step.step == 5) stop.request_stop();
+                              }};
+  ASSERT_THAT(Train(job, stopping, stop.get_token()),
+              StatusIs(absl::StatusCode::kCancelled, HasSubstr("stopped after step 5")));
+  ASSERT_OK_AND_ASSIGN(const TrainedAdapter resumed,
+                       Train(job, {.work_dir = work.path(), .resume = true}));
+  EXPECT_EQ(AdapterDigest(resumed.adapter), AdapterDigest(unbroken.adapter));
+  ASSERT_EQ(resumed.history.size(), unbroken.history.size());
+  for (size_t i = 0; i < resumed.history.size(); ++i) {
+    EXPECT_EQ(resumed.history[i].figures, unbroken.history[i].figures) << i;
+  }
+}
+
+TEST(TrainLora, FrozenPassesCanBeStoppedAndNeedTheirModel) {
+  TrainingJob job = TinyDpoJob();
+  std::stop_source stop;
+  stop.request_stop();
+  EXPECT_THAT(Train(job, {}, stop.get_token()),
+              StatusIs(absl::StatusCode::kCancelled, HasSubstr("frozen model")));
+  job.recipe.objective.reference = FrozenModel::kInit;
+  EXPECT_THAT(Train(job),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("recipe.reference: init")));
+}
+
 TEST(TrainLora, CheckpointOfAnotherJobIsRefused) {
   const TempDir work;
   TrainingJob job = TinyJob();

@@ -1,5 +1,6 @@
 #include "products.h"
 
+#include <memory>
 #include <numeric>
 #include <vector>
 
@@ -116,11 +117,12 @@ TEST(FastHead, EqualsTheReferenceLossWithTargetsThatShareARow) {
   const HeadLoss expected =
       ChunkedHeadLoss(hidden.index_select(0, index), head, at::tensor(ids, at::kLong), 0.5);
   const at::Tensor gradient = at::zeros({rows, width}).index_add(0, index, expected.grad_hidden);
+  const std::unique_ptr<Loss> cross_entropy = MakeCrossEntropy({});
   for (const int64_t logits_per_chunk : {1, 1 << 20}) {
     FastHead fast(head, logits_per_chunk);
     at::Tensor d_hidden = at::empty({rows, width});
-    const double loss = fast.LossAndGradient(layout, hidden.const_data_ptr<float>(), 0.5,
-                                             d_hidden.mutable_data_ptr<float>());
+    const double loss = fast.LossAndGradient(layout, hidden.const_data_ptr<float>(), *cross_entropy,
+                                             0.5, d_hidden.mutable_data_ptr<float>());
     EXPECT_NEAR(loss, expected.loss_sum, 1e-5 * expected.loss_sum);
     EXPECT_LT(Error(d_hidden, gradient), 1e-5);
   }

@@ -71,6 +71,24 @@ TEST(Recipe, RefusesWhatItDoesNotKnowOrCannotMean) {
       {R"({"lora_dropout": 0.1, "use_dora": true})", "not computed with use_dora"},
       {R"({"init_lora_weights": "loftq"})", "'loftq'"},
       {R"({"init_lora_weights": "pissa", "use_dora": true})", "not with use_dora"},
+      {R"({"objective": "ppo"})", "'ppo' is not one of sft, distill, dpo, policy"},
+      {R"({"dpo_beta": 0.1})", "recipe.dpo_beta: the objective 'sft' does not use it"},
+      {R"({"reference": "base"})", "recipe.reference: the objective 'sft' does not use it"},
+      {R"({"objective": "dpo", "max_cut_share": 0.1})", "recipe.max_cut_share: no row of"},
+      {R"({"objective": "dpo", "dpo_beta": 0})", "recipe.dpo_beta: 0"},
+      {R"({"objective": "dpo", "dpo_label_smoothing": 0.5})", "recipe.dpo_label_smoothing: 0.5"},
+      {R"({"objective": "dpo", "policy_clip_low": 0.1})", "the objective 'dpo' does not use it"},
+      {R"({"objective": "distill", "distill_top_k": -1})", "recipe.distill_top_k: -1"},
+      {R"({"objective": "distill", "distill_top_k": 1.5})", "distill_top_k"},
+      {R"({"objective": "distill", "distill_temperature": 0})", "recipe.distill_temperature: 0"},
+      {R"({"objective": "policy", "policy_loss": "ppo"})", "'ppo' is not one of grpo, cispo"},
+      {R"({"objective": "policy", "policy_mean": "rows"})", "'rows' is not one of tokens"},
+      {R"({"objective": "policy", "policy_loss": "cispo", "policy_clip_low": 0.1})",
+       "recipe.policy_clip_low: the other keys of the objective leave it without effect"},
+      {R"({"objective": "policy", "reference": "base"})",
+       "recipe.reference: the other keys of the objective leave it without effect"},
+      {R"({"objective": "policy", "policy_scale_rewards": 1})", "policy_scale_rewards"},
+      {R"({"objective": "dpo", "reference": "other"})", "'other' is not one of base, init"},
       {R"([])", "recipe"},
   };
   for (const Row& row : rows) {
@@ -87,6 +105,26 @@ TEST(Recipe, GreatestRankCountsPatternsAndTheStartThatIsTakenOff) {
   EXPECT_EQ(GreatestRank(recipe), 24);
   recipe.init_lora_weights = LoraInit::kOlora;
   EXPECT_EQ(GreatestRank(recipe), 48);
+}
+
+TEST(Recipe, KeysOfTheObjectiveMakeTheRoundTrip) {
+  for (const char* const text :
+       {R"({"objective": "dpo", "dpo_beta": 0.3, "dpo_label_smoothing": 0.1, "reference": "init"})",
+        R"({"objective": "distill", "distill_top_k": 64, "distill_temperature": 2.5})",
+        R"({"objective": "policy", "policy_loss": "cispo", "policy_mean": "sequences",
+            "policy_clip_high": 4, "policy_scale_rewards": false, "policy_kl_beta": 0.1,
+            "reference": "init"})",
+        R"({"objective": "policy", "policy_clip_low": 0.1})"}) {
+    SCOPED_TRACE(text);
+    ASSERT_OK_AND_ASSIGN(const LoraRecipe recipe, ParseRecipe(text));
+    const Json json = RecipeToJson(recipe);
+    ASSERT_OK_AND_ASSIGN(const Json given, ParseJson(text));
+    for (const auto& [key, value] : given.items()) EXPECT_EQ(json[key], value) << key;
+    ASSERT_OK_AND_ASSIGN(const LoraRecipe back, RecipeFromJson(json));
+    EXPECT_EQ(RecipeToJson(back), json);
+  }
+  EXPECT_EQ(RecipeToJson(LoraRecipe())["objective"], "sft");
+  EXPECT_FALSE(RecipeToJson(LoraRecipe()).contains("dpo_beta"));
 }
 
 TEST(LearningRate, FollowsHuggingFaceSchedules) {

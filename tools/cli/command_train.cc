@@ -99,7 +99,8 @@ absl::StatusOr<CheckedJob> BuildJob(const GlobalOptions& global, const TrainComm
                              .base_weights_fingerprint = base.stored.weights_fingerprint,
                              .recipe = *std::move(recipe),
                              .end_ids = EndOfTurnIds(base.model)}};
-  absl::StatusOr<std::vector<TrainingRow>> rows = ParseTrainingRows(data, base.model);
+  absl::StatusOr<std::vector<TrainingRow>> rows =
+      ParseTrainingRows(data, base.model, checked.job.recipe.objective.kind);
   if (!rows.ok()) return Annotate(rows.status(), command.data);
   checked.job.rows = *std::move(rows);
   if (!command.init.empty()) {
@@ -117,18 +118,24 @@ class StepPrinter {
   void Show(const StepReport& step) {
     const double rate = step.seconds > 0 ? static_cast<double>(step.tokens) / step.seconds : 0;
     if (json_) {
-      PrintJson(Json{{"step", step.step},
-                     {"total_steps", step.total_steps},
-                     {"loss", step.loss},
-                     {"grad_norm", step.grad_norm},
-                     {"learning_rate", step.learning_rate},
-                     {"tokens", step.tokens},
-                     {"labelled_tokens", step.labelled_tokens},
-                     {"seconds", step.seconds},
-                     {"tokens_per_second", rate}});
+      Json line{{"step", step.step},
+                {"total_steps", step.total_steps},
+                {"loss", step.loss},
+                {"grad_norm", step.grad_norm},
+                {"learning_rate", step.learning_rate},
+                {"tokens", step.tokens},
+                {"labelled_tokens", step.labelled_tokens},
+                {"seconds", step.seconds},
+                {"tokens_per_second", rate}};
+      if (!step.figures.empty()) line["figures"] = step.figures;
+      PrintJson(line);
     } else {
+      std::string text = absl::StrFormat("loss %.4f, ", step.loss);
+      for (const auto& [name, value] : step.figures) {
+        absl::StrAppendFormat(&text, "%s %.4f, ", name, value);
+      }
       bar_.Update("train", step.step, step.total_steps,
-                  absl::StrFormat("loss %.4f, %.0f tokens/s", step.loss, rate));
+                  absl::StrFormat("%s%.0f tokens/s", text, rate));
     }
   }
 
@@ -249,7 +256,7 @@ void AddTrainCommand(CLI::App& app, GlobalOptions& global) {
   command->add_option("--base", options->base, "base model of this home")->required();
   command
       ->add_option("--data", options->data,
-                   "JSON lines: {messages}, {prompt, completion} or {ids, labels}")
+                   "JSON lines; what a row holds depends on the recipe's objective")
       ->required();
   command->add_option("--recipe", options->recipe, "JSON file of the recipe")->required();
   command->add_option("--out", options->out,

@@ -22,7 +22,8 @@ struct LintLimits {
   double max_cut_share = 0;
 };
 
-// Refuses, before the first step, a data set that cannot teach what it says:
+// Refuses, before the first step, a data set that cannot teach what it says (a row's counterpart is
+// held against the same limits):
 //   no rows; more rows too long than the stated share; a row with ids and labels of different
 //   lengths, an id or a label outside the vocabulary, no labelled target (behind the cut, where it
 //   is cut); no row at all that labels an end of turn
@@ -35,8 +36,8 @@ absl::Status LintTrainingRows(absl::Span<const TrainingRow> rows, const LintLimi
 std::vector<std::string> TrainingRowWarnings(absl::Span<const TrainingRow> rows,
                                              const LintLimits& limits);
 
-// Cuts every longer row (and its counterpart) at max_row_tokens or the context, whichever is less.
-// Returns how many were cut.
+// Cuts every longer row (never a counterpart: only rows of "sft" may be cut) at max_row_tokens or
+// the context, whichever is less. Returns how many were cut.
 int64_t CutLongRows(std::vector<TrainingRow>& rows, const LintLimits& limits);
 
 // "line 12 (row 9)", or "row 9" for a row that came from no file.

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <stop_token>
@@ -38,13 +39,20 @@ struct TrainingJob {
 struct StepReport {
   int64_t step = 0;  // from 1
   int64_t total_steps = 0;
-  double loss = 0;       // mean over the step's labelled tokens, before the update
+  double loss = 0;       // mean of the objective over the step (objective.h), before the update
   double grad_norm = 0;  // before clipping
   double learning_rate = 0;
   int64_t tokens = 0;  // tokens of the step's rows, padding not counted
   int64_t labelled_tokens = 0;
   double seconds = 0;   // wall time of the step
   int64_t unix_ms = 0;  // when the step ended
+  // What else the objective says of the step, before the update; means over its rows, of several
+  // processes over those of rank 0:
+  //   dpo     reward_chosen, reward_rejected: beta (log p - log ref); reward_margin, between them;
+  //           reward_accuracy, the share of pairs with a positive margin
+  //   policy  means over labels: policy_ratio, p / old; policy_clipped, the share at the clip;
+  //           policy_kl_old, the estimate 1 / ratio - 1 + log ratio of KL(old || p)
+  std::map<std::string, double> figures;
 };
 
 struct TrainOptions {
@@ -64,7 +72,7 @@ struct TrainOptions {
 struct TrainedAdapter {
   LoraAdapter adapter;
   std::vector<StepReport> history;  // every step, those before a resume included
-  double total_flops = 0;           // of every step, counted from shapes
+  double total_flops = 0;  // of every step, counted from shapes; frozen passes before them not
 };
 
 // Optimiser steps of a whole run: epochs x ceil(rows of an epoch / rows_per_step), cut by
@@ -81,10 +89,11 @@ LintLimits LimitsOf(const TrainingJob& job);
 // no device, or not that many.
 absl::Status CheckTrainingDevice(absl::string_view device);
 
-// Trains one LoRA adapter by supervised fine-tuning: gradients by recipe.path, AdamW.
+// Trains one LoRA adapter for recipe.objective: gradients by recipe.path, AdamW.
 //
-// Loss:     sum of cross entropies over the labelled tokens of the whole optimiser step divided by
-//           their number, however the step is cut into micro-batches.
+// Loss:     the objective's mean over the whole optimiser step, however the step is cut into
+//           micro-batches; of "sft" the sum of cross entropies over its labelled tokens divided by
+//           their number.
 // Init:     recipe.init_lora_weights; kKaiming is kaiming_uniform with a = sqrt 5, as in PEFT.
 // Exact:    same job, threads, ranks and machine give the same bytes, with or without
 //           interruption; another number of ranks the same losses up to the order of fp32 sums.
@@ -93,12 +102,12 @@ absl::Status CheckTrainingDevice(absl::string_view device);
 // Device:   options.device. On CUDA recipe.path kFast means kDevice; kReference runs on the CPU
 //           only, precision kBf16 on the device path only.
 // Errors:   InvalidArgument    bad recipe, rows that fail LintTrainingRows, a target that matches
-//                              nothing, `init` that does not fit
+//                              nothing, `init` that does not fit, a row without what the
+//                              objective needs
 //           FailedPrecondition the checkpoint or the metrics belong to another job; no such device,
 //                              or a build without CUDA
-//           Unimplemented      use_dora or lora_dropout on the device path
-//           ResourceExhausted  out of memory (the device's too) or disk (work_dir is left
-//                              resumable)
+//           Unimplemented      on the device path: use_dora, lora_dropout, an objective but sft
+//           ResourceExhausted  out of memory (the device's too) or disk; work_dir stays resumable
 //           Aborted            the loss became non-finite; names step and loss
 //           Unavailable        another rank of options.group is lost; the checkpoint holds the last
 //                              finished step

@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "evolora/core/json.h"
+#include "evolora/trainers/objective.h"
 
 namespace evolora {
 
@@ -82,6 +83,7 @@ struct LoraRecipe {
   int64_t checkpoint_every_steps = 20;
   TrainingPath path = TrainingPath::kFast;  // on a CUDA device kFast means kDevice
   TrainingPrecision precision = TrainingPrecision::kFp32;
+  ObjectiveSettings objective;  // its keys stand beside the others: see objective.h
 };
 
 // InvalidArgument names key and number.

@@ -1,0 +1,121 @@
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "evolora/adapters/peft.h"
+#include "evolora/core/json.h"
+#include "evolora/trainers/lora_trainer.h"
+#include "support/status_matchers.h"
+#include "support/temp_dir.h"
+
+// Whole runs against the reference runs below tests/golden.
+namespace evolora::testing {
+
+// A formula that differs in its last fp32 digits stays below a tenth of this; a wrong
+// normalisation, order, schedule or clipping is far above.
+inline constexpr double kLossTolerance = 1e-5;  // relative, at every step
+inline constexpr double kSmallLoss = 0.1;       // at least to this: labels of either sign cancel
+inline constexpr double kGradNormTolerance = 1e-5;  // relative, at every step
+inline constexpr double kWeightCosine = 0.99999;    // of each matrix after the last step
+inline constexpr double kChangeCosine = 0.99999;    // of each matrix less its start
+
+inline std::string GoldenPath(const std::string& name) {
+  return SourcePath("tests/golden/" + name);
+}
+
+inline Json ReadJson(const std::string& path) {
+  const auto text = PosixFileSystem().ReadFile(path, 1 << 20);
+  EXPECT_TRUE(text.ok()) << text.status();
+  const auto json = ParseJson(*text);
+  EXPECT_TRUE(json.ok()) << path << ": " << json.status();
+  return *json;
+}
+
+inline LoraAdapter ReadAdapter(const std::string& name) {
+  const auto peft = ReadPeftFolder(PosixFileSystem(), GoldenPath(name));
+  EXPECT_TRUE(peft.ok()) << peft.status();
+  return peft->adapter;
+}
+
+// The job of a recipe on the model of tests/golden/training.
+inline TrainingJob MakeGoldenJob(const Json& recipe, const std::string& rows_file,
+                                 const std::string& init) {
+  const auto base = LoadBase(PosixFileSystem(), GoldenPath("training/model"));
+  EXPECT_TRUE(base.ok()) << base.status();
+  const auto parsed = RecipeFromJson(recipe);
+  EXPECT_TRUE(parsed.ok()) << parsed.status();
+  const auto data = PosixFileSystem().ReadFile(GoldenPath(rows_file), 1 << 20);
+  EXPECT_TRUE(data.ok()) << data.status();
+  const auto rows = ParseTrainingRows(*data, *base, parsed->objective.kind);
+  EXPECT_TRUE(rows.ok()) << rows.status();
+  return {.base = base->weights,
+          .base_name = "model",
+          .base_weights_fingerprint = base->weights_fingerprint,
+          .rows = *rows,
+          .recipe = *parsed,
+          .init = ReadAdapter(init)};
+}
+
+inline double Cosine(const std::vector<float>& x, const std::vector<float>& y,
+                     const std::vector<float>& origin) {
+  double xy = 0, xx = 0, yy = 0;
+  for (size_t i = 0; i < x.size(); ++i) {
+    const double dx = static_cast<double>(x[i]) - static_cast<double>(origin[i]);
+    const double dy = static_cast<double>(y[i]) - static_cast<double>(origin[i]);
+    xy += dx * dy;
+    xx += dx * dx;
+    yy += dy * dy;
+  }
+  return xy / std::sqrt(xx * yy);
+}
+
+inline void ExpectSameMatrix(const std::vector<float>& ours, const std::vector<float>& peft,
+                             const std::vector<float>& start) {
+  ASSERT_EQ(ours.size(), peft.size());
+  EXPECT_GT(Cosine(ours, peft, std::vector<float>(ours.size())), kWeightCosine);
+  EXPECT_GT(Cosine(ours, peft, start), kChangeCosine);
+}
+
+inline void ExpectSameAdapter(const LoraAdapter& ours, const LoraAdapter& peft,
+                              const LoraAdapter& start) {
+  ASSERT_EQ(ours.modules.size(), peft.modules.size());
+  for (size_t i = 0; i < peft.modules.size(); ++i) {
+    SCOPED_TRACE(peft.modules[i].path);
+    EXPECT_EQ(ours.modules[i].path, peft.modules[i].path);
+    EXPECT_DOUBLE_EQ(ours.modules[i].scale, peft.modules[i].scale);
+    ExpectSameMatrix(ours.modules[i].a, peft.modules[i].a, start.modules[i].a);
+    ExpectSameMatrix(ours.modules[i].b, peft.modules[i].b, start.modules[i].b);
+  }
+}
+
+inline void ExpectSameSteps(const std::vector<StepReport>& ours, const Json& expected) {
+  const Json& loss = expected["loss"];
+  const Json& grad_norm = expected["grad_norm"];
+  ASSERT_EQ(ours.size(), loss.size());
+  for (size_t i = 0; i < ours.size(); ++i) {
+    SCOPED_TRACE(i);
+    const double value = loss[i].get<double>();
+    EXPECT_NEAR(ours[i].loss, value, kLossTolerance * std::max(std::abs(value), kSmallLoss));
+    EXPECT_NEAR(ours[i].grad_norm / grad_norm[i].get<double>(), 1, kGradNormTolerance);
+  }
+}
+
+// The case's recipe and each variation of it that must not change the outcome, on both paths.
+inline std::vector<Json> Recipes(const Json& expected) {
+  std::vector<Json> recipes;
+  for (const char* path : {"fast", "reference"}) {
+    Json recipe = expected["recipe"];
+    recipe["path"] = path;
+    recipes.push_back(recipe);
+    for (const Json& keys : expected["also"]) {
+      recipes.push_back(recipe);
+      recipes.back().update(keys);
+    }
+  }
+  return recipes;
+}
+
+}  // namespace evolora::testing
