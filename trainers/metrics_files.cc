@@ -1,6 +1,7 @@
 #include "metrics_files.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -42,6 +43,19 @@ constexpr CountCurve kCountCurves[] = {
     {"train/labelled_tokens", [](const StepReport& s) { return s.labelled_tokens; }},
 };
 
+// Names of what the objective says of a step beside the curves above; equal at every step.
+std::vector<std::string> FigureNames(absl::Span<const StepReport> history) {
+  std::vector<std::string> names;
+  for (const auto& [name, value] : history.front().figures) names.push_back(name);
+  return names;
+}
+
+// NaN where a step lacks it.
+double Figure(const StepReport& step, const std::string& name) {
+  const auto found = step.figures.find(name);
+  return found == step.figures.end() ? std::nan("") : found->second;
+}
+
 std::string ArrayName(const char* tag) { return std::string(tag).substr(sizeof("train/") - 1); }
 
 template <typename T, typename Value>
@@ -58,6 +72,10 @@ ArrayFile MetricsArrays(absl::Span<const StepReport> history, const std::string&
   }
   for (const CountCurve& curve : kCountCurves) {
     file.arrays[ArrayName(curve.tag)] = Column<int64_t>(history, curve.value);
+  }
+  for (const std::string& name : FigureNames(history)) {
+    file.arrays["figures_" + name] =
+        Column<double>(history, [&](const StepReport& s) { return Figure(s, name); });
   }
   file.arrays["step"] = Column<int64_t>(history, [](const StepReport& s) { return s.step; });
   file.arrays["unix_ms"] = Column<int64_t>(history, [](const StepReport& s) { return s.unix_ms; });
@@ -77,6 +95,7 @@ std::string EventBytes(absl::Span<const StepReport> steps) {
     for (const CountCurve& curve : kCountCurves) {
       scalars.push_back({curve.tag, static_cast<double>(curve.value(step))});
     }
+    for (const auto& [name, value] : step.figures) scalars.push_back({"train/" + name, value});
     bytes += TensorBoardStep(seconds(step), step.step, scalars);
   }
   return bytes;

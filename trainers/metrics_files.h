@@ -12,14 +12,14 @@ namespace evolora {
 
 // The curves of one run as files in one folder, which belongs to that run:
 //
-//   metrics.h5                              every step so far; an array file
-//   (evolora/data/array_file.h)
-//     step, tokens, labelled_tokens, unix_ms                     int64 [S]
-//     loss, grad_norm, learning_rate, seconds, tokens_per_second double [S]
-//     attributes: format "evolora-training-metrics", version 1, job, total_steps
-//   events.out.tfevents.<NNNNNNNNNN>.evolora  TensorBoard: the steps from NNNNNNNNNN on, up to the
-//   next
-//                                             such file; tags train/<name> of the arrays above
+//   metrics.h5          every step so far; an array file (evolora/data/array_file.h)
+//     step, tokens, labelled_tokens, unix_ms                      int64 [S]
+//     loss, grad_norm, learning_rate, seconds, tokens_per_second  double [S]
+//     figures_<name>      of StepReport::figures                  double [S]
+//     attributes          format "evolora-training-metrics", version 1, job, total_steps
+//   events.out.tfevents.<NNNNNNNNNN>.evolora
+//                       TensorBoard: the steps from NNNNNNNNNN up to the next such file; tags
+//                       train/<name> of the arrays above
 //
 // Each file is written whole (temp file, fsync, rename) and an event file never changes again. The
 // files are made from the history that the checkpoint holds, so that a resumed run has every step

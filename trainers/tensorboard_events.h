@@ -23,8 +23,8 @@ namespace evolora {
 
 // One curve's value at one step.
 struct TensorBoardScalar {
-  absl::string_view tag;  // "train/loss"
-  double value = 0;       // stored as float
+  std::string tag;   // "train/loss"
+  double value = 0;  // stored as float
 };
 
 // The first record of every file: Event{wall_time, file_version "brain.Event:2"}.

@@ -130,6 +130,23 @@ TEST(MetricsFiles, HoldEveryStepInBothForms) {
   EXPECT_EQ(labelled[4], 5);
 }
 
+TEST(MetricsFiles, HoldWhatTheObjectiveSaysOfAStep) {
+  const TempDir folder;
+  std::vector<StepReport> history = History(2);
+  history[0].figures = {{"reward_margin", 0.5}, {"kl", 0.25}};
+  history[1].figures = {{"reward_margin", 1.5}, {"kl", 0.75}};
+  MetricsFiles metrics(PosixFileSystem(), folder.path(), "job");
+  ASSERT_THAT(metrics.Start(history), IsOk());
+  ASSERT_OK_AND_ASSIGN(const ArrayFile file,
+                       ReadArrayFile(PosixFileSystem(), folder.path() + "/metrics.h5"));
+  ASSERT_OK_AND_ASSIGN(const auto margin, file.Values<double>("figures_reward_margin"));
+  EXPECT_THAT(margin, ElementsAre(0.5, 1.5));
+  ASSERT_OK_AND_ASSIGN(const auto kl, file.Values<double>("figures_kl"));
+  EXPECT_THAT(kl, ElementsAre(0.25, 0.75));
+  const std::string events = Bytes(folder.path() + "/events.out.tfevents.0000000001.evolora");
+  EXPECT_THAT(Records(events)[2], HasSubstr("train/reward_margin"));
+}
+
 TEST(MetricsFiles, AResumedRunWritesNoStepTwice) {
   const TempDir folder;
   for (const int64_t resumed_at : {0, 2, 3, 4, 6}) {
