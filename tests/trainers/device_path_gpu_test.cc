@@ -20,10 +20,10 @@ namespace {
 
 using testing::AdapterCases;
 using testing::ArchitectureCases;
-using testing::DeviceCase;
+using testing::Case;
 using testing::DeviceGradient;
 using testing::Difference;
-using testing::PathGradient;
+using testing::Gradient;
 using testing::ReferenceGradient;
 
 class CudaPathTest : public ::testing::Test {
@@ -37,21 +37,21 @@ class CudaPathTest : public ::testing::Test {
 };
 
 TEST_F(CudaPathTest, InFp32EqualsAutograd) {
-  std::vector<DeviceCase> cases = ArchitectureCases();
-  for (DeviceCase& c : AdapterCases()) cases.push_back(std::move(c));
-  for (const DeviceCase& c : cases) {
-    const DeviceGradient gradient = PathGradient(c, {.device = device_});
+  std::vector<Case> cases = ArchitectureCases();
+  for (Case& c : AdapterCases()) cases.push_back(std::move(c));
+  for (const Case& c : cases) {
+    const Gradient gradient = DeviceGradient(c, {.device = device_});
     EXPECT_EQ(Difference(gradient, ReferenceGradient(c), 1e-4), "") << c.name;
   }
 }
 
 // Heads that flash attention takes: several to a key head, with and without windows.
-std::vector<DeviceCase> FlashCases() {
-  std::vector<DeviceCase> cases;
+std::vector<Case> FlashCases() {
+  std::vector<Case> cases;
   for (const int64_t width : {8, 64, 128}) {
     for (const int64_t key_heads : {1, 2, 6}) {
       for (const int64_t window : {0, 1, 5}) {
-        DeviceCase c = ArchitectureCases().front();
+        Case c = ArchitectureCases().front();
         c.name = absl::StrCat("heads of ", width, ", ", key_heads, " key heads, window ", window);
         c.config.head_dim = width;
         c.config.num_kv_heads = key_heads;
@@ -64,10 +64,10 @@ std::vector<DeviceCase> FlashCases() {
 }
 
 TEST_F(CudaPathTest, InBfloat16StaysNearTheFp32Gradient) {
-  std::vector<DeviceCase> cases = ArchitectureCases();
-  for (DeviceCase& c : FlashCases()) cases.push_back(std::move(c));
-  for (const DeviceCase& c : cases) {
-    const DeviceGradient gradient = PathGradient(c, {.device = device_, .dtype = at::kBFloat16});
+  std::vector<Case> cases = ArchitectureCases();
+  for (Case& c : FlashCases()) cases.push_back(std::move(c));
+  for (const Case& c : cases) {
+    const Gradient gradient = DeviceGradient(c, {.device = device_, .dtype = at::kBFloat16});
     EXPECT_EQ(Difference(gradient, ReferenceGradient(c), 0.05), "") << c.name;
   }
 }

@@ -11,52 +11,53 @@ namespace {
 
 using testing::AdapterCases;
 using testing::ArchitectureCases;
-using testing::DeviceCase;
+using testing::Case;
 using testing::DeviceGradient;
 using testing::Difference;
-using testing::PathGradient;
+using testing::Gradient;
 using testing::ReferenceGradient;
 
 TEST(DevicePath, OnTheCpuEqualsAutogradOnEveryArchitecture) {
-  for (const DeviceCase& c : ArchitectureCases()) {
-    EXPECT_EQ(Difference(PathGradient(c, {}), ReferenceGradient(c), 1e-5), "") << c.name;
+  for (const Case& c : ArchitectureCases()) {
+    EXPECT_EQ(Difference(DeviceGradient(c, {}), ReferenceGradient(c), 1e-5), "") << c.name;
   }
 }
 
 TEST(DevicePath, OnTheCpuEqualsAutogradForEveryRankAndTargets) {
-  for (const DeviceCase& c : AdapterCases()) {
-    EXPECT_EQ(Difference(PathGradient(c, {}), ReferenceGradient(c), 1e-5), "") << c.name;
+  for (const Case& c : AdapterCases()) {
+    EXPECT_EQ(Difference(DeviceGradient(c, {}), ReferenceGradient(c), 1e-5), "") << c.name;
   }
 }
 
 // bf16 keeps 8 bits: the gradient of a step in it points where that of fp32 does.
 TEST(DevicePath, InBfloat16StaysNearTheFp32Gradient) {
-  for (const DeviceCase& c : ArchitectureCases()) {
-    EXPECT_EQ(Difference(PathGradient(c, {.dtype = at::kBFloat16}), ReferenceGradient(c), 0.05), "")
+  for (const Case& c : ArchitectureCases()) {
+    EXPECT_EQ(Difference(DeviceGradient(c, {.dtype = at::kBFloat16}), ReferenceGradient(c), 0.05),
+              "")
         << c.name;
   }
 }
 
 TEST(DevicePath, MicroBatchesAndChunksOfTheHeadOfAnySizeGiveTheSameStep) {
-  DeviceCase c = ArchitectureCases().front();
+  Case c = ArchitectureCases().front();
   c.recipe.tokens_per_micro_batch = 10000;
-  const DeviceGradient whole = PathGradient(c, {});
+  const Gradient whole = DeviceGradient(c, {});
   for (const int64_t tokens : {1, 12, 80}) {
     c.recipe.tokens_per_micro_batch = tokens;
-    EXPECT_EQ(Difference(PathGradient(c, {}), whole, 1e-5), "") << tokens;
-    EXPECT_EQ(Difference(PathGradient(c, {.logits_per_chunk = 1}), whole, 1e-5), "") << tokens;
+    EXPECT_EQ(Difference(DeviceGradient(c, {}), whole, 1e-5), "") << tokens;
+    EXPECT_EQ(Difference(DeviceGradient(c, {.logits_per_chunk = 1}), whole, 1e-5), "") << tokens;
   }
 }
 
 TEST(DevicePath, TheBitsAreTheSameOnEveryRun) {
-  const DeviceCase c = ArchitectureCases().front();
-  const DeviceGradient one = PathGradient(c, {}), other = PathGradient(c, {});
+  const Case c = ArchitectureCases().front();
+  const Gradient one = DeviceGradient(c, {}), other = DeviceGradient(c, {});
   EXPECT_EQ(one.loss_sum, other.loss_sum);
   EXPECT_TRUE(one.parameters.gradient.equal(other.parameters.gradient));
 }
 
 TEST(DevicePath, BuffersOfALargerStepDoNotColourASmallerOne) {
-  const DeviceCase c = ArchitectureCases().front();
+  const Case c = ArchitectureCases().front();
   const std::shared_ptr<const LlamaWeights> base = testing::RandomWeights(c.config, 3);
   ASSERT_OK_AND_ASSIGN(AdapterParameters parameters,
                        AdapterParameters::Create(*base, c.recipe, nullptr));
