@@ -21,16 +21,6 @@ void ForTokens(int64_t count, const Body& body) {
   });
 }
 
-std::vector<float> JoinedBias(const LlamaLayer& layer) {
-  std::vector<float> joined;
-  for (const at::Tensor* bias : {&layer.q_bias, &layer.k_bias, &layer.v_bias}) {
-    if (!bias->defined()) return {};
-    const float* data = bias->const_data_ptr<float>();
-    joined.insert(joined.end(), data, data + bias->numel());
-  }
-  return joined;
-}
-
 AdaptedGroup::Part MakePart(const LoraTensors& lora, const std::string& path,
                             const at::Tensor& weight, const AdapterDropout* dropout) {
   const auto found = lora.modules.find(path);
@@ -66,7 +56,7 @@ FastLayer::FastLayer(const LlamaWeights& weights, const LoraTensors& lora, int64
     : config_(weights.config),
       weights_(weights.layers[static_cast<size_t>(index)]),
       index_(index),
-      qkv_bias_(JoinedBias(weights_)) {
+      qkv_bias_(JoinedQkvBias(weights_)) {
   const auto part = [&](const char* name, const at::Tensor& weight) {
     return MakePart(lora, absl::StrCat("model.layers.", index, ".", name), weight, dropout);
   };

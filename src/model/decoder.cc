@@ -11,16 +11,6 @@
 namespace evolora {
 namespace {
 
-std::vector<float> JoinedBias(const LlamaLayer& layer) {
-  std::vector<float> joined;
-  for (const at::Tensor* bias : {&layer.q_bias, &layer.k_bias, &layer.v_bias}) {
-    if (!bias->defined()) return {};
-    const float* data = bias->const_data_ptr<float>();
-    joined.insert(joined.end(), data, data + bias->numel());
-  }
-  return joined;
-}
-
 void AddRow(const float* values, int64_t n, float* y) {
   for (int64_t i = 0; i < n; ++i) y[i] += values[i];
 }
@@ -42,7 +32,7 @@ Decoder::Decoder(std::shared_ptr<const LlamaWeights> weights, WeightFormat forma
                        .o = FrozenMatrix({layer.o}, format),
                        .gate_up = FrozenMatrix({layer.gate, layer.up}, format),
                        .down = FrozenMatrix({layer.down}, format),
-                       .qkv_bias = JoinedBias(layer)});
+                       .qkv_bias = JoinedQkvBias(layer)});
   }
   head_ = FrozenMatrix({weights_->head}, format);
 }

@@ -171,4 +171,14 @@ std::vector<std::string> LinearModulePaths(const LlamaConfig& config) {
   return paths;
 }
 
+std::vector<float> JoinedQkvBias(const LlamaLayer& layer) {
+  std::vector<float> joined;
+  for (const at::Tensor* bias : {&layer.q_bias, &layer.k_bias, &layer.v_bias}) {
+    if (!bias->defined()) return {};
+    const float* data = bias->const_data_ptr<float>();
+    joined.insert(joined.end(), data, data + bias->numel());
+  }
+  return joined;
+}
+
 }  // namespace evolora

@@ -61,6 +61,9 @@ BlankWeights AllocateWeights(const LlamaConfig& config);
 // or an undefined tensor when there is none.
 at::Tensor FindLinear(const LlamaWeights& weights, const std::string& module_path);
 
+// The biases of q, k and v one after the other, [(Hq + 2 Hk) Dh]; empty where a layer has none.
+std::vector<float> JoinedQkvBias(const LlamaLayer& layer);
+
 // [out_features, in_features] of the linear layer at `module_path`, or {0, 0} when the config has
 // no such layer. The head ("lm_head") is not a linear layer in this sense.
 std::pair<int64_t, int64_t> LinearShape(const LlamaConfig& config, const std::string& module_path);
