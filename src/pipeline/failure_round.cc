@@ -37,12 +37,11 @@ size_t NumIndependent(const RunState& run, absl::Span<const std::unique_ptr<Fail
 
 // Runs the probes of several failures side by side, one of each at a time: a model call over many
 // rows costs little more than one over few. The memo then answers when each failure is handled.
-absl::Status ProbeAhead(RunState& run, absl::Span<const std::unique_ptr<FailureWork>> works,
-                        const std::stop_token& stop) {
+absl::Status ProbeAhead(RunState& run, absl::Span<const std::unique_ptr<FailureWork>> works) {
   std::vector<FailureWork*> open;
   for (const auto& work : works) open.push_back(work.get());
   while (!open.empty()) {
-    if (stop.stop_requested()) return absl::CancelledError("stopped between two probes");
+    RETURN_IF_ERROR(run.GoOnBetween("two probes"));
     std::vector<FailureWork*> asking;
     std::vector<GenerateRequest> all;
     for (FailureWork* work : open) {
@@ -61,8 +60,7 @@ absl::Status ProbeAhead(RunState& run, absl::Span<const std::unique_ptr<FailureW
 
 }  // namespace
 
-absl::Status ConsiderFailures(RunState& run, absl::Span<const Solved> failures,
-                              const std::stop_token& stop) {
+absl::Status ConsiderFailures(RunState& run, absl::Span<const Solved> failures) {
   Works works;
   for (const Solved& failed : failures) {
     works.push_back(std::make_unique<FailureWork>(run, failed, failures));
@@ -70,12 +68,12 @@ absl::Status ConsiderFailures(RunState& run, absl::Span<const Solved> failures,
   }
   size_t ahead = 0;  // failures probed so far
   for (size_t i = 0; i < works.size(); ++i) {
-    if (stop.stop_requested()) return absl::CancelledError("stopped between two failures");
+    RETURN_IF_ERROR(run.GoOnBetween("two failures"));
     // What is computed ahead could pass a token budget unseen.
     if (i == ahead && run.options.evolve_token_budget == 0) {
       const auto left = absl::MakeConstSpan(works).subspan(i);
       ahead = i + NumIndependent(run, left);
-      RETURN_IF_ERROR(ProbeAhead(run, left.first(ahead - i), stop));
+      RETURN_IF_ERROR(ProbeAhead(run, left.first(ahead - i)));
     }
     RETURN_IF_ERROR(AboutCase(works[i]->Handle(), *works[i]));
     run.failed[failures[i].value.cluster].push_back(failures[i]);

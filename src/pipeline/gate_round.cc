@@ -66,6 +66,7 @@ absl::Status Measure(RunState& run, const StateView& candidate, std::vector<cons
   PairedEvaluation evaluation(run.solver, run.champion.view, candidate, std::move(cases),
                               run.options.gate_chunk);
   while (wants() && !evaluation.done()) {
+    RETURN_IF_ERROR(run.GoOnBetween("two rounds of the gate"));
     ASSIGN_OR_RETURN(std::vector<PairedEpisodes> chunk, evaluation.Next());
     for (PairedEpisodes& pair : chunk) {
       RETURN_IF_ERROR(observe(AsPair(pair)));

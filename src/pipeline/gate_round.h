@@ -19,12 +19,14 @@ struct Candidate {
   std::set<std::string> clusters;  // whose failures made it
 };
 
-// Judges all pending text patches together; when together they fail, cluster by cluster. What passes
-// is committed, what fails is dropped, what is inconclusive stays pending for the next window.
+// Judges all pending text patches together; when together they fail, cluster by cluster. What
+// passes is committed, what fails is dropped, what is inconclusive stays pending for the next
+// window.
 absl::Status JudgePendingPatches(RunState& run);
 
-// The gate: candidate against champion on query and anchor, paired, in a seeded order, until decided.
-// With the gate switched off: a pass that says so, nothing measured.
+// The gate: candidate against champion on query and anchor, paired, in a seeded order, until
+// decided. With the gate switched off: a pass that says so, nothing measured. Cancelled: a stop was
+// requested; no verdict is kept.
 absl::StatusOr<GateVerdict> JudgeCandidate(RunState& run, const Candidate& candidate);
 
 // Registers the candidate with its verdict; when it passed, makes it champion. Idempotent.

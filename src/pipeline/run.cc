@@ -93,12 +93,11 @@ absl::StatusOr<std::vector<Solved>> SolveWindow(RunState& run, absl::Span<const 
   return failures;
 }
 
-absl::Status RunWindow(RunState& run, absl::Span<const Case> window, int64_t remaining,
-                       std::stop_token stop) {
+absl::Status RunWindow(RunState& run, absl::Span<const Case> window, int64_t remaining) {
   ASSIGN_OR_RETURN(const std::vector<Solved> failures, SolveWindow(run, window));
-  RETURN_IF_ERROR(ConsiderFailures(run, failures, stop));
+  RETURN_IF_ERROR(ConsiderFailures(run, failures));
   RETURN_IF_ERROR(JudgePendingPatches(run));
-  return TrainDueTickets(run, remaining, stop);
+  return TrainDueTickets(run, remaining);
 }
 
 // What a finished run is remembered by; only values that a second start gives again.
@@ -134,20 +133,23 @@ std::string RunId(const RunOptions& options, const Stream& stream) {
 absl::StatusOr<RunResult> RunLoop(const RunTools& tools, const Stream& stream,
                                   const RunOptions& options, const RunObserver& observer,
                                   std::stop_token stop) {
-  RunState run(tools, stream, options, observer);
+  RunState run(tools, stream, options, observer, std::move(stop));
   RETURN_IF_ERROR(OpenStart(run));
   const std::vector<Case> cases = OrderedStream(run);
   const int64_t total = static_cast<int64_t>(cases.size());
   for (int64_t begin = 0; begin < total; begin += options.window) {
-    if (stop.stop_requested()) return absl::CancelledError("stopped between two windows");
+    RETURN_IF_ERROR(run.GoOnBetween("two windows"));
     const int64_t count = std::min(options.window, total - begin);
     run.Progress("stream", begin, total);
     RETURN_IF_ERROR(RunWindow(
         run,
         absl::MakeConstSpan(cases).subspan(static_cast<size_t>(begin), static_cast<size_t>(count)),
-        total - begin - count, stop));
+        total - begin - count));
   }
   run.Progress("stream", total, total);
+  for (const PendingPatch& left : run.pending) {
+    run.Note(absl::StrCat(left.case_id, ": patch dropped, the gate could not decide about it"));
+  }
   run.result.final_version = run.champion.record.id;
   run.Keep(EvidenceKind::kCheckpoint, "result", ResultJson(run));
   RETURN_IF_ERROR(run.Flush());

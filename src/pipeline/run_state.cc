@@ -10,16 +10,23 @@
 namespace evolora {
 
 RunState::RunState(const RunTools& run_tools, const Stream& run_stream,
-                   const RunOptions& run_options, const RunObserver& run_observer)
+                   const RunOptions& run_options, const RunObserver& run_observer,
+                   std::stop_token stop_run)
     : tools(run_tools),
       stream(run_stream),
       options(run_options),
       observer(run_observer),
+      stop(std::move(stop_run)),
       run_id(RunId(run_options, run_stream)),
       memo(*run_tools.model, run_tools.home->evidence(), run_options.model_fingerprint,
            MemoOptions{.batch_size = run_options.model_batch}),
       solver(memo, run_options.solve) {
   result.run_id = run_id;
+}
+
+absl::Status RunState::GoOnBetween(absl::string_view place) const {
+  if (!stop.stop_requested()) return absl::OkStatus();
+  return absl::CancelledError(absl::StrCat("stopped between ", place));
 }
 
 absl::Status RunState::AddEvent(const std::string& cluster, std::vector<std::string> evidence,

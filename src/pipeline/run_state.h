@@ -36,12 +36,13 @@ struct PendingPatch {
 class RunState {
  public:
   RunState(const RunTools& tools, const Stream& stream, const RunOptions& options,
-           const RunObserver& observer);
+           const RunObserver& observer, std::stop_token stop);
 
   const RunTools& tools;
   const Stream& stream;
   const RunOptions& options;
   const RunObserver& observer;
+  const std::stop_token stop;
   const std::string run_id;
   MemoModel memo;
   Solver solver;
@@ -73,6 +74,9 @@ class RunState {
   void Keep(EvidenceKind kind, const std::string& key, Json value);
   absl::Status Flush();
   void Note(const std::string& text) const;
+  // Cancelled when a stop was requested, with the place: "two probes". Whatever was answered until
+  // then is kept, so that the run started again goes on from there.
+  absl::Status GoOnBetween(absl::string_view place) const;
   void Progress(const std::string& phase, int64_t done, int64_t total) const;
 
   // Request texts of every cluster but `cluster`.

@@ -109,17 +109,21 @@ std::vector<AdapterSlot> WithSlot(std::vector<AdapterSlot> adapters, const Adapt
 
 GateResult AsResult(::evolora::GateOutcome outcome) {
   switch (outcome) {
-    case GateOutcome::kPass: return GateResult::kAccept;
-    case GateOutcome::kFail: return GateResult::kReject;
-    case GateOutcome::kInconclusive: return GateResult::kInconclusive;
+    case GateOutcome::kPass:
+      return GateResult::kAccept;
+    case GateOutcome::kFail:
+      return GateResult::kReject;
+    case GateOutcome::kInconclusive:
+      return GateResult::kInconclusive;
   }
   return GateResult::kInconclusive;
 }
 
 absl::Status JudgeAdapter(RunState& run, const TrainingPlan& plan, const TrainingRequest& request,
                           const LoraAdapter& adapter) {
-  ASSIGN_OR_RETURN(const AdapterSlot slot, StoreAdapter(*run.tools.home, adapter,
-                                                        SlotName(plan.cluster), plan.scope.trigger));
+  ASSIGN_OR_RETURN(
+      const AdapterSlot slot,
+      StoreAdapter(*run.tools.home, adapter, SlotName(plan.cluster), plan.scope.trigger));
   ASSIGN_OR_RETURN(const LoraAdapter stored, LoadStoredAdapter(*run.tools.home, slot));
   RETURN_IF_ERROR(run.tools.load_adapter(stored));
   const std::string& evidence = request.job_digest;
@@ -147,8 +151,7 @@ absl::Status JudgeAdapter(RunState& run, const TrainingPlan& plan, const Trainin
   if (verdict.outcome != GateOutcome::kPass) {
     return run.MoveTicket(plan.cluster, TicketState::kWaiting, record.id, verdict.reason);
   }
-  RETURN_IF_ERROR(
-      run.MoveTicket(plan.cluster, TicketState::kPromoted, record.id, verdict.reason));
+  RETURN_IF_ERROR(run.MoveTicket(plan.cluster, TicketState::kPromoted, record.id, verdict.reason));
   return run.MoveTicket(plan.cluster, TicketState::kWatched, record.id, "the adapter serves");
 }
 
@@ -163,19 +166,19 @@ absl::Status AfterCrash(RunState& run, const std::string& cluster, const std::st
                         absl::StrCat(snapshot.max_training_crashes, " attempts in a row crashed"));
 }
 
-absl::Status TrainTicket(RunState& run, const TrainingPlan& plan, std::stop_token stop) {
+absl::Status TrainTicket(RunState& run, const TrainingPlan& plan) {
   ASSIGN_OR_RETURN(const TrainingRequest request, RequestFor(run, plan));
   const std::string& evidence = request.job_digest;
   RETURN_IF_ERROR(run.MoveTicket(plan.cluster, TicketState::kQueued, evidence, plan.reason));
   RETURN_IF_ERROR(run.MoveTicket(plan.cluster, TicketState::kTraining, evidence, plan.reason));
   if (run.observer.on_training) run.observer.on_training(plan);
-  absl::StatusOr<TrainingOutcome> outcome = run.tools.train(request, stop);
+  absl::StatusOr<TrainingOutcome> outcome = run.tools.train(request, run.stop);
   if (absl::IsCancelled(outcome.status())) return outcome.status();
   if (!outcome.ok()) {
     run.Note(absl::StrCat("training for ", plan.cluster, " failed: ", outcome.status().message()));
-    RETURN_IF_ERROR(run.AddEvent(plan.cluster, {evidence},
-                                 TrainingAttempt{.completed = false,
-                                                 .error = std::string(outcome.status().message())}));
+    RETURN_IF_ERROR(run.AddEvent(
+        plan.cluster, {evidence},
+        TrainingAttempt{.completed = false, .error = std::string(outcome.status().message())}));
     return AfterCrash(run, plan.cluster, evidence);
   }
   run.result.evolve += outcome->compute;
@@ -216,7 +219,7 @@ StreamOutlook OutlookOf(const RunState& run, int64_t stream_remaining) {
 
 }  // namespace
 
-absl::Status TrainDueTickets(RunState& run, int64_t stream_remaining, std::stop_token stop) {
+absl::Status TrainDueTickets(RunState& run, int64_t stream_remaining) {
   // Every pass trains, fails or waits; the bound only guards against a ledger that never settles.
   const int64_t max_rounds = 4 * (1 + static_cast<int64_t>(run.ledger.tickets.size()));
   for (int64_t round = 0; round < max_rounds; ++round) {
@@ -225,7 +228,7 @@ absl::Status TrainDueTickets(RunState& run, int64_t stream_remaining, std::stop_
         TrainWhen(Snapshot(run.ledger, run.requests_seen), run.options.decisions,
                   OutlookOf(run, stream_remaining));
     if (!plan.has_value()) return absl::OkStatus();
-    RETURN_IF_ERROR(TrainTicket(run, *plan, stop));
+    RETURN_IF_ERROR(TrainTicket(run, *plan));
   }
   return absl::OkStatus();
 }

@@ -21,6 +21,8 @@ using ::evolora::testing::RunWorld;
 using ::evolora::testing::StatusIs;
 using ::evolora::testing::TempDir;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
 
 // One home in a temporary folder, and runs in it.
 class RunTest : public ::testing::Test {
@@ -229,6 +231,47 @@ TEST_F(RunTest, StopsAfterTheFailureInHandAndGoesOn) {
                                                         stopped.Options(1), {}, {}));
   EXPECT_EQ(resumed.versions, unbroken.versions);
   home_.reset();
+}
+
+TEST_F(RunTest, StopsInTheMiddleOfAGateRoundAndGoesOn) {
+  RunWorld world;
+  RunOptions options = world.Options(1);
+  options.gate_chunk = 1;
+  ASSERT_OK_AND_ASSIGN(const RunResult unbroken, Run(world, options));
+  const TempDir other;
+  ASSERT_OK_AND_ASSIGN(home_, Home::Open(other.path(), PosixFileSystem(), clock_));
+  RunWorld stopped;
+  std::stop_source stop;
+  int64_t rounds = 0, verdicts = 0;
+  RunObserver observer;
+  observer.on_progress = [&](const std::string& phase, int64_t, int64_t) {
+    if (phase != "gate: query") return;
+    ++rounds;
+    stop.request_stop();
+  };
+  observer.on_verdict = [&](const std::string&, const GateVerdict&) { ++verdicts; };
+  EXPECT_THAT(RunLoop(stopped.Tools(*home_), stopped.stream(), options, observer, stop.get_token()),
+              StatusIs(absl::StatusCode::kCancelled, HasSubstr("two rounds of the gate")));
+  EXPECT_EQ(rounds, 1);
+  EXPECT_EQ(verdicts, 0);
+  ASSERT_OK_AND_ASSIGN(const RunResult resumed,
+                       RunLoop(stopped.Tools(*home_), stopped.stream(), options, {}, {}));
+  EXPECT_EQ(resumed.versions, unbroken.versions);
+  home_.reset();
+}
+
+TEST_F(RunTest, PatchesThatTheGateNeverDecidesAreNamedAtTheEnd) {
+  RunWorld world;
+  RunOptions options = world.Options(1);
+  options.gate_policy.alpha = 1e-9;  // more evidence than the query split can give
+  std::vector<std::string> dropped;
+  RunObserver observer;
+  observer.on_note = [&](const std::string& note) {
+    if (note.find("could not decide") != std::string::npos) dropped.push_back(note);
+  };
+  ASSERT_OK_AND_ASSIGN(const RunResult result, Run(world, options, observer));
+  EXPECT_THAT(result.versions, IsEmpty());
+  EXPECT_THAT(dropped, Not(IsEmpty()));
 }
 
 TEST_F(RunTest, ChampionMovedBySomebodyElseIsNotOverwritten) {
