@@ -6,22 +6,20 @@
 #include "adapter_parameters.h"
 #include "device/device_math.h"
 #include "evolora/trainers/recipe.h"
+#include "optimizer.h"
 
 namespace evolora {
 
-// Clipping and AdamW on the device where the parameters are, in the formulas of the CPU's step. The
-// clip factor stays on the device.
-class DeviceOptimizer {
+// On the device where the parameters are; the clip factor stays there.
+class DeviceOptimizer : public Optimizer {
  public:
   // Both outlive the object.
   DeviceOptimizer(const LoraRecipe& recipe, const AdapterParameters& parameters);
 
-  // The norm of the whole gradient, before clipping. The host waits for it.
-  double GradientNorm();
-
-  // Optimiser step `step`, from 0, with the clip factor of the last GradientNorm. Changes nothing
-  // when that norm was not finite.
-  void Update(int64_t step, double learning_rate);
+  // The host waits for it.
+  double GradientNorm() override;
+  // Changes nothing when the norm was not finite.
+  void Update(int64_t step, double learning_rate) override;
 
  private:
   const LoraRecipe& recipe_;

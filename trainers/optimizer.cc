@@ -1,0 +1,66 @@
+#include "optimizer.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "ATen/core/grad_mode.h"
+#include "ATen/ops/_fused_adamw.h"
+#include "ATen/ops/full.h"
+#include "ATen/ops/norm.h"
+
+namespace evolora {
+namespace {
+
+class HostOptimizer : public Optimizer {
+ public:
+  HostOptimizer(const LoraRecipe& recipe, const AdapterParameters& parameters)
+      : recipe_(recipe), parameters_(parameters) {}
+
+  double GradientNorm() override {
+    norm_ = parameters_.gradient.norm().item<double>();
+    return norm_;
+  }
+
+  void Update(int64_t step, double learning_rate) override {
+    const at::NoGradGuard no_grad;
+    const AdapterParameters& p = parameters_;
+    if (recipe_.max_grad_norm > 0) {
+      const double clip = std::min(1.0, recipe_.max_grad_norm / (norm_ + 1e-6));
+      if (clip < 1) at::Tensor(p.gradient).mul_(clip);
+    }
+    if (recipe_.lora_plus_ratio == 1) {
+      return AdamW({p.value}, {p.gradient}, {p.moment1}, {p.moment2}, step, learning_rate);
+    }
+    AdamW(p.PartsA(p.value), p.PartsA(p.gradient), p.PartsA(p.moment1), p.PartsA(p.moment2), step,
+          learning_rate);
+    AdamW(p.PartsB(p.value), p.PartsB(p.gradient), p.PartsB(p.moment1), p.PartsB(p.moment2), step,
+          learning_rate * recipe_.lora_plus_ratio);
+  }
+
+ private:
+  // Updates the values in place; lists of equal length and shapes.
+  void AdamW(const std::vector<at::Tensor>& values, const std::vector<at::Tensor>& gradients,
+             const std::vector<at::Tensor>& moments1, const std::vector<at::Tensor>& moments2,
+             int64_t step, double learning_rate) const {
+    std::vector<at::Tensor> step_counts;
+    for (size_t i = 0; i < values.size(); ++i) {
+      step_counts.push_back(at::full({}, static_cast<double>(step + 1), at::kFloat));
+    }
+    at::_fused_adamw_(values, gradients, moments1, moments2, /*max_exp_avg_sqs=*/{}, step_counts,
+                      learning_rate, recipe_.beta1, recipe_.beta2, recipe_.weight_decay,
+                      recipe_.epsilon, /*amsgrad=*/false, /*maximize=*/false);
+  }
+
+  const LoraRecipe& recipe_;
+  const AdapterParameters& parameters_;
+  double norm_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<Optimizer> MakeHostOptimizer(const LoraRecipe& recipe,
+                                             const AdapterParameters& parameters) {
+  return std::make_unique<HostOptimizer>(recipe, parameters);
+}
+
+}  // namespace evolora

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "adapter_parameters.h"
+#include "evolora/trainers/recipe.h"
+
+namespace evolora {
+
+// Clipping and AdamW over the flat buffers of one adapter, for host and device.
+//   norm = |gradient|, clip = min(1, max_grad_norm / (norm + 1e-6))       (torch's clip_grad_norm_)
+//   AdamW as torch's fused one, the gradient times clip; B and magnitudes at lora_plus_ratio times
+//   the rate
+class Optimizer {
+ public:
+  virtual ~Optimizer() = default;
+  // The norm of the whole gradient, before clipping.
+  virtual double GradientNorm() = 0;
+  // Optimiser step `step`, from 0, with the clip factor of the last GradientNorm. REQUIRES: that
+  // norm was finite.
+  virtual void Update(int64_t step, double learning_rate) = 0;
+};
+
+// On the CPU. Both arguments outlive the object.
+std::unique_ptr<Optimizer> MakeHostOptimizer(const LoraRecipe& recipe,
+                                             const AdapterParameters& parameters);
+
+}  // namespace evolora

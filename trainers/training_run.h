@@ -1,0 +1,99 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <vector>
+
+#include "adapter_parameters.h"
+#include "evolora/core/clock.h"
+#include "evolora/core/file_system.h"
+#include "evolora/trainers/lora_trainer.h"
+#include "gradient_path.h"
+#include "loss.h"
+#include "metrics_files.h"
+#include "optimizer.h"
+#include "residual_start.h"
+#include "row_order.h"
+
+namespace evolora {
+
+// One job of TrainLora (lora_trainer.h) on its way from step to step: everything but how gradients
+// are computed. Call Start, Prepare and LoadProgress once, in this order; then BeginStep and
+// FinishStep by turns until done(); then Finish. Errors and files are TrainLora's.
+class TrainingRun {
+ public:
+  // All outlive the object.
+  TrainingRun(const TrainingJob& job, const TrainOptions& options, FileSystem& fs,
+              const Clock& clock);
+
+  // Checks recipe and rows; makes the adapter as it starts, and its loss.
+  absl::Status Start();
+  // What a gradient path needs of it. Valid as long as the run.
+  GradientPathInputs inputs() const;
+  AdapterParameters& parameters() { return *parameters_; }
+  // In place of the one on the host.
+  void set_optimizer(std::unique_ptr<Optimizer> optimizer) { optimizer_ = std::move(optimizer); }
+
+  // With the adapter's starting values: what the objective asks of a frozen model. Null: the path
+  // has none.
+  absl::Status Prepare(FrozenPass* model, const std::stop_token& stop);
+  // Goes on from the checkpoint, when the options say so and there is one.
+  absl::Status LoadProgress();
+
+  int64_t total_steps() const { return total_steps_; }
+  int64_t steps_taken() const { return static_cast<int64_t>(history_.size()); }
+  bool done() const { return steps_taken() == total_steps_; }
+  const std::vector<StepReport>& history() const { return history_; }
+
+  // The next optimiser step, with the gradient set to zero.
+  struct Step {
+    int64_t index = 0;  // from 0
+    std::vector<int64_t> rows;
+    double factor = 1;  // what the sum of its losses is multiplied with
+  };
+  Step BeginStep();
+  // Takes it, from the gradient and the sum of the losses; saves when a checkpoint is due. Aborted
+  // when either is not finite.
+  absl::Status FinishStep(const Step& step, double loss_sum);
+
+  // Writes the checkpoint and the metrics as they are now.
+  absl::Status Save();
+  // The status of a run that stops here, saved.
+  absl::Status Cancelled();
+  // The given failure, after the curves of the steps before it are safe: they show how it came to
+  // it. When another rank is lost the steps before are as good as any.
+  absl::Status Failed(const absl::Status& failure);
+  absl::StatusOr<TrainedAdapter> Finish();
+
+ private:
+  absl::Status MakeStart();
+  absl::Status Restore();
+  absl::Status AgreeOnStart() const;
+  absl::Status WriteMetrics();
+  double TotalFlops() const;
+
+  // What the adapter is trained beside: the job's base, or what a start has left of it.
+  const LlamaWeights& base() const { return start_ ? *start_->base : *job_.base; }
+  // Whether this rank writes files.
+  bool writes() const { return options_.group == nullptr || options_.group->rank() == 0; }
+
+  const TrainingJob& job_;
+  const TrainOptions& options_;
+  FileSystem& fs_;
+  const Clock& clock_;
+  std::optional<ResidualStart> start_;
+  std::optional<AdapterParameters> parameters_;
+  std::unique_ptr<Loss> loss_;
+  std::unique_ptr<Optimizer> optimizer_;
+  std::optional<StepOrder> order_;
+  std::string job_digest_;
+  int64_t total_steps_ = 0;
+  double step_started_ = 0;
+  std::vector<StepReport> history_;
+  std::optional<MetricsFiles> metrics_;
+};
+
+}  // namespace evolora
