@@ -1,20 +1,31 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "ATen/core/Tensor.h"
 #include "absl/types/span.h"
 #include "adapter_dropout.h"
 #include "buffer.h"
-#include "evolora/model/lora_tensors.h"
 #include "evolora/model/packed_matrix.h"
+#include "low_rank_group.h"
 #include "products.h"
 
 namespace evolora {
 
-// Frozen linear layers that read the same input, with their adapters: q, k and v are one group. The
-// outputs stand side by side in a row of y.
+// Neighbouring rows of one adapter.
+struct AdapterRun {
+  int64_t slot = 0;
+  int64_t first_row = 0;
+  int64_t num_rows = 0;
+  // Keys of these rows for dropout; null: nothing is dropped.
+  const uint64_t* dropout_keys = nullptr;
+};
+
+// Frozen linear layers that read the same input, with any number of adapters: q, k and v are one
+// group. The outputs stand side by side in a row of y. The frozen products run once over all rows,
+// an adapter's over its own rows:
 //   low = scale * x A^T   (the A matrices stacked)      y = x W^T + low B^T
 //   d_low = scale * dy B                                dx = dy W + d_low A
 //   dA += d_low^T x                                     dB += dy^T low
@@ -23,32 +34,38 @@ namespace evolora {
 // A part with magnitude m (DoRA) multiplies its outputs z = x W^T + low B^T by m / n, n the norms
 // of the rows of W + scale B A, which take no gradient: dm += sum over rows of dy z / n, and dy m /
 // n takes the place of dy in the formulas above.
+//
+// Exact: what comes out for the rows of a run, and what is added to the gradients of its adapter,
+// has the bits that it has without any other run.
 class AdaptedGroup {
  public:
-  struct Part {
-    at::Tensor weight;                 // [out, in], fp32, contiguous
-    const LoraTensor* lora = nullptr;  // null: not adapted; outlives the group
-    uint64_t dropout_key = 0;          // AdapterDropout::ModuleKey
+  // `weights` of the parts, [out, in], fp32, contiguous; `packed` of the same.
+  AdaptedGroup(std::vector<at::Tensor> weights, PackedMatrix packed);
+
+  // An adapter for the parts (loras[i] of part i, null: not adapted), in a slot of its own.
+  // `dropout` (null: none) and the tensors outlive its stay. REQUIRES: the slot is free.
+  struct PartAdapter {
+    const LoraTensor* lora = nullptr;
+    uint64_t dropout_key = 0;  // AdapterDropout::ModuleKey
   };
-  // `dropout` (null: none) outlives the group. REQUIRES: not with magnitudes.
-  explicit AdaptedGroup(std::vector<Part> parts, const AdapterDropout* dropout = nullptr);
+  void Add(int64_t slot, absl::Span<const PartAdapter> adapters, const AdapterDropout* dropout);
+  void Remove(int64_t slot);
+  // Takes over the adapter's present values: before its first pass and after every update.
+  void PackAdapter(int64_t slot);
+
+  bool adapted(int64_t slot) const { return adapters_[static_cast<size_t>(slot)] != nullptr; }
+  int64_t in_features() const { return packed_.in_features(); }
+  int64_t out_features() const { return packed_.out_features(); }
 
   // What Forward leaves for the gradients of the same rows.
   struct Kept {
-    // The rows' keys for dropout: set before Forward, outlives the gradients. Null: nothing is
-    // dropped.
-    const uint64_t* dropout_keys = nullptr;
-    Buffer low;      // [rows, rank()]
-    Buffer outputs;  // [rows, out] z of all parts, when a part has a magnitude
+    // Set before Forward, outlive the gradients; ascending, every row in one run at most.
+    absl::Span<const AdapterRun> runs;
+    Buffer low;      // of each run [rows, rank]
+    Buffer outputs;  // [rows, out] z of all parts, when a run's adapter has magnitudes
   };
-
-  bool adapted() const { return rank_ > 0; }
-  int64_t rank() const { return rank_; }  // of all parts together: the width of low
-  int64_t in_features() const { return frozen_.in_features(); }
-  int64_t out_features() const { return frozen_.out_features(); }
-
-  // Takes over the adapters' present values: before the first Forward and after every update.
-  void PackAdapters();
+  // Values of low, and of d_low, for these runs.
+  int64_t LowSize(const Kept& kept) const;
 
   // y [rows, out] = or += the group's outputs for x [rows, in]. Rows are contiguous. Uses
   // `scratch`, as the others do.
@@ -63,48 +80,28 @@ class AdaptedGroup {
   // itself.
   const float* OutputGradient(const float* dy, int64_t rows, Kept& kept) const;
   // All of the following take that dz as `dy`.
-  // d_low [rows, rank()] from dy [rows, out].
-  void LowRankGradient(const float* dy, int64_t rows, float* d_low) const;
+  // d_low of all runs, LowSize values, from dy [rows, out].
+  void LowRankGradient(const float* dy, const Kept& kept, float* d_low) const;
   // dx [rows, in] from dy and d_low.
   void InputGradient(const float* dy, const float* d_low, int64_t rows, const Kept& kept, float* dx,
                      Buffer& scratch) const;
   // Adds to the gradient tensors of the adapters (LoraTensor::a.grad(), b.grad()). The input was
   // x * column_scale (null: x).
   void ParameterGradients(const float* x, const float* column_scale, const Kept& kept,
-                          const float* dy, const float* d_low, int64_t rows, Buffer& scratch) const;
+                          const float* dy, const float* d_low, Buffer& scratch) const;
 
  private:
-  struct AdaptedPart {
-    at::Tensor weight;
-    const LoraTensor* lora;
-    int64_t out_offset;
-    int64_t rank_offset;
-    int64_t rank;
-    int64_t a_column;  // in a_panels_: rank_offset, with dropout the first column of a panel
-    uint64_t dropout_key;
-  };
-  void PackA();
-  void PackB();
-  void PackMagnitudes();
-  void LowRank(const float* x, int64_t rows, Kept& kept, Buffer& scratch) const;
-  const float* Masked(const AdaptedPart& part, const float* x, int64_t rows, const Kept& kept,
-                      float* room) const;
-  void AddMaskedInputGradient(const AdaptedPart& part, const float* d_low, int64_t rows,
-                              const Kept& kept, float* dx, Buffer& scratch) const;
-  void AddGradientA(const float* x, const float* column_scale, const Kept& kept, const float* d_low,
-                    int64_t rows, Buffer& scratch) const;
-  void RowNorms(const AdaptedPart& part, float* norms);
+  // Calls body(adapter, run, where the run begins in low) for each run that is adapted here.
+  template <typename Body>
+  void ForRuns(const Kept& kept, const Body& body) const;
+  bool HasMagnitudes(const Kept& kept) const;
+  Product Frozen(const float* x) const;
+  void ForwardWithMagnitudes(const float* x, int64_t rows, float* y, GemmStore store,
+                             Kept& kept) const;
 
-  const AdapterDropout* dropout_;
-  std::vector<AdaptedPart> parts_;
-  int64_t rank_ = 0;
-  PackedMatrix frozen_;
-  Buffer a_panels_;                   // of scale * A^T, [in, a_columns]
-  Buffer b_panels_;                   // of B^T, [rank, out]: each part in its own rows and columns
-  std::vector<float> factors_;        // [out] m / n, 1 without magnitude; empty: no part has one
-  std::vector<float> norms_;          // [out] n
-  Buffer sums_;                       // of rows of W + scale B A
-  std::vector<DepthRange> b_ranges_;  // of each panel: the ranks of the parts it has columns of
+  std::vector<at::Tensor> weights_;
+  PackedMatrix packed_;
+  std::vector<std::unique_ptr<LowRankGroup>> adapters_;  // by slot; null: none, or nothing here
 };
 
 }  // namespace evolora

@@ -2,6 +2,7 @@
 #include "fast_head.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "log_probs.h"
 #include "products.h"
@@ -13,10 +14,14 @@ constexpr int64_t kMinRowsPerChunk = 16;
 
 using Target = TokenLayout::Target;
 
+int64_t NumRows(const TokenLayout& layout) {
+  return static_cast<int64_t>(layout.predicting.size());
+}
+
 }  // namespace
 
-FastHead::FastHead(const at::Tensor& head_VD, int64_t logits_per_chunk)
-    : head_VD_(head_VD), packed_({head_VD}), logits_per_chunk_(logits_per_chunk) {}
+FastHead::FastHead(const at::Tensor& head_VD, PackedMatrix packed, int64_t logits_per_chunk)
+    : head_VD_(head_VD), packed_(std::move(packed)), logits_per_chunk_(logits_per_chunk) {}
 
 int64_t FastHead::RowsPerChunk() const {
   return std::max(kMinRowsPerChunk, logits_per_chunk_ / packed_.out_features());
@@ -28,7 +33,18 @@ void FastHead::Logits(const float* hidden, int64_t rows, float* logits) const {
                 rows, packed_.out_features(), logits, packed_.out_features(), GemmStore::kSet);
 }
 
-LogitsChunk FastHead::ChunkOf(const TokenLayout& layout, int64_t begin, int64_t count) {
+void FastHead::HiddenGradient(const float* d_logits, int64_t rows, float* d_hidden) const {
+  const int64_t vocabulary = packed_.out_features(), width = packed_.in_features();
+  SumOfProducts({Product{.left = d_logits,
+                         .ldl = vocabulary,
+                         .depth = vocabulary,
+                         .right = head_VD_.const_data_ptr<float>(),
+                         .ldr = width}},
+                rows, width, d_hidden, width, GemmStore::kSet);
+}
+
+LogitsChunk FastHead::ChunkOf(const TokenLayout& layout, int64_t begin, int64_t count,
+                              float* logits) {
   const auto first_of = [&](int64_t row) {
     return std::lower_bound(layout.targets.begin(), layout.targets.end(), row,
                             [](const Target& target, int64_t r) { return target.row < r; }) -
@@ -36,7 +52,7 @@ LogitsChunk FastHead::ChunkOf(const TokenLayout& layout, int64_t begin, int64_t 
   };
   const auto from = static_cast<size_t>(first_of(begin));
   const auto to = static_cast<size_t>(first_of(begin + count));
-  return {.logits = logits_.Reserve(count * packed_.out_features()),
+  return {.logits = logits,
           .num_rows = count,
           .vocabulary = packed_.out_features(),
           .first_row = begin,
@@ -44,37 +60,92 @@ LogitsChunk FastHead::ChunkOf(const TokenLayout& layout, int64_t begin, int64_t 
           .labels = layout.labels};
 }
 
-// The logits of a micro-batch of one chunk stay in logits_.
-double FastHead::GiveLogProbs(const TokenLayout& layout, const float* hidden, Loss& loss) {
-  const auto num_rows = static_cast<int64_t>(layout.predicting.size());
+// Into log_probs_. The logits of a micro-batch of one chunk stay in logits_.
+void FastHead::GiveLogProbs(const TokenLayout& layout, const float* hidden) {
   log_probs_.resize(layout.labels.size());
-  for (int64_t begin = 0; begin < num_rows; begin += RowsPerChunk()) {
-    const LogitsChunk chunk = ChunkOf(layout, begin, std::min(RowsPerChunk(), num_rows - begin));
+  for (int64_t begin = 0; begin < NumRows(layout); begin += RowsPerChunk()) {
+    const int64_t count = std::min(RowsPerChunk(), NumRows(layout) - begin);
+    const LogitsChunk chunk =
+        ChunkOf(layout, begin, count, logits_.Reserve(count * packed_.out_features()));
     Logits(hidden + begin * packed_.in_features(), chunk.num_rows, chunk.logits);
     LabelLogProbs(chunk, absl::MakeSpan(log_probs_));
   }
-  return loss.TakeLogProbs(layout.labels, log_probs_);
+}
+
+double FastHead::CrossEntropySum(const TokenLayout& layout, const float* hidden) {
+  GiveLogProbs(layout, hidden);
+  double sum = 0;
+  for (const double log_prob : log_probs_) sum -= log_prob;
+  return sum;
+}
+
+// Of a loss that ties rows together.
+void FastHead::LossOfTiedRows(Part& part, const float* hidden, float* d_hidden) {
+  const TokenLayout& layout = *part.layout;
+  const int64_t width = packed_.in_features();
+  GiveLogProbs(layout, hidden);
+  part.loss_sum = part.loss->TakeLogProbs(layout.labels, log_probs_);
+  const bool has_logits = NumRows(layout) <= RowsPerChunk();
+  for (int64_t begin = 0; begin < NumRows(layout); begin += RowsPerChunk()) {
+    const int64_t count = std::min(RowsPerChunk(), NumRows(layout) - begin);
+    const LogitsChunk chunk =
+        ChunkOf(layout, begin, count, logits_.Reserve(count * packed_.out_features()));
+    if (!has_logits) Logits(hidden + begin * width, count, chunk.logits);
+    part.loss_sum += part.loss->LossAndGradient(chunk, part.factor);
+    HiddenGradient(chunk.logits, count, d_hidden + begin * width);
+  }
+}
+
+// Of neighbouring rows.
+void FastHead::LossOfPieces(absl::Span<const Piece> pieces, const float* hidden, float* d_hidden) {
+  if (pieces.empty()) return;
+  const int64_t width = packed_.in_features(), first_row = pieces.front().first_row;
+  const int64_t rows = pieces.back().first_row + pieces.back().count - first_row;
+  float* logits = logits_.Reserve(rows * packed_.out_features());
+  Logits(hidden + first_row * width, rows, logits);
+  for (const Piece& piece : pieces) {
+    const LogitsChunk chunk =
+        ChunkOf(*piece.part->layout, piece.begin, piece.count,
+                logits + (piece.first_row - first_row) * packed_.out_features());
+    piece.part->loss_sum += piece.part->loss->LossAndGradient(chunk, piece.part->factor);
+  }
+  HiddenGradient(logits, rows, d_hidden + first_row * width);
+}
+
+void FastHead::LossAndGradient(absl::Span<Part> parts, const float* hidden, float* d_hidden) {
+  const int64_t width = packed_.in_features();
+  std::vector<Piece> pieces;  // that share their products
+  int64_t rows = 0;           // of the pieces
+  const auto flush = [&] {
+    LossOfPieces(pieces, hidden, d_hidden);
+    pieces.clear();
+    rows = 0;
+  };
+  int64_t first_row = 0;  // of the part
+  for (Part& part : parts) {
+    part.loss_sum = 0;
+    const int64_t end = NumRows(*part.layout);
+    if (part.loss->wants_log_probs()) {
+      flush();
+      LossOfTiedRows(part, hidden + first_row * width, d_hidden + first_row * width);
+    } else {
+      for (int64_t begin = 0; begin < end; begin += RowsPerChunk()) {
+        const int64_t count = std::min(RowsPerChunk(), end - begin);
+        if (rows + count > RowsPerChunk()) flush();
+        pieces.push_back({&part, begin, count, first_row + begin});
+        rows += count;
+      }
+    }
+    first_row += end;
+  }
+  flush();
 }
 
 double FastHead::LossAndGradient(const TokenLayout& layout, const float* hidden, Loss& loss,
                                  double factor, float* d_hidden) {
-  const int64_t vocabulary = packed_.out_features(), width = packed_.in_features();
-  const auto num_rows = static_cast<int64_t>(layout.predicting.size());
-  double loss_sum = 0;
-  if (loss.wants_log_probs()) loss_sum += GiveLogProbs(layout, hidden, loss);
-  const bool has_logits = loss.wants_log_probs() && num_rows <= RowsPerChunk();
-  for (int64_t begin = 0; begin < num_rows; begin += RowsPerChunk()) {
-    const LogitsChunk chunk = ChunkOf(layout, begin, std::min(RowsPerChunk(), num_rows - begin));
-    if (!has_logits) Logits(hidden + begin * width, chunk.num_rows, chunk.logits);
-    loss_sum += loss.LossAndGradient(chunk, factor);
-    SumOfProducts({Product{.left = chunk.logits,
-                           .ldl = vocabulary,
-                           .depth = vocabulary,
-                           .right = head_VD_.const_data_ptr<float>(),
-                           .ldr = width}},
-                  chunk.num_rows, width, d_hidden + begin * width, width, GemmStore::kSet);
-  }
-  return loss_sum;
+  Part part = {.layout = &layout, .loss = &loss, .factor = factor};
+  LossAndGradient(absl::MakeSpan(&part, 1), hidden, d_hidden);
+  return part.loss_sum;
 }
 
 }  // namespace evolora

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "ATen/core/Tensor.h"
+#include "absl/types/span.h"
 #include "buffer.h"
 #include "evolora/model/packed_matrix.h"
 #include "loss.h"
@@ -11,25 +12,54 @@
 
 namespace evolora {
 
-// The frozen head with the loss of a micro-batch's targets.
+// The frozen head with the losses of the targets of micro-batches.
 class FastHead {
  public:
-  // head_VD fp32, contiguous. Of logits, no more than about `logits_per_chunk` exist at once (but
-  // always those of 16 rows).
-  explicit FastHead(const at::Tensor& head_VD, int64_t logits_per_chunk = int64_t{4} << 20);
+  static constexpr int64_t kLogitsPerChunk = int64_t{4} << 20;
 
-  // hidden [M, D]: the hidden states of layout.predicting after the final norm. Returns the sum of
-  // the micro-batch's losses and writes d(sum * factor) / d hidden.
+  // head_VD fp32, contiguous; `packed` of the same. Of logits, no more than about
+  // `logits_per_chunk` exist at once (but always those of 16 rows).
+  FastHead(const at::Tensor& head_VD, PackedMatrix packed,
+           int64_t logits_per_chunk = kLogitsPerChunk);
+  explicit FastHead(const at::Tensor& head_VD, int64_t logits_per_chunk = kLogitsPerChunk)
+      : FastHead(head_VD, PackedMatrix({head_VD}), logits_per_chunk) {}
+
+  // A micro-batch with its loss.
+  struct Part {
+    const TokenLayout* layout = nullptr;
+    Loss* loss = nullptr;
+    double factor = 1;
+    double loss_sum = 0;  // out
+  };
+  // hidden: the hidden states of each part's layout.predicting after the final norm, [M, D], one
+  // part after another. Gives the sum of each part's losses and writes d(sum * its factor) / d
+  // hidden. A part's numbers have the bits that they have without the others.
+  void LossAndGradient(absl::Span<Part> parts, const float* hidden, float* d_hidden);
+  // Of one part.
   double LossAndGradient(const TokenLayout& layout, const float* hidden, Loss& loss, double factor,
                          float* d_hidden);
+
+  // The sum of the cross entropies of the layout's labels.
+  double CrossEntropySum(const TokenLayout& layout, const float* hidden);
 
   // logits [rows, V] of hidden [rows, D].
   void Logits(const float* hidden, int64_t rows, float* logits) const;
 
  private:
+  // Rows of one part that get their loss in one call: `count` from `begin` of the part on, which
+  // are rows of all parts' from `first_row` on.
+  struct Piece {
+    Part* part;
+    int64_t begin;
+    int64_t count;
+    int64_t first_row;
+  };
   int64_t RowsPerChunk() const;
-  LogitsChunk ChunkOf(const TokenLayout& layout, int64_t begin, int64_t count);
-  double GiveLogProbs(const TokenLayout& layout, const float* hidden, Loss& loss);
+  LogitsChunk ChunkOf(const TokenLayout& layout, int64_t begin, int64_t count, float* logits);
+  void GiveLogProbs(const TokenLayout& layout, const float* hidden);
+  void LossOfTiedRows(Part& part, const float* hidden, float* d_hidden);
+  void LossOfPieces(absl::Span<const Piece> pieces, const float* hidden, float* d_hidden);
+  void HiddenGradient(const float* d_logits, int64_t rows, float* d_hidden) const;
 
   at::Tensor head_VD_;
   PackedMatrix packed_;

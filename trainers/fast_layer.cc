@@ -21,12 +21,13 @@ void ForTokens(int64_t count, const Body& body) {
   });
 }
 
-AdaptedGroup::Part MakePart(const LoraTensors& lora, const std::string& path,
-                            const at::Tensor& weight, const AdapterDropout* dropout) {
-  const auto found = lora.modules.find(path);
-  return {weight, found == lora.modules.end() ? nullptr : &found->second,
-          dropout != nullptr ? dropout->ModuleKey(path) : 0};
-}
+// The linear layers of each stage, in the order in which they stand side by side.
+constexpr const char* kQkvNames[] = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"};
+constexpr const char* kOutNames[] = {"self_attn.o_proj"};
+constexpr const char* kGateUpNames[] = {"mlp.gate_proj", "mlp.up_proj"};
+constexpr const char* kDownNames[] = {"mlp.down_proj"};
+constexpr absl::Span<const char* const> kStageNames[] = {kQkvNames, kOutNames, kGateUpNames,
+                                                         kDownNames};
 
 // Moves the chosen rows to the front; `rows` ascending.
 void Gather(const std::vector<int64_t>& rows, int64_t width, const float* from, float* to) {
@@ -51,26 +52,37 @@ void Scatter(const std::vector<int64_t>& rows, int64_t num_all, int64_t width, f
 
 }  // namespace
 
-FastLayer::FastLayer(const LlamaWeights& weights, const LoraTensors& lora, int64_t index,
-                     const AdapterDropout* dropout)
+FastLayer::FastLayer(const LlamaWeights& weights, const PackedLayer& packed, int64_t index)
     : config_(weights.config),
       weights_(weights.layers[static_cast<size_t>(index)]),
       index_(index),
       qkv_bias_(JoinedQkvBias(weights_)) {
-  const auto part = [&](const char* name, const at::Tensor& weight) {
-    return MakePart(lora, absl::StrCat("model.layers.", index, ".", name), weight, dropout);
-  };
-  using Parts = std::vector<AdaptedGroup::Part>;
-  const auto add = [&](Parts parts) { groups_.emplace_back(std::move(parts), dropout); };
-  add({part("self_attn.q_proj", weights_.q), part("self_attn.k_proj", weights_.k),
-       part("self_attn.v_proj", weights_.v)});
-  add({part("self_attn.o_proj", weights_.o)});
-  add({part("mlp.gate_proj", weights_.gate), part("mlp.up_proj", weights_.up)});
-  add({part("mlp.down_proj", weights_.down)});
+  using Weights = std::vector<at::Tensor>;
+  groups_.emplace_back(Weights{weights_.q, weights_.k, weights_.v}, packed.qkv);
+  groups_.emplace_back(Weights{weights_.o}, packed.out);
+  groups_.emplace_back(Weights{weights_.gate, weights_.up}, packed.gate_up);
+  groups_.emplace_back(Weights{weights_.down}, packed.down);
 }
 
-void FastLayer::PackAdapters() {
-  for (AdaptedGroup& group : groups_) group.PackAdapters();
+void FastLayer::Add(int64_t slot, const LoraTensors& lora, const AdapterDropout* dropout) {
+  for (size_t stage = 0; stage < groups_.size(); ++stage) {
+    std::vector<AdaptedGroup::PartAdapter> adapters;
+    for (const char* name : kStageNames[stage]) {
+      const std::string path = absl::StrCat("model.layers.", index_, ".", name);
+      const auto found = lora.modules.find(path);
+      adapters.push_back({found == lora.modules.end() ? nullptr : &found->second,
+                          dropout != nullptr ? dropout->ModuleKey(path) : 0});
+    }
+    groups_[stage].Add(slot, adapters, dropout);
+  }
+}
+
+void FastLayer::Remove(int64_t slot) {
+  for (AdaptedGroup& group : groups_) group.Remove(slot);
+}
+
+void FastLayer::PackAdapter(int64_t slot) {
+  for (AdaptedGroup& group : groups_) group.PackAdapter(slot);
 }
 
 void FastLayer::Norm(const at::Tensor& weight, const float* x, int64_t rows, float* unit,
@@ -92,12 +104,6 @@ void FastLayer::NormBackward(const at::Tensor& weight, const float* dy, const fl
     Kernels().rms_norm_backward(dy + m * width, scale, unit + m * width, factors[m], width,
                                 dx + m * width);
   });
-}
-
-void FastLayer::Linear(Stage stage, const LayerTokens& tokens, const float* x, int64_t rows,
-                       float* y, GemmStore store, AdaptedGroup::Kept& kept, Buffer& room) const {
-  if (tokens.bare) return group(stage).ForwardBare(x, rows, y, store);
-  group(stage).Forward(x, rows, y, store, kept, room);
 }
 
 // Biases, norms of q and k, RoPE.
@@ -159,8 +165,8 @@ void FastLayer::AttentionForward(const LayerTokens& tokens, float* x, LayerKept&
   float* norm = scratch.norm.Reserve(all * width);
   Norm(weights_.input_norm, x, all, kept.unit1.Reserve(all * width), kept.factor1.Reserve(all),
        norm);
-  Linear(Stage::kQkv, tokens, norm, all, kept.qkv.Reserve(all * qkv.out_features()),
-         GemmStore::kSet, kept.qkv_group, scratch.gradient);
+  qkv.Forward(norm, all, kept.qkv.Reserve(all * qkv.out_features()), GemmStore::kSet,
+              kept.qkv_group, scratch.gradient);
   FinishQkv(tokens, kept);
   float* mixed = kept.mixed.Reserve(on * mixed_width);
   if (tokens.only_predicting) {
@@ -171,7 +177,7 @@ void FastLayer::AttentionForward(const LayerTokens& tokens, float* x, LayerKept&
   } else {
     scratch.attention.Forward(index_, *tokens.layout, kept.qkv.data(), mixed);
   }
-  Linear(Stage::kOut, tokens, mixed, on, x, GemmStore::kAdd, kept.out_group, scratch.gradient);
+  group(Stage::kOut).Forward(mixed, on, x, GemmStore::kAdd, kept.out_group, scratch.gradient);
   if (!weights_.o_bias.defined()) return;
   const float* bias = weights_.o_bias.const_data_ptr<float>();
   ForTokens(on, [&](int64_t m) {
@@ -187,21 +193,21 @@ void FastLayer::MlpForward(const LayerTokens& tokens, float* x, LayerKept& kept,
   Norm(weights_.post_norm, x, rows, kept.unit2.Reserve(rows * width), kept.factor2.Reserve(rows),
        norm);
   float* wide = kept.gate_up.Reserve(rows * 2 * mlp_width);
-  Linear(Stage::kGateUp, tokens, norm, rows, wide, GemmStore::kSet, kept.gate_up_group,
-         scratch.gradient);
+  group(Stage::kGateUp)
+      .Forward(norm, rows, wide, GemmStore::kSet, kept.gate_up_group, scratch.gradient);
   float* act = scratch.act.Reserve(rows * mlp_width);
   ForTokens(rows, [&](int64_t m) {
     const float* gate = wide + m * 2 * mlp_width;
     Kernels().silu_mul(gate, gate + mlp_width, mlp_width, act + m * mlp_width);
   });
-  Linear(Stage::kDown, tokens, act, rows, x, GemmStore::kAdd, kept.down_group, scratch.gradient);
+  group(Stage::kDown).Forward(act, rows, x, GemmStore::kAdd, kept.down_group, scratch.gradient);
 }
 
 void FastLayer::Forward(const LayerTokens& tokens, float* x, LayerKept& kept,
                         LayerScratch& scratch) const {
-  kept.qkv_group.dropout_keys = tokens.dropout_keys;
+  kept.qkv_group.runs = tokens.runs;
   for (AdaptedGroup::Kept* k : {&kept.out_group, &kept.gate_up_group, &kept.down_group}) {
-    k->dropout_keys = tokens.dropout_keys_on;
+    k->runs = tokens.runs_on;
   }
   AttentionForward(tokens, x, kept, scratch);
   MlpForward(tokens, x, kept, scratch);
@@ -213,12 +219,13 @@ bool FastLayer::MlpBackward(int64_t rows, const Until& until, float* dx, LayerKe
   const int64_t width = config_.hidden_size, mlp_width = config_.intermediate_size;
   const AdaptedGroup& gate_up = group(Stage::kGateUp);
   const AdaptedGroup& down = group(Stage::kDown);
-  float* d_low = scratch.d_low.Reserve(rows * std::max(down.rank(), gate_up.rank()));
+  float* d_low = scratch.d_low.Reserve(
+      std::max(down.LowSize(kept.down_group), gate_up.LowSize(kept.gate_up_group)));
   float* act = scratch.act.Reserve(rows * mlp_width);
   float* wide = kept.gate_up.data();
   const bool ends_at_down = !until.through && until.last == Stage::kDown;
   const float* d_out = down.OutputGradient(dx, rows, kept.down_group);
-  down.LowRankGradient(d_out, rows, d_low);
+  down.LowRankGradient(d_out, kept.down_group, d_low);
   float* d_act = scratch.d_act.Reserve(rows * mlp_width);
   if (!ends_at_down) {
     down.InputGradient(d_out, d_low, rows, kept.down_group, d_act, scratch.gradient);
@@ -233,12 +240,12 @@ bool FastLayer::MlpBackward(int64_t rows, const Until& until, float* dx, LayerKe
                                   act_row);
     }
   });
-  down.ParameterGradients(act, nullptr, kept.down_group, d_out, d_low, rows, scratch.gradient);
+  down.ParameterGradients(act, nullptr, kept.down_group, d_out, d_low, scratch.gradient);
   if (ends_at_down) return false;
   const float* d_wide = gate_up.OutputGradient(wide, rows, kept.gate_up_group);
-  gate_up.LowRankGradient(d_wide, rows, d_low);
+  gate_up.LowRankGradient(d_wide, kept.gate_up_group, d_low);
   gate_up.ParameterGradients(kept.unit2.data(), weights_.post_norm.const_data_ptr<float>(),
-                             kept.gate_up_group, d_wide, d_low, rows, scratch.gradient);
+                             kept.gate_up_group, d_wide, d_low, scratch.gradient);
   if (!until.through && until.last == Stage::kGateUp) return false;
   float* d_norm = scratch.norm.Reserve(rows * width);
   gate_up.InputGradient(d_wide, d_low, rows, kept.gate_up_group, d_norm, scratch.gradient);
@@ -249,10 +256,10 @@ bool FastLayer::MlpBackward(int64_t rows, const Until& until, float* dx, LayerKe
 bool FastLayer::OutBackward(int64_t rows, const Until& until, const float* dx, LayerKept& kept,
                             LayerScratch& scratch) const {
   const AdaptedGroup& out = group(Stage::kOut);
-  float* d_low = scratch.d_low.Reserve(rows * out.rank());
+  float* d_low = scratch.d_low.Reserve(out.LowSize(kept.out_group));
   const float* d_out = out.OutputGradient(dx, rows, kept.out_group);
-  out.LowRankGradient(d_out, rows, d_low);
-  out.ParameterGradients(kept.mixed.data(), nullptr, kept.out_group, d_out, d_low, rows,
+  out.LowRankGradient(d_out, kept.out_group, d_low);
+  out.ParameterGradients(kept.mixed.data(), nullptr, kept.out_group, d_out, d_low,
                          scratch.gradient);
   if (!until.through && until.last == Stage::kOut) return false;
   out.InputGradient(d_out, d_low, rows, kept.out_group, scratch.d_mixed.data(), scratch.gradient);
@@ -267,11 +274,11 @@ void FastLayer::QkvBackward(const LayerTokens& tokens, const Until& until, float
   scratch.attention.Backward(index_, *tokens.layout, kept.qkv.data(), scratch.d_mixed.data(),
                              d_qkv);
   FinishQkvBackward(tokens, kept, d_qkv);
-  float* d_low = scratch.d_low.Reserve(rows * qkv.rank());
+  float* d_low = scratch.d_low.Reserve(qkv.LowSize(kept.qkv_group));
   const float* d_out = qkv.OutputGradient(d_qkv, rows, kept.qkv_group);
-  qkv.LowRankGradient(d_out, rows, d_low);
+  qkv.LowRankGradient(d_out, kept.qkv_group, d_low);
   qkv.ParameterGradients(kept.unit1.data(), weights_.input_norm.const_data_ptr<float>(),
-                         kept.qkv_group, d_out, d_low, rows, scratch.gradient);
+                         kept.qkv_group, d_out, d_low, scratch.gradient);
   if (!until.through) return;
   float* d_norm = scratch.norm.Reserve(rows * config_.hidden_size);
   qkv.InputGradient(d_out, d_low, rows, kept.qkv_group, d_norm, scratch.gradient);

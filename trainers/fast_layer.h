@@ -7,6 +7,7 @@
 #include "buffer.h"
 #include "evolora/model/llama_weights.h"
 #include "evolora/model/lora_tensors.h"
+#include "packed_base.h"
 #include "token_layout.h"
 #include "tree_attention.h"
 
@@ -47,32 +48,35 @@ struct LayerTokens {
   const float* sin = nullptr;
   const float* minus_sin = nullptr;
   bool only_predicting = false;
-  // Keys of the N and of the M tokens for dropout; null: nothing is dropped.
-  const uint64_t* dropout_keys = nullptr;
-  const uint64_t* dropout_keys_on = nullptr;
-  bool bare = false;  // forward only: as if no adapter were there
+  // Whose the N and the M tokens are; those of no adapter go through the frozen layers alone.
+  absl::Span<const AdapterRun> runs;
+  absl::Span<const AdapterRun> runs_on;
   int64_t num_all() const { return static_cast<int64_t>(layout->ids.size()); }
   int64_t num_on() const {
     return only_predicting ? static_cast<int64_t>(layout->predicting.size()) : num_all();
   }
 };
 
-// One decoder layer, forward and by hand backward, in the formulas of reference_forward.cc.
+// One decoder layer with any number of adapters, forward and by hand backward, in the formulas of
+// reference_forward.cc.
 class FastLayer {
  public:
-  // `weights`, `lora` and `dropout` (null: none) outlive the object.
-  FastLayer(const LlamaWeights& weights, const LoraTensors& lora, int64_t index,
-            const AdapterDropout* dropout = nullptr);
+  // `weights` outlive the object; `packed` are theirs, of layer `index`.
+  FastLayer(const LlamaWeights& weights, const PackedLayer& packed, int64_t index);
 
-  bool adapted(Stage stage) const { return group(stage).adapted(); }
-  void PackAdapters();
+  // As AdaptedGroup's.
+  void Add(int64_t slot, const LoraTensors& lora, const AdapterDropout* dropout);
+  void Remove(int64_t slot);
+  void PackAdapter(int64_t slot);
+  bool adapted(Stage stage, int64_t slot) const { return group(stage).adapted(slot); }
 
   // x [N, D] in, [M, D] out, in place.
   void Forward(const LayerTokens& tokens, float* x, LayerKept& kept, LayerScratch& scratch) const;
 
   // dx: gradient of the output [M, D] in, of the input [N, D] out, in place (room for N rows).
-  // Gradients of the adapters are added. `last` is the lowest stage that has adapters when that is
-  // in this layer: the pass ends there and dx is then of no use; kQkv with `through` = go through.
+  // Gradients of the adapters are added. `last` is the lowest stage that one of them adapts when
+  // that is in this layer: the pass ends there and dx is then of no use; kQkv with `through` = go
+  // through.
   struct Until {
     Stage last = Stage::kQkv;
     bool through = true;
@@ -86,9 +90,6 @@ class FastLayer {
             float* y) const;
   void NormBackward(const at::Tensor& weight, const float* dy, const float* unit,
                     const float* factors, int64_t rows, float* dx) const;
-  // group(stage) forward, with its adapters unless the tokens go bare.
-  void Linear(Stage stage, const LayerTokens& tokens, const float* x, int64_t rows, float* y,
-              GemmStore store, AdaptedGroup::Kept& kept, Buffer& room) const;
   void FinishQkv(const LayerTokens& tokens, LayerKept& kept) const;
   void FinishQkvBackward(const LayerTokens& tokens, const LayerKept& kept, float* d_qkv) const;
   void AttentionForward(const LayerTokens& tokens, float* x, LayerKept& kept,

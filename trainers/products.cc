@@ -69,7 +69,8 @@ class DepthStep {
   void Run(int64_t begin, int64_t end, const DepthRange& depth, GemmStore store) const {
     alignas(64) float scratch[kDepthBlock * kPanelColumns];
     for (int64_t i = begin; i < end; ++i) {
-      const Tile tile = tiling_.At(i);
+      const Tile tile = Cut(tiling_.At(i));
+      if (tile.rows <= 0) continue;
       const GemmArgs args =
           product_.ldr == 0 ? FromPanels(tile, depth) : FromRows(tile, depth, scratch);
       if (args.depth <= 0) continue;
@@ -80,10 +81,19 @@ class DepthStep {
   }
 
  private:
+  // The rows of the tile that the product has.
+  Tile Cut(Tile tile) const {
+    const int64_t end =
+        std::min(tile.first_row + tile.rows, product_.first_row + product_.num_rows);
+    tile.first_row = std::max(tile.first_row, product_.first_row);
+    tile.rows = end - tile.first_row;
+    return tile;
+  }
+
   GemmArgs Args(const Tile& tile, const DepthRange& depth) const {
-    const float* left =
-        product_.left + (product_.transposed ? tile.first_row + depth.begin * product_.ldl
-                                             : tile.first_row * product_.ldl + depth.begin);
+    const int64_t row = tile.first_row - product_.first_row;
+    const float* left = product_.left + (product_.transposed ? row + depth.begin * product_.ldl
+                                                             : row * product_.ldl + depth.begin);
     return {.x = left,
             .ldx = product_.ldl,
             .rows = tile.rows,

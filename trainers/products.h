@@ -26,11 +26,16 @@ struct Product {
   // Panels only: outside ranges[p] the rows of panel p are zero and may be skipped. Null: none is;
   // REQUIRED of the first product of a sum that is stored with kSet.
   const DepthRange* ranges = nullptr;
+  // The rows of y that this product belongs to; `left` begins with the first of them. All by
+  // default; REQUIRED so of the first product of a sum.
+  int64_t first_row = 0;
+  int64_t num_rows = kAllRows;
+  static constexpr int64_t kAllRows = int64_t{1} << 62;
 };
 
-// y [rows, columns] = the sum of the products, or y += it; all have y's rows and columns. Uses all
-// threads. Every output is summed in an order that depends on the depths alone: not on the other
-// rows, nor on the threads.
+// y [rows, columns] = the sum of the products, or y += it; all have y's columns, and its rows or
+// some of them. Uses all threads. Every output is summed in an order that depends on the depths
+// alone: not on the other rows, nor on the threads.
 void SumOfProducts(absl::Span<const Product> products, int64_t rows, int64_t columns, float* y,
                    int64_t ldy, GemmStore store);
 

@@ -120,6 +120,29 @@ TokenLayout LayOutTokens(absl::Span<const TrainingRow> rows, absl::Span<const in
   return builder.Finish();
 }
 
+TokenLayout JoinLayouts(absl::Span<const TokenLayout* const> layouts) {
+  TokenLayout joined;
+  for (const TokenLayout* layout : layouts) {
+    const auto first_token = static_cast<int64_t>(joined.ids.size());
+    const auto first_segment = static_cast<int64_t>(joined.segments.size());
+    const auto first_tree = static_cast<int64_t>(joined.tree_begin.size());
+    joined.ids.insert(joined.ids.end(), layout->ids.begin(), layout->ids.end());
+    joined.positions.insert(joined.positions.end(), layout->positions.begin(),
+                            layout->positions.end());
+    for (TokenLayout::Segment segment : layout->segments) {
+      if (segment.parent < 0)
+        joined.tree_begin.push_back(static_cast<int64_t>(joined.segments.size()));
+      if (segment.parent >= 0) segment.parent += first_segment;
+      segment.tree += first_tree;
+      segment.first_token += first_token;
+      joined.segments.push_back(segment);
+    }
+    for (const int64_t m : layout->predicting) joined.predicting.push_back(first_token + m);
+  }
+  joined.tree_begin.push_back(static_cast<int64_t>(joined.segments.size()));
+  return joined;
+}
+
 std::vector<std::vector<int64_t>> PackedMicroBatches(absl::Span<const TrainingRow> rows,
                                                      absl::Span<const int64_t> step_rows,
                                                      int64_t max_tokens, bool share_prefixes,

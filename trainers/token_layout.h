@@ -49,6 +49,9 @@ struct TokenLayout {
 TokenLayout LayOutTokens(absl::Span<const TrainingRow> rows, absl::Span<const int64_t> indices,
                          bool share_prefixes = true);
 
+// Layouts one after another as one: no segment is shared, targets and labels are left out.
+TokenLayout JoinLayouts(absl::Span<const TokenLayout* const> layouts);
+
 // Cuts one optimiser step's rows into micro-batches of at most `max_tokens` tokens, shared prefixes
 // counted once. Rows with a common prefix stand together. A single longer row is a batch of its
 // own. Without `share_prefixes` every token counts.

@@ -32,6 +32,36 @@ at::Tensor Sum(const std::vector<Product>& products, const Sizes& s, GemmStore s
   return y;
 }
 
+// Rows around those of a tile, in any layout.
+TEST(SumOfProducts, AProductOfSomeRowsAddsToThoseAloneAndWithTheBitsOfASumOfItsOwn) {
+  at::manual_seed(2);
+  for (const Sizes& s : kSizes) {
+    SCOPED_TRACE(::testing::Message() << s.rows << " " << s.depth << " " << s.columns);
+    const at::Tensor left = at::randn({s.rows, s.depth}), right = at::randn({s.depth, s.columns});
+    const Product all = {.left = left.const_data_ptr<float>(),
+                         .ldl = s.depth,
+                         .depth = s.depth,
+                         .right = right.const_data_ptr<float>(),
+                         .ldr = s.columns};
+    for (const int64_t first : {int64_t{0}, s.rows / 3, s.rows - 1}) {
+      Product some = all;
+      some.left += first * s.depth;
+      some.first_row = first;
+      some.num_rows = (s.rows - first + 1) / 2;
+      at::Tensor expected = Sum({all}, s, GemmStore::kSet);
+      SumOfProducts({Product{.left = some.left,
+                             .ldl = s.depth,
+                             .depth = s.depth,
+                             .right = all.right,
+                             .ldr = s.columns}},
+                    some.num_rows, s.columns,
+                    expected.mutable_data_ptr<float>() + first * s.columns, s.columns,
+                    GemmStore::kAdd);
+      EXPECT_TRUE(Sum({all, some}, s, GemmStore::kSet).equal(expected)) << first;
+    }
+  }
+}
+
 TEST(SumOfProducts, EqualsTheMatrixProductInEveryLayout) {
   at::manual_seed(1);
   for (const Sizes& s : kSizes) {

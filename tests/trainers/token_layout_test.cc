@@ -90,6 +90,20 @@ TEST(LayOutTokens, WithoutSharingEveryRowIsATreeOfItsOwn) {
   EXPECT_THAT(layout.tree_begin, ElementsAre(0, 1, 2));
 }
 
+TEST(JoinLayouts, StandsOneForestBehindAnotherAndSharesNothing) {
+  const TokenLayout a = LayOut({Row({1, 2, 3}), Row({1, 2, 4})}), b = LayOut({Row({1, 2, 3})});
+  const TokenLayout joined = JoinLayouts({&a, &b, &a});
+  EXPECT_THAT(joined.ids, ElementsAre(1, 2, 3, 4, 1, 2, 3, 1, 2, 3, 4));
+  EXPECT_THAT(joined.positions, ElementsAre(0, 1, 2, 2, 0, 1, 2, 0, 1, 2, 2));
+  EXPECT_THAT(joined.tree_begin, ElementsAre(0, 3, 4, 7));
+  EXPECT_THAT(Path(joined, 2), ElementsAre(1, 2, 4));
+  EXPECT_THAT(Path(joined, 3), ElementsAre(1, 2, 3));
+  EXPECT_THAT(Path(joined, 6), ElementsAre(1, 2, 4));
+  EXPECT_EQ(joined.segments[6].tree, 2);
+  ASSERT_EQ(joined.predicting.size(), 2 * a.predicting.size() + b.predicting.size());
+  EXPECT_EQ(joined.predicting.back(), 7 + a.predicting.back());
+}
+
 TEST(PackedMicroBatches, CountASharedPrefixOnceAndLoseNoRow) {
   const std::vector<TrainingRow> rows = {Row({7, 1}), Row({1, 2, 3, 4}), Row({1, 2, 3, 5}),
                                          Row({6, 6, 6}), Row({1, 2, 3, 6, 6})};
