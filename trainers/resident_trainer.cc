@@ -1,0 +1,252 @@
+#include "evolora/trainers/resident_trainer.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "ATen/core/grad_mode.h"
+#include "absl/strings/str_cat.h"
+#include "device/device_errors.h"
+#include "evolora/core/status_macros.h"
+#include "evolora/model/torch_status.h"
+#include "fast_adapter.h"
+#include "fast_model.h"
+#include "packed_base.h"
+#include "training_run.h"
+
+namespace evolora {
+namespace {
+
+absl::Status Refused(const char* what) {
+  return absl::UnimplementedError(
+      absl::StrCat(what, ": not beside other adapters; train it alone"));
+}
+
+absl::Status CheckShareable(const QueuedJob& queued) {
+  const LoraRecipe& recipe = queued.job.recipe;
+  if (recipe.path != TrainingPath::kFast) return Refused("recipe.path but fast");
+  if (recipe.precision != TrainingPrecision::kFp32) return Refused("recipe.precision bf16");
+  if (recipe.init_lora_weights != LoraInit::kKaiming) {
+    return Refused("recipe.init_lora_weights pissa or olora");
+  }
+  if (queued.options.device != "cpu") return Refused("a device but cpu");
+  if (queued.options.group != nullptr) return Refused("a process group");
+  return absl::OkStatus();
+}
+
+// A job at work.
+struct ActiveJob {
+  ActiveJob(QueuedJob taken, FileSystem& fs, const Clock& clock)
+      : queued(std::move(taken)), run(queued.job, queued.options, fs, clock) {}
+
+  // Whether it has taken the steps it is here for.
+  bool ready_to_leave() const {
+    return run.done() || (queued.stop_after > 0 && run.steps_taken() >= queued.stop_after);
+  }
+
+  QueuedJob queued;
+  TrainingRun run;
+  std::unique_ptr<FastAdapter> adapter;
+  int64_t step_tokens = 0;  // of a mean step
+  TrainingRun::Step step;
+  double loss_sum = 0;
+};
+
+int64_t MeanStepTokens(const TrainingJob& job) {
+  int64_t tokens = 0;
+  for (const TrainingRow& row : job.rows) {
+    tokens += static_cast<int64_t>(row.ids.size() + row.counterpart.ids.size());
+  }
+  const auto rows = static_cast<int64_t>(job.rows.size());
+  return rows == 0 ? 0 : tokens * std::min(rows, job.recipe.rows_per_step) / rows;
+}
+
+class Trainer : public ResidentTrainer {
+ public:
+  Trainer(std::shared_ptr<const LlamaWeights> base, const ResidentLimits& limits)
+      : limits_(limits), base_(std::move(base)), model_(*base_, PackBase(*base_)) {}
+
+  absl::Status Run(const NextJob& next, const TakeOutcome& take, FileSystem& fs, const Clock& clock,
+                   std::stop_token stop) override {
+    const absl::Status ended = CatchTorch("train", [&] {
+      return NameOutOfMemory([&] { return Work(next, take, fs, clock, stop); });
+    });
+    waiting_.reset();
+    for (; !active_.empty(); active_.pop_back()) {
+      take({.name = active_.back()->queued.name, .trained = ended});
+    }
+    return ended;
+  }
+
+ private:
+  absl::Status Work(const NextJob& next, const TakeOutcome& take, FileSystem& fs,
+                    const Clock& clock, const std::stop_token& stop) {
+    while (true) {
+      if (stop.stop_requested()) return CancelAll(take);
+      Admit(next, take, fs, clock, stop);
+      if (active_.empty()) {
+        return stop.stop_requested() ? CancelAll(take) : absl::OkStatus();
+      }
+      StepTogether();
+      for (size_t i = 0; i < active_.size();) {
+        const absl::Status taken = FinishStep(*active_[i]);
+        if (taken.ok() && !active_[i]->ready_to_leave()) {
+          ++i;
+          continue;
+        }
+        take(taken.ok() ? Leave(*active_[i]) : Outcome(*active_[i], taken));
+        active_.erase(active_.begin() + static_cast<std::ptrdiff_t>(i));
+      }
+    }
+  }
+
+  static JobOutcome Outcome(const ActiveJob& job, const absl::Status& status) {
+    return {.name = job.queued.name, .trained = status};
+  }
+
+  absl::Status CancelAll(const TakeOutcome& take) {
+    for (const std::unique_ptr<ActiveJob>& job : active_) take(Outcome(*job, job->run.Cancelled()));
+    active_.clear();
+    return absl::CancelledError("training stopped");
+  }
+
+  // Takes jobs from the queue while they fit.
+  void Admit(const NextJob& next, const TakeOutcome& take, FileSystem& fs, const Clock& clock,
+             const std::stop_token& stop) {
+    while (!stop.stop_requested()) {
+      if (!waiting_.has_value()) waiting_ = next();
+      if (!waiting_.has_value() || !Fits(waiting_->job)) return;
+      auto job = std::make_unique<ActiveJob>(*std::move(waiting_), fs, clock);
+      waiting_.reset();
+      const absl::Status started = CatchTorch(
+          "train", [&] { return NameOutOfMemory([&] { return StartJob(*job, stop); }); });
+      if (!started.ok()) {
+        take(Outcome(*job, started));
+      } else if (job->ready_to_leave()) {
+        take(Leave(*job));
+      } else {
+        active_.push_back(std::move(job));
+      }
+    }
+  }
+
+  bool Fits(const TrainingJob& job) const {
+    if (active_.empty()) return true;
+    int64_t tokens = MeanStepTokens(job);
+    for (const std::unique_ptr<ActiveJob>& other : active_) tokens += other->step_tokens;
+    return static_cast<int64_t>(active_.size()) < limits_.max_adapters &&
+           tokens <= limits_.tokens_per_step;
+  }
+
+  absl::Status StartJob(ActiveJob& job, const std::stop_token& stop) {
+    if (job.queued.job.base != base_) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("job ", job.queued.name, ": its base is not the one in memory"));
+    }
+    RETURN_IF_ERROR(CheckShareable(job.queued));
+    for (const std::unique_ptr<ActiveJob>& other : active_) {
+      const std::string& folder = other->queued.options.work_dir;
+      if (folder.empty() || folder != job.queued.options.work_dir) continue;
+      return absl::FailedPreconditionError(absl::StrCat(
+          "job ", job.queued.name, ": ", other->queued.name, " works in its folder ", folder));
+    }
+    RETURN_IF_ERROR(job.run.Start());
+    job.adapter = std::make_unique<FastAdapter>(model_, job.run.inputs());
+    job.step_tokens = MeanStepTokens(job.queued.job);
+    RETURN_IF_ERROR(job.run.Prepare(job.adapter.get(), stop));
+    return job.run.LoadProgress();
+  }
+
+  // The gradients of one optimiser step of every job.
+  void StepTogether() {
+    const at::NoGradGuard no_grad;
+    std::vector<FastModel::MicroBatch> batches;
+    std::vector<ActiveJob*> owners;
+    for (const std::unique_ptr<ActiveJob>& job : active_) {
+      job->step = job->run.BeginStep();
+      job->loss_sum = 0;
+      for (FastModel::MicroBatch& batch :
+           job->adapter->BeginStep(job->step.index, job->step.rows, job->step.factor)) {
+        batches.push_back(std::move(batch));
+        owners.push_back(job.get());
+      }
+    }
+    for (size_t first = 0; first < batches.size();) {
+      const size_t end = EndOfPass(batches, first);
+      model_.AddGradients(absl::MakeSpan(batches).subspan(first, end - first));
+      for (; first < end; ++first) owners[first]->loss_sum += batches[first].loss_sum;
+    }
+  }
+
+  size_t EndOfPass(const std::vector<FastModel::MicroBatch>& batches, size_t first) const {
+    int64_t tokens = batches[first].num_tokens();
+    size_t end = first + 1;
+    for (; end < batches.size(); ++end) {
+      tokens += batches[end].num_tokens();
+      if (tokens > limits_.tokens_per_pass) break;
+    }
+    return end;
+  }
+
+  static absl::Status FinishStep(ActiveJob& job) {
+    const absl::Status taken = job.run.FinishStep(job.step, job.loss_sum);
+    return taken.ok() ? taken : job.run.Failed(taken);
+  }
+
+  static JobOutcome Leave(ActiveJob& job) {
+    JobOutcome outcome{.name = job.queued.name};
+    if (!job.queued.held_out.empty()) {
+      outcome.held_out_loss = job.adapter->MeanLoss(job.queued.held_out);
+    }
+    const absl::Status saved = job.queued.stop_after > 0 ? job.run.Save() : absl::OkStatus();
+    outcome.trained = saved.ok() ? job.run.Finish() : saved;
+    return outcome;
+  }
+
+  const ResidentLimits limits_;
+  const std::shared_ptr<const LlamaWeights> base_;
+  FastModel model_;
+  std::optional<QueuedJob> waiting_;  // taken from the queue, does not fit yet
+  std::vector<std::unique_ptr<ActiveJob>> active_;
+};
+
+}  // namespace
+
+absl::Status ValidateLimits(const ResidentLimits& limits) {
+  const std::pair<const char*, int64_t> values[] = {{"max_adapters", limits.max_adapters},
+                                                    {"tokens_per_step", limits.tokens_per_step},
+                                                    {"tokens_per_pass", limits.tokens_per_pass}};
+  for (const auto& [name, value] : values) {
+    if (value >= 1) continue;
+    return absl::InvalidArgumentError(absl::StrCat(name, " is ", value, ", not at least 1"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<ResidentTrainer>> ResidentTrainer::Create(
+    std::shared_ptr<const LlamaWeights> base, const ResidentLimits& limits) {
+  RETURN_IF_ERROR(ValidateLimits(limits));
+  return CatchTorch("train", [&]() -> absl::StatusOr<std::unique_ptr<ResidentTrainer>> {
+    return std::make_unique<Trainer>(std::move(base), limits);
+  });
+}
+
+std::vector<JobOutcome> ResidentTrainer::RunAll(std::vector<QueuedJob> jobs, FileSystem& fs,
+                                                const Clock& clock, std::stop_token stop) {
+  std::vector<JobOutcome> outcomes;
+  for (const QueuedJob& job : jobs) outcomes.push_back({.name = job.name});
+  size_t next = 0;
+  const auto give = [&]() -> std::optional<QueuedJob> {
+    if (next == jobs.size()) return std::nullopt;
+    return std::move(jobs[next++]);
+  };
+  const auto take = [&](JobOutcome outcome) {
+    const auto place = std::find_if(outcomes.begin(), outcomes.end(), [&](const JobOutcome& other) {
+      return other.name == outcome.name;
+    });
+    *place = std::move(outcome);
+  };
+  Run(give, take, fs, clock, stop).IgnoreError();  // each job's outcome has it
+  return outcomes;
+}
+
+}  // namespace evolora
