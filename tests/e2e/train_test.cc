@@ -110,6 +110,68 @@ TEST_F(TrainCommand, KilledAtAnyStepAndResumedItWritesTheBytesOfTheUnbrokenRun) 
   EXPECT_EQ(Losses("broken"), Losses("unbroken"));
 }
 
+TEST_F(TrainCommand, AListOfJobsKilledAndResumedWritesWhatEachJobWritesAlone) {
+  Write("other.json", R"({"rank": 3, "rows_per_step": 3, "epochs": 4, "learning_rate": 1e-3,
+      "target_modules": ["q_proj", "down_proj"], "checkpoint_every_steps": 4})");
+  Write("bad.json", R"({"rank": 40})");  // keys are 32 wide
+  const auto job = [&](const std::string& recipe, const std::string& out) {
+    return CanonicalJson(
+               Json{{"data", Path("rows.jsonl")}, {"recipe", Path(recipe)}, {"out", Path(out)}}) +
+           "\n";
+  };
+  Write("jobs.jsonl", job("recipe.json", "a") + job("bad.json", "b") + job("other.json", "c") +
+                          job("other.json", "d"));
+  const std::vector<std::string> list = {
+      "train", "--base", "tiny", "--jobs", Path("jobs.jsonl"), "--resume", "--max-adapters", "2"};
+  for (const int64_t lines : {9, 40, 30}) {
+    Program program(folder_.path(), Arguments(list));
+    for (int64_t i = 0; i < lines && program.ReadLine(); ++i) continue;
+    program.Kill();
+  }
+  const auto [code, error] = Run(list);
+  EXPECT_EQ(code, 1);
+  EXPECT_THAT(error, AllOf(HasSubstr(Path("b") + ": "), HasSubstr("rank 40 exceeds layer"),
+                           HasSubstr("1 of 4 jobs failed")));
+  EXPECT_FALSE(PosixFileSystem().Exists(Path("b")));
+  ASSERT_EQ(Run(Train("alone-a")).first, 0);
+  ASSERT_EQ(Run(Train("alone-c", "rows.jsonl", "other.json")).first, 0);
+  const std::string weights = "/adapter_model.safetensors";
+  ASSERT_FALSE(Read("alone-a" + weights).empty());
+  EXPECT_EQ(Read("a" + weights), Read("alone-a" + weights));
+  EXPECT_EQ(Read("c" + weights), Read("alone-c" + weights));
+  EXPECT_EQ(Read("d" + weights), Read("alone-c" + weights));
+  EXPECT_EQ(Losses("a"), Losses("alone-a"));
+  EXPECT_EQ(Losses("c"), Losses("alone-c"));
+}
+
+TEST_F(TrainCommand, ASweepWritesTheBestOfItsRecipesAndTellsOfAll) {
+  std::vector<std::string> arguments = Train("best");
+  arguments.insert(arguments.end(), {"--sweep", "learning_rate=1e-6,1e-3", "--sweep", "rank=4,40",
+                                     "--held-out-share", "0.25"});
+  Program program(folder_.path(), Arguments(arguments));
+  std::vector<Json> trials;
+  while (const auto line = program.ReadLine()) {
+    ASSERT_OK_AND_ASSIGN(const Json json, ParseJson(*line));
+    if (json.contains("held_out_losses")) trials.push_back(json);
+  }
+  ASSERT_EQ(program.Wait(), 0) << program.Stderr();
+  ASSERT_EQ(trials.size(), 4u);
+  EXPECT_EQ(trials[0]["trial"], "learning_rate=1e-06,rank=4");
+  int best = 0, failed = 0;
+  for (const Json& trial : trials) {
+    if (trial["best"].get<bool>()) {
+      ++best;
+      EXPECT_THAT(trial["trial"].get<std::string>(), HasSubstr("learning_rate=0.001"));
+      EXPECT_EQ(trial["held_out_losses"].size(), 3u);
+    }
+    if (!trial["error"].get<std::string>().empty()) ++failed;
+  }
+  EXPECT_EQ(best, 1);
+  EXPECT_EQ(failed, 2);  // keys are 32 wide
+  EXPECT_FALSE(Read("best/adapter_model.safetensors").empty());
+  EXPECT_FALSE(Read("best.work/learning_rate=0.001,rank=4/metrics/metrics.h5").empty());
+}
+
 TEST_F(TrainCommand, TheSecondProcessOnAWorkFolderIsRefusedWithThePidOfTheFirst) {
   Write("long.json", R"({"rank": 4, "rows_per_step": 2, "epochs": 10000})");
   Program first(folder_.path(), Arguments(Train("adapter", "rows.jsonl", "long.json")));

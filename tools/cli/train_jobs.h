@@ -1,0 +1,26 @@
+#pragma once
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "evolora/trainers/resident_trainer.h"
+#include "options.h"
+
+namespace evolora::cli {
+
+struct JobListOptions {
+  std::string base;
+  // JSON lines, one job each: {"data", "recipe", "out", "init", "protect", "metrics"}, the last
+  // three optional: paths as the options of `train` of these names.
+  std::string path;
+  // Adapters that are complete are left as they are, the others go on from their checkpoints.
+  bool resume = false;
+  ResidentLimits limits;
+};
+
+// Trains all jobs of the list over one base in memory, together where they fit, in the list's
+// order. A job that fails is told on stderr and ends alone. Prints each step with its job's `out`.
+// Errors: InvalidArgument the list; Aborted names how many jobs failed; Cancelled.
+absl::Status TrainJobs(const GlobalOptions& global, const JobListOptions& options);
+
+}  // namespace evolora::cli
