@@ -1,7 +1,6 @@
 """The parts of tools/bench that need no peer. Run by ctest."""
 
 import pathlib
-import subprocess
 import sys
 import tempfile
 import unittest
@@ -11,7 +10,8 @@ sys.path += [str(BENCH), str(BENCH / "peers")]
 import growth  # noqa: E402
 import table  # noqa: E402
 from cases import CASES, Case, Rows  # noqa: E402
-from process import BenchError, Worker, run  # noqa: E402
+from measure import rate_by_arrival  # noqa: E402
+from process import BenchError, Finished, Worker, run  # noqa: E402
 from row_order import Random, step_rows  # noqa: E402
 
 RESULT = {"case": "dense", "ours": 1234.5, "peer": 138.0, "ratio": 8.94, "unit": "tok/s",
@@ -124,12 +124,12 @@ class ProcessTest(unittest.TestCase):
         self.assertLess(done.peak_mb, 300)
 
 
-class RunTest(unittest.TestCase):
-    def test_a_case_of_a_later_feature_is_refused_in_words(self) -> None:
-        done = subprocess.run([sys.executable, BENCH / "run.py", "--case", "adapters8"],
-                              capture_output=True, text=True, check=False)
-        self.assertEqual(done.returncode, 1)
-        self.assertIn("several adapters in one step", done.stderr)
+class RateTest(unittest.TestCase):
+    def test_lines_of_several_adapters_are_timed_by_their_arrival(self) -> None:
+        lines = [{"step": step, "tokens": 10, "job": job} for step in (1, 2, 3) for job in "ab"]
+        done = Finished(lines, [1.0, 1.1, 2.0, 2.1, 4.0, 4.1], 5.0, 1.0)
+        self.assertAlmostEqual(rate_by_arrival(done, 1), 40 / 3)
+        self.assertAlmostEqual(rate_by_arrival(done, 2), 20 / 2)
 
 
 if __name__ == "__main__":

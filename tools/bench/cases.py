@@ -68,7 +68,7 @@ class Case:
 
     name: str
     title: str
-    kind: str  # train, job, start, generate or parity
+    kind: str  # train, adapters, job, start, generate or parity
     model: str
     rows: Rows | None
     rows_per_step: int = 1  # train: of an optimiser step; generate: of a batch
@@ -78,6 +78,7 @@ class Case:
     peers: tuple[str, ...] = ("peft",)
     our_options: tuple[str, ...] = ()
     rank: int = RANK
+    adapters: int = 1  # trained in one step; a row of each step belongs to each
 
     @property
     def unit(self) -> str:
@@ -103,7 +104,7 @@ class Case:
         Training: forward and the gradient of the activations, the head for labelled tokens only.
         """
         shape = SHAPES[self.model]
-        if self.kind == "train" and self.rows:
+        if self.kind in ("train", "adapters") and self.rows:
             share = self.rows.labelled / self.rows.length
             return 4.0 * (shape.linear_weights() + share * shape.head_weights())
         if self.kind == "generate":
@@ -114,6 +115,7 @@ class Case:
 CHAT64 = Rows(count=64, length=38, labelled=5, shared=17)
 CHATS = None  # the chats of tests/golden/model/smollm2.json
 JOB_EPOCHS = 8
+ONE_ADAPTER = "evolora, one adapter on all 8 rows"
 LLM_PEERS = ("transformers", "llama.cpp Q4_1")
 
 CASES = {case.name: case for case in (
@@ -142,6 +144,8 @@ CASES = {case.name: case for case in (
     Case("agent", "LoRA SmolLM2-135M, 32 rows on one 400-token prefix, 40-token tails, 20 "
          "labelled, batch 8", "train", SMOLLM2, Rows(32, 440, 20, shared=400), rows_per_step=8,
          warm_up_steps=1, steps=1),
+    Case("adapters8", "8 adapters of rank 16 on SmolLM2-135M in one step, each on a row of 128 "
+         "tokens of its own, half labelled", "adapters", SMOLLM2, Rows(8, 128, 64), rows_per_step=8,
+         warm_up_steps=1, steps=4, peers=(ONE_ADAPTER,), adapters=8),
 )}
 PARITY = Case("parity", "50 steps beside PEFT", "parity", SMOLLM2, CHATS, rows_per_step=3)
-LATER = {"adapters8": "adapters8 trains several adapters in one step, which evolora cannot do yet"}

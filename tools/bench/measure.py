@@ -45,6 +45,13 @@ def rate(steps: list[dict[str, Any]]) -> float:
     return sum(s["tokens"] for s in steps) / sum(s["seconds"] for s in steps)
 
 
+def rate_by_arrival(done: Finished, warm_up_steps: int) -> float:
+    """The same over lines of several adapters, by the clock of this process."""
+    warm = max(i for i, line in enumerate(done.lines) if line["step"] <= warm_up_steps)
+    tokens = sum(line["tokens"] for line in done.lines if line["step"] > warm_up_steps)
+    return tokens / (done.arrived[-1] - done.arrived[warm])
+
+
 def differences(ours: list[dict[str, Any]], peer: list[dict[str, Any]],
                 key: str = "loss") -> list[float]:
     """Relative difference of a figure at each step that both took."""
@@ -91,6 +98,22 @@ class Training:
         argv = self._space.ours("train", "--base", base, *self._files, "--out", out)
         return run(argv, self._space.threads, self._space.log(f"{self._case.name}-ours"))
 
+    def together(self) -> Finished:
+        """Each row by an adapter of its own, all in one step."""
+        case, space = self._case, self._space
+        recipe = space.write_recipe(dataclasses.replace(case, name=f"{case.name}-each",
+                                                        rows_per_step=1))
+        jobs = []
+        for i, row in enumerate(training_rows(case)[:case.adapters]):
+            data = space.write_rows(f"{case.name}-{i}", [row])
+            jobs.append({"data": str(data), "recipe": str(recipe),
+                         "out": str(space.fresh(self.out(f"adapter{i}")))})
+            if case.peers:
+                jobs[-1]["init"] = str(space.init(case.model))
+        argv = space.ours("train", "--base", space.base(case.model), "--jobs",
+                          space.write_jobs(case.name, jobs))
+        return run(argv, space.threads, space.log(f"{case.name}-together"))
+
     def peft_argv(self, *end: object) -> list[str]:
         return self._space.peer("peft_worker.py", "--model", self._space.model(self._case.model),
                                 "--threads", self._space.threads, *self._files, *end)
@@ -121,6 +144,16 @@ def train(space: Workspace, case: Case, repeats: int) -> Measured:
                 measured.notes["loss_difference"] = max(differences(ours.lines, first + peft))
     finally:
         worker.close()
+    return measured
+
+
+def adapters(space: Workspace, case: Case, repeats: int) -> Measured:
+    """Tokens per second of the steps after the warm-up: many adapters, and one on all their rows."""
+    measured, training = Measured.of(case), Training(space, case)
+    for _ in range(repeats):
+        for side, done in ((measured.ours, training.together()),
+                           (measured.peers[case.peers[0]], training.ours())):
+            side.add(rate_by_arrival(done, case.warm_up_steps), done.peak_mb)
     return measured
 
 
@@ -228,4 +261,4 @@ def generate(space: Workspace, case: Case, repeats: int) -> Measured:
     return measured
 
 
-KINDS = {"train": train, "job": job, "start": start, "generate": generate}
+KINDS = {"train": train, "adapters": adapters, "job": job, "start": start, "generate": generate}

@@ -6,7 +6,8 @@
   tools/bench/run.py --table              the table from the results that are stored
 
 Ours and the peers take turns in one call: same weights, rows, order of rows and adapter start,
-fp32, 2 threads; medians over the repeats. Durations are whole processes; rates leave the warm-up
+fp32, 2 threads; medians over the repeats. (adapters8 compares evolora with itself: many adapters in
+one step with one adapter on as many tokens.) Durations are whole processes; rates leave the warm-up
 out. A ratio above 1 means that evolora is ahead. Results are kept in build/bench/results.
 
 Needs a release build (EVOLORA_BENCH_PROGRAM, default build/release/tools/evolora) and the peers'
@@ -21,7 +22,7 @@ import sys
 
 import machine
 import table
-from cases import CASES, LATER, Case
+from cases import CASES, Case
 from measure import KINDS, Samples
 from process import BenchError
 from workspace import ROOT, Workspace, bench_folder
@@ -80,9 +81,6 @@ def without(case: Case, peers: list[str]) -> Case:
 
 def run_cases(args: argparse.Namespace) -> None:
     names = list(CASES) if args.all else [args.case]
-    for name in names:
-        if name in LATER:
-            raise BenchError(LATER[name])
     space = Workspace.open(args.threads)
     cases = [without(CASES[name], args.without) for name in names]
     repeats = args.repeats or (QUICK_REPEATS if args.quick else REPEATS)
@@ -95,7 +93,7 @@ def run_cases(args: argparse.Namespace) -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--case", choices=[*CASES, *LATER])
+    what.add_argument("--case", choices=[*CASES])
     what.add_argument("--all", action="store_true", help="every case, then README's table")
     what.add_argument("--table", action="store_true", help="README's table from stored results")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_REPEATS} repeats")

@@ -100,6 +100,9 @@ class Workspace:
     def write_rows(self, name: str, rows: list[Row]) -> pathlib.Path:
         return self._write(name + ".jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
+    def write_jobs(self, name: str, jobs: list[dict[str, str]]) -> pathlib.Path:
+        return self._write(name + ".jobs.jsonl", "".join(json.dumps(job) + "\n" for job in jobs))
+
     def write_recipe(self, case: Case) -> pathlib.Path:
         return self._write(case.name + ".recipe.json", json.dumps(case.recipe()))
 
