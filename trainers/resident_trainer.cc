@@ -47,6 +47,7 @@ struct ActiveJob {
   TrainingRun run;
   std::unique_ptr<FastAdapter> adapter;
   int64_t step_tokens = 0;  // of a mean step
+  double join_seconds = 0;
   TrainingRun::Step step;
   double loss_sum = 0;
 };
@@ -100,7 +101,7 @@ class Trainer : public ResidentTrainer {
   }
 
   static JobOutcome Outcome(const ActiveJob& job, const absl::Status& status) {
-    return {.name = job.queued.name, .trained = status};
+    return {.name = job.queued.name, .trained = status, .join_seconds = job.join_seconds};
   }
 
   absl::Status CancelAll(const TakeOutcome& take) {
@@ -115,10 +116,12 @@ class Trainer : public ResidentTrainer {
     while (!stop.stop_requested()) {
       if (!waiting_.has_value()) waiting_ = next();
       if (!waiting_.has_value() || !Fits(waiting_->job)) return;
+      const double began = clock.MonotonicSeconds();
       auto job = std::make_unique<ActiveJob>(*std::move(waiting_), fs, clock);
       waiting_.reset();
       const absl::Status started = CatchTorch(
           "train", [&] { return NameOutOfMemory([&] { return StartJob(*job, stop); }); });
+      job->join_seconds = clock.MonotonicSeconds() - began;
       if (!started.ok()) {
         take(Outcome(*job, started));
       } else if (job->ready_to_leave()) {
@@ -193,7 +196,7 @@ class Trainer : public ResidentTrainer {
   }
 
   static JobOutcome Leave(ActiveJob& job) {
-    JobOutcome outcome{.name = job.queued.name};
+    JobOutcome outcome{.name = job.queued.name, .join_seconds = job.join_seconds};
     if (!job.queued.held_out.empty()) {
       outcome.held_out_loss = job.adapter->MeanLoss(job.queued.held_out);
     }

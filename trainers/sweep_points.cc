@@ -15,6 +15,7 @@ namespace evolora {
 namespace {
 
 constexpr size_t kMaxPoints = 256;
+constexpr size_t kMaxNameLength = 200;  // file systems take 255
 
 // Cuts at commas outside brackets and quotes.
 std::vector<std::string> SplitValues(absl::string_view text) {
@@ -107,6 +108,10 @@ absl::StatusOr<std::vector<SweepPoint>> SweepPoints(const Json& recipe,
       names[k] = absl::StrCat(axes[k].key, "=", NameOf(value));
     }
     SweepPoint point{.name = absl::StrJoin(names, ",")};
+    if (point.name.size() > kMaxNameLength) {
+      return absl::InvalidArgumentError(absl::StrCat("sweep: name ", point.name, " is longer than ",
+                                                     kMaxNameLength, " characters"));
+    }
     absl::StatusOr<LoraRecipe> parsed = RecipeFromJson(json);
     if (parsed.ok()) {
       if (absl::Status valid = ValidateRecipe(*parsed); !valid.ok()) parsed = valid;

@@ -127,7 +127,8 @@ class ProcessTest(unittest.TestCase):
 class RateTest(unittest.TestCase):
     def test_lines_of_several_adapters_are_timed_by_their_arrival(self) -> None:
         lines = [{"step": step, "tokens": 10, "job": job} for step in (1, 2, 3) for job in "ab"]
-        done = Finished(lines, [1.0, 1.1, 2.0, 2.1, 4.0, 4.1], 5.0, 1.0)
+        lines.append({"job": "a", "steps": 3})  # the adapter is written
+        done = Finished(lines, [1.0, 1.1, 2.0, 2.1, 4.0, 4.1, 9.0], 9.5, 1.0)
         self.assertAlmostEqual(rate_by_arrival(done, 1), 40 / 3)
         self.assertAlmostEqual(rate_by_arrival(done, 2), 20 / 2)
 

@@ -47,9 +47,11 @@ def rate(steps: list[dict[str, Any]]) -> float:
 
 def rate_by_arrival(done: Finished, warm_up_steps: int) -> float:
     """The same over lines of several adapters, by the clock of this process."""
-    warm = max(i for i, line in enumerate(done.lines) if line["step"] <= warm_up_steps)
-    tokens = sum(line["tokens"] for line in done.lines if line["step"] > warm_up_steps)
-    return tokens / (done.arrived[-1] - done.arrived[warm])
+    steps = [(line["step"], line["tokens"], at) for line, at in zip(done.lines, done.arrived)
+             if "step" in line]
+    warm = max(at for step, _, at in steps if step <= warm_up_steps)
+    tokens = sum(tokens for step, tokens, _ in steps if step > warm_up_steps)
+    return tokens / (steps[-1][2] - warm)
 
 
 def differences(ours: list[dict[str, Any]], peer: list[dict[str, Any]],

@@ -82,7 +82,7 @@ class JobList {
     if (status.ok()) status = WriteResult(*working.files, *outcome.trained);
     if (status.ok()) {
       ++num_ended_;
-      ShowAdapter(outcome.name, *outcome.trained);
+      ShowAdapter(outcome);
     } else {
       Failed(outcome.name, status);
     }
@@ -140,12 +140,20 @@ class JobList {
                                 step.loss));
   }
 
-  void ShowAdapter(const std::string& name, const TrainedAdapter& trained) {
-    if (global_.json) return;
+  void ShowAdapter(const JobOutcome& outcome) {
+    const std::vector<StepReport>& history = outcome.trained->history;
+    const std::string digest = AdapterDigest(outcome.trained->adapter);
+    if (global_.json) {
+      return PrintJson(Json{{"job", outcome.name},
+                            {"steps", history.size()},
+                            {"final_loss", history.back().loss},
+                            {"join_seconds", outcome.join_seconds},
+                            {"digest", digest}});
+    }
     bar_.Clear();
-    std::printf("adapter %s: %zu steps, final loss %.4f, digest %s\n", name.c_str(),
-                trained.history.size(), trained.history.back().loss,
-                AdapterDigest(trained.adapter).substr(0, 12).c_str());
+    std::printf("adapter %s: joined in %.0f ms, %zu steps, final loss %.4f, digest %s\n",
+                outcome.name.c_str(), 1e3 * outcome.join_seconds, history.size(),
+                history.back().loss, digest.substr(0, 12).c_str());
   }
 
   const GlobalOptions& global_;

@@ -44,6 +44,7 @@ struct JobOutcome {
   std::string name;
   // The adapter as it left. A failure ends its job alone.
   absl::StatusOr<TrainedAdapter> trained = absl::CancelledError("not started");
+  double join_seconds = 0;              // from leaving the queue to a place in the next step
   std::optional<double> held_out_loss;  // mean cross entropy of the labels of QueuedJob::held_out
 };
 

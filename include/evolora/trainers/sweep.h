@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <optional>
 #include <stop_token>
 #include <string>
@@ -29,12 +28,12 @@ absl::StatusOr<SweepAxis> ParseSweepAxis(absl::string_view text);
 
 // One recipe of a sweep.
 struct SweepPoint {
-  std::string name;  // "learning_rate=0.0003,rank=8": [a-z0-9...] and may name a folder
+  std::string name;  // "learning_rate=3e-04,rank=8": may name a folder
   LoraRecipe recipe;
 };
 // Every combination of the axes' values on top of `recipe` (JSON of a recipe), the last axis
-// fastest. InvalidArgument: no axis, a key twice, a value twice, more than 256 points, or a recipe
-// that is none.
+// fastest. InvalidArgument: no axis, a key twice, a value twice, more than 256 points, a name of
+// more than 200 characters, or a recipe that is none.
 absl::StatusOr<std::vector<SweepPoint>> SweepPoints(const Json& recipe,
                                                     absl::Span<const SweepAxis> axes);
 
