@@ -1,8 +1,10 @@
 #include "sampler.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>
+#include <numeric>
 #include <vector>
 
 #include "row_text.h"
@@ -46,6 +48,53 @@ TEST(Sampler, TopKAndTopPCutTheTail) {
             (std::map<TokenId, int>{{1, 100}}));
   EXPECT_EQ(Draw(logits, {.temperature = 1, .top_p = 0.85}, 100).count(0), 0u);
   EXPECT_EQ(Draw(logits, {.temperature = 1, .top_p = 0.95}, 1000).size(), 3u);
+}
+
+// The definition, by ranking every token.
+TokenId SampleByFullRanking(const std::vector<float>& logits, const Sampling& sampling,
+                            Random& random) {
+  std::vector<TokenId> ids(logits.size());
+  std::iota(ids.begin(), ids.end(), 0);
+  std::stable_sort(ids.begin(), ids.end(),
+                   [&](TokenId a, TokenId b) { return logits[a] > logits[b]; });
+  if (sampling.top_k > 0) ids.resize(std::min(ids.size(), static_cast<size_t>(sampling.top_k)));
+  std::vector<double> masses;
+  for (const TokenId id : ids) {
+    const double gap = static_cast<double>(logits[id]) - logits[ids[0]];
+    masses.push_back(std::exp(gap / sampling.temperature));
+  }
+  const double total = std::accumulate(masses.begin(), masses.end(), 0.0);
+  size_t count = 0;
+  double kept = 0;
+  while (count < ids.size() && kept < sampling.top_p * total) kept += masses[count++];
+  double left = random.NextDouble() * kept;
+  for (size_t i = 0; i < count; ++i) {
+    if (left < masses[i]) return ids[i];
+    left -= masses[i];
+  }
+  return ids[count - 1];
+}
+
+TEST(Sampler, DrawsWhatAFullRankingDraws) {
+  Random values(3);
+  for (const double spread : {0.0, 0.5, 8.0}) {
+    std::vector<float> logits;
+    for (int i = 0; i < 3000; ++i) {
+      // Rounded, so that many are equal.
+      logits.push_back(std::round(static_cast<float>(values.NextDouble() * spread * 20)) / 20);
+    }
+    for (const Sampling& sampling :
+         {Sampling{.temperature = 1}, Sampling{.temperature = 0.7, .top_p = 0.9},
+          Sampling{.temperature = 1.5, .top_p = 0.999}, Sampling{.temperature = 1, .top_k = 5},
+          Sampling{.temperature = 2, .top_p = 0.5, .top_k = 2000}}) {
+      Random a(7), b(7);
+      for (int i = 0; i < 100; ++i) {
+        ASSERT_EQ(SampleToken(logits.data(), 3000, sampling, a),
+                  SampleByFullRanking(logits, sampling, b))
+            << "spread " << spread << ", top_p " << sampling.top_p << ", draw " << i;
+      }
+    }
+  }
 }
 
 TEST(Sampler, RefusesValuesOutOfRange) {
