@@ -6,7 +6,7 @@
 #include "ATen/core/grad_mode.h"
 #include "ATen/ops/_fused_adamw.h"
 #include "ATen/ops/full.h"
-#include "ATen/ops/norm.h"
+#include "gradient_norm.h"
 
 namespace evolora {
 namespace {
@@ -17,7 +17,8 @@ class HostOptimizer : public Optimizer {
       : recipe_(recipe), parameters_(parameters) {}
 
   double GradientNorm() override {
-    norm_ = parameters_.gradient.norm().item<double>();
+    norm_ = evolora::GradientNorm(parameters_.gradient.const_data_ptr<float>(),
+                                  parameters_.gradient.numel());
     return norm_;
   }
 

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Trains SmolLM2-135M for 50 steps by evolora and by transformers + PEFT and compares the two.
 
-  tools/bench/parity.py [--floor] [--json]
+  tools/bench/parity.py [--floor] [--float64] [--json]
 
 150 chats of unequal length, answers labelled, linear schedule with warm-up, clipping; both start
 from the adapter that PEFT made. Prints the relative differences of the losses and gradient norms,
 and the smallest cosine of an adapter matrix and of its change. --floor trains by PEFT once more,
 with its eager attention, and prints the same between PEFT and PEFT: what the order of fp32 sums
-alone does. The exit status is 1 beyond LOSS_LIMIT or below COSINE_LIMIT. Environment as run.py.
+alone does. --float64 trains by PEFT in float64 and prints how far each of the two fp32 runs is from
+that: what of their difference is whose. The exit status is 1 beyond LOSS_LIMIT or below COSINE_LIMIT. Environment as run.py.
 """
 
 import argparse
@@ -44,7 +45,15 @@ def between(space: Workspace, training: Training, one: Finished, name: str,
             **run(argv, space.threads, space.log("compare")).lines[0], "at_each_step": losses}
 
 
-def compare(space: Workspace, floor: bool) -> dict[str, Any]:
+def from_float64(training: Training, runs: dict[str, Finished]) -> dict[str, Any]:
+    """Greatest relative differences of loss and gradient norm of fp32 runs from float64's."""
+    exact = training.peft("float64", "--float64").lines
+    return {name: {"loss_difference": max(differences(run.lines, exact)),
+                   "grad_norm_difference": max(differences(run.lines, exact, "grad_norm"))}
+            for name, run in runs.items()}
+
+
+def compare(space: Workspace, floor: bool, float64: bool) -> dict[str, Any]:
     training = Training(space, PARITY)
     ours, peft = training.ours(), training.peft()
     result = {"steps": len(ours.lines), "same_weights": same_weights(space),
@@ -55,6 +64,8 @@ def compare(space: Workspace, floor: bool) -> dict[str, Any]:
     if floor:
         eager = training.peft("eager", "--attention", "eager")
         result["floor"] = between(space, training, eager, "eager", peft)
+    if float64:
+        result["from_float64"] = from_float64(training, {"ours": ours, "peft": peft})
     return result
 
 
@@ -62,10 +73,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument("--floor", action="store_true", help="also PEFT against itself")
+    parser.add_argument("--float64", action="store_true", help="also both against float64")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     try:
-        result = compare(Workspace.open(args.threads), args.floor)
+        result = compare(Workspace.open(args.threads), args.floor, args.float64)
     except BenchError as error:
         print(f"parity: {error}", file=sys.stderr)
         return 1

@@ -127,7 +127,7 @@ class PeftReference:
         started = time.perf_counter()
         indices = next(self._order)
         rows = [self._rows[i] for i in indices]
-        loss = self.model(**self._inputs(indices, rows)).loss
+        loss = self._loss(self._inputs(indices, rows))
         loss.backward()
         limit = self._recipe.max_grad_norm or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, limit)
@@ -136,6 +136,9 @@ class PeftReference:
         self._optimizer.zero_grad()
         return Step(loss.item(), norm.item(), sum(len(row["ids"]) for row in rows),
                     time.perf_counter() - started)
+
+    def _loss(self, inputs: dict[str, Any]) -> torch.Tensor:
+        return self.model(**inputs).loss
 
     def _inputs(self, indices: list[int], rows: list[dict[str, list[int]]]) -> dict[str, Any]:
         """The model's arguments for the rows of the next step."""

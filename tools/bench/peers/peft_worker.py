@@ -15,6 +15,7 @@ import sys
 import torch
 from transformers import AutoModelForCausalLM
 
+from float64_reference import Float64Reference, widened
 from peft_reference import PeftReference, Recipe, read_rows
 
 
@@ -29,6 +30,7 @@ def main() -> None:
         parser.add_argument(name, required=True)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--attention", help="eager or sdpa; default: what transformers chooses")
+    parser.add_argument("--float64", action="store_true", help="train in float64 instead of fp32")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--out")
     what.add_argument("--serve", action="store_true")
@@ -36,7 +38,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32,
                                                  attn_implementation=args.attention)
-    run = PeftReference(model, args.init, Recipe.read(args.recipe), read_rows(args.data))
+    reference = Float64Reference if args.float64 else PeftReference
+    run = reference(widened(model) if args.float64 else model, args.init,
+                    Recipe.read(args.recipe), read_rows(args.data))
     if args.serve:
         for line in sys.stdin:
             take(run, int(line))
