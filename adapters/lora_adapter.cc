@@ -75,6 +75,46 @@ absl::Status ValidateModule(const LoraModule& module) {
   return ValidateMatrix(module, "magnitude", module.magnitude, module.out_features, 1);
 }
 
+absl::Status ValidateSavedModule(const SavedModule& module) {
+  RETURN_IF_ERROR(ValidatePath(module.path));
+  uint64_t count = 1;
+  for (const int64_t size : module.shape) {
+    if (size < 1 || size > kMaxFeatures) {
+      return absl::InvalidArgumentError(absl::StrCat(module.path, ": a side of ", size));
+    }
+    count *= static_cast<uint64_t>(size);
+  }
+  if (module.shape.empty() || module.shape.size() > 2 || module.weight.size() != count) {
+    return absl::InvalidArgumentError(absl::StrCat(module.path, ": ", module.weight.size(),
+                                                   " values are not its ", module.shape.size(),
+                                                   "-dimensional shape"));
+  }
+  for (size_t i = 0; i < module.weight.size(); ++i) {
+    if (!std::isfinite(module.weight[i])) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(module.path, ": weight[", i, "] is not finite"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ValidateSavedModules(const LoraAdapter& adapter) {
+  const std::vector<SavedModule>& saved = adapter.saved_modules;
+  for (size_t i = 0; i < saved.size(); ++i) {
+    RETURN_IF_ERROR(ValidateSavedModule(saved[i]));
+    if (i > 0 && saved[i - 1].path >= saved[i].path) {
+      return absl::InvalidArgumentError(absl::StrCat("saved module '", saved[i].path,
+                                                     "' is not after '", saved[i - 1].path, "'"));
+    }
+    for (const LoraModule& module : adapter.modules) {
+      if (module.path != saved[i].path) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat("module '", module.path, "' is both adapted and saved as a whole"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 template <typename T>
 void UpdateValue(Sha256& sha, const T& value) {
   sha.Update(&value, sizeof(value));
@@ -101,11 +141,12 @@ absl::Status ValidateLoraAdapter(const LoraAdapter& adapter) {
                                                      adapter.modules[i - 1].path, "'"));
     }
   }
-  return absl::OkStatus();
+  return ValidateSavedModules(adapter);
 }
 
 // bytes := "evolora-lora/1\n" module*            plain LoRA
 //        | "evolora-lora/2\n" (module m:f32*)*    with magnitudes
+// and, with saved modules, behind them: "saved\n" (len(path):u64 path dims:u64 side:i64* w:f32*)*
 // module := len(path):u64 path rank:i64 in:i64 out:i64 scale:f64 a:f32* b:f32*    little-endian
 std::string AdapterDigest(const LoraAdapter& adapter) {
   Sha256 sha;
@@ -120,6 +161,14 @@ std::string AdapterDigest(const LoraAdapter& adapter) {
     sha.Update(module.a.data(), module.a.size() * sizeof(float));
     sha.Update(module.b.data(), module.b.size() * sizeof(float));
     sha.Update(module.magnitude.data(), module.magnitude.size() * sizeof(float));
+  }
+  if (!adapter.saved_modules.empty()) sha.Update("saved\n");
+  for (const SavedModule& module : adapter.saved_modules) {
+    UpdateValue(sha, uint64_t{module.path.size()});
+    sha.Update(module.path);
+    UpdateValue(sha, uint64_t{module.shape.size()});
+    for (const int64_t side : module.shape) UpdateValue(sha, side);
+    sha.Update(module.weight.data(), module.weight.size() * sizeof(float));
   }
   return sha.FinishHex();
 }

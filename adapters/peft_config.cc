@@ -30,7 +30,6 @@ constexpr const char* kFeatureKeys[] = {"alora_invocation_tokens",
                                         "layer_replication",
                                         "lora_bias",
                                         "megatron_config",
-                                        "modules_to_save",
                                         "monteclora_config",
                                         "target_parameters",
                                         "trainable_token_indices",
@@ -159,6 +158,14 @@ absl::Status ReadLayers(const OrderedJson& config, PeftConfig& out) {
   return absl::OkStatus();
 }
 
+absl::Status ReadSaved(const OrderedJson& config, PeftConfig& out) {
+  const auto it = config.find("modules_to_save");
+  if (it == config.end() || IsOff(Json(*it))) return absl::OkStatus();
+  if (!it->is_array()) return Invalid("modules_to_save", "not a list");
+  ASSIGN_OR_RETURN(out.modules_to_save, StringList("modules_to_save", *it));
+  return absl::OkStatus();
+}
+
 absl::Status ReadFields(const OrderedJson& config, PeftConfig& out) {
   for (const char* key : {"peft_type", "r", "lora_alpha", "target_modules"}) {
     if (!config.contains(key) || config[key].is_null()) return Invalid(key, "missing");
@@ -178,6 +185,7 @@ absl::Status ReadFields(const OrderedJson& config, PeftConfig& out) {
   RETURN_IF_ERROR(ReadPattern(config, "alpha_pattern", FiniteNonZero, out.alpha_pattern));
   RETURN_IF_ERROR(ReadNames(config, "target_modules", out.target_modules));
   RETURN_IF_ERROR(ReadNames(config, "exclude_modules", out.exclude_modules));
+  RETURN_IF_ERROR(ReadSaved(config, out));
   const auto* targets = std::get_if<std::vector<std::string>>(&out.target_modules);
   if (targets != nullptr && targets->empty()) return Invalid("target_modules", "empty list");
   return ReadLayers(config, out);
@@ -195,12 +203,19 @@ absl::Status CheckInit(const Json& value) {
 // Refuses or reports what ReadFields does not read.
 absl::Status CheckOtherKey(const std::string& key, const Json& value,
                            std::vector<std::string>* warnings) {
-  constexpr const char* kReadKeys[] = {"alpha_pattern",   "base_model_name_or_path",
-                                       "exclude_modules", "layers_pattern",
-                                       "lora_alpha",      "layers_to_transform",
-                                       "peft_type",       "r",
-                                       "rank_pattern",    "revision",
-                                       "target_modules",  "use_dora",
+  constexpr const char* kReadKeys[] = {"alpha_pattern",
+                                       "base_model_name_or_path",
+                                       "exclude_modules",
+                                       "layers_pattern",
+                                       "lora_alpha",
+                                       "layers_to_transform",
+                                       "modules_to_save",
+                                       "peft_type",
+                                       "r",
+                                       "rank_pattern",
+                                       "revision",
+                                       "target_modules",
+                                       "use_dora",
                                        "use_rslora"};
   if (Contains(kReadKeys, key) || Contains(kHarmlessKeys, key)) return absl::OkStatus();
   if (key == "init_lora_weights") return CheckInit(value);

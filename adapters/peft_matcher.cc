@@ -159,8 +159,16 @@ absl::StatusOr<PeftMatcher> PeftMatcher::Create(const PeftConfig& config) {
   return PeftMatcher(std::move(compiled));
 }
 
+bool PeftMatcher::IsSaved(absl::string_view path) const {
+  for (const std::string& end : compiled_->config.modules_to_save) {
+    if (absl::EndsWith(path, end)) return true;
+  }
+  return false;
+}
+
 bool PeftMatcher::IsTarget(absl::string_view path) const {
   const PeftConfig& config = compiled_->config;
+  if (AnyNameMatches(config.modules_to_save, path)) return false;
   if (compiled_->exclude != nullptr) {
     if (RE2::FullMatch(Piece(path), *compiled_->exclude)) return false;
   } else if (AnyNameMatches(std::get<0>(config.exclude_modules), path)) {

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <map>
 #include <set>
 
@@ -60,6 +61,10 @@ struct Parts {
   const TensorView* b = nullptr;
   const TensorView* magnitude = nullptr;
 };
+struct FileTensors {
+  std::map<std::string, Parts> modules;
+  std::map<std::string, const TensorView*> saved;
+};
 
 // The place in `parts` of the tensor whose name ends as it does, and the name without that end;
 // null for another end.
@@ -83,27 +88,33 @@ absl::Status CheckParts(const std::string& path, const Parts& parts, bool use_do
 }
 
 // The tensors by module path.
-absl::StatusOr<std::map<std::string, Parts>> GroupTensors(const SafetensorsFile& file,
-                                                          bool use_dora) {
+absl::StatusOr<FileTensors> GroupTensors(const SafetensorsFile& file, bool use_dora,
+                                         const PeftMatcher& matcher) {
   if (file.tensors().empty()) {
     return absl::InvalidArgumentError(absl::StrCat(peft::kModelFile, " holds no tensors"));
   }
-  std::map<std::string, Parts> modules;
+  FileTensors found;
   for (const TensorView& tensor : file.tensors()) {
     absl::string_view path = tensor.name;
     Parts unplaced;
-    if (PlaceOf(path, unplaced) == nullptr) return RefuseTensor(tensor.name);
+    if (PlaceOf(path, unplaced) == nullptr) {
+      const bool whole = absl::ConsumePrefix(&path, peft::kPrefix) &&
+                         absl::ConsumeSuffix(&path, peft::kSuffixWeight) && matcher.IsSaved(path);
+      if (!whole) return RefuseTensor(tensor.name);
+      found.saved[std::string(path)] = &tensor;
+      continue;
+    }
     if (!absl::ConsumePrefix(&path, peft::kPrefix)) {
       return TensorError(tensor.name, absl::StrCat("does not begin with '", peft::kPrefix,
                                                    "'; PEFT would leave it out"));
     }
     absl::string_view name = tensor.name;
-    *PlaceOf(name, modules[std::string(path)]) = &tensor;
+    *PlaceOf(name, found.modules[std::string(path)]) = &tensor;
   }
-  for (const auto& [path, parts] : modules) {
+  for (const auto& [path, parts] : found.modules) {
     RETURN_IF_ERROR(CheckParts(path, parts, use_dora));
   }
-  return modules;
+  return found;
 }
 
 absl::StatusOr<std::vector<float>> ReadValues(const TensorView& tensor) {
@@ -171,6 +182,20 @@ absl::Status CheckTargets(const PeftConfig& config, const PeftMatcher& matcher,
   return absl::OkStatus();
 }
 
+absl::Status CheckSaved(const PeftConfig& config,
+                        const std::map<std::string, const TensorView*>& saved) {
+  for (const std::string& entry : config.modules_to_save) {
+    const bool used = std::any_of(saved.begin(), saved.end(), [&](const auto& module) {
+      return absl::EndsWith(module.first, entry);
+    });
+    if (!used) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("modules_to_save '", entry, "' has no tensors"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckBase(const std::vector<LinearLayer>& base, const PeftMatcher& matcher,
                        const std::vector<LoraModule>& modules) {
   if (base.empty()) return absl::OkStatus();
@@ -212,13 +237,18 @@ absl::StatusOr<PeftAdapter> ReadPeftFolder(const FileSystem& fs, const std::stri
   ASSIGN_OR_RETURN(const PeftMatcher matcher, PeftMatcher::Create(config));
   ASSIGN_OR_RETURN(const SafetensorsFile file,
                    SafetensorsFile::Open(fs, JoinPath(dir, peft::kModelFile)));
-  ASSIGN_OR_RETURN(const auto modules, GroupTensors(file, config.use_dora));
-  RETURN_IF_ERROR(CheckTargets(config, matcher, modules));
+  ASSIGN_OR_RETURN(const FileTensors tensors, GroupTensors(file, config.use_dora, matcher));
+  RETURN_IF_ERROR(CheckTargets(config, matcher, tensors.modules));
+  RETURN_IF_ERROR(CheckSaved(config, tensors.saved));
   result.adapter.base_name = config.base_model_name_or_path;
   result.adapter.base_revision = config.revision;
-  for (const auto& [path, parts] : modules) {
+  for (const auto& [path, parts] : tensors.modules) {
     ASSIGN_OR_RETURN(LoraModule module, ReadModule(path, parts, matcher));
     result.adapter.modules.push_back(std::move(module));
+  }
+  for (const auto& [path, tensor] : tensors.saved) {
+    ASSIGN_OR_RETURN(std::vector<float> values, ReadValues(*tensor));
+    result.adapter.saved_modules.push_back({path, tensor->shape, std::move(values)});
   }
   RETURN_IF_ERROR(CheckBase(options.base_modules, matcher, result.adapter.modules));
   RETURN_IF_ERROR(ValidateLoraAdapter(result.adapter));

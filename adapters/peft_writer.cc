@@ -80,6 +80,14 @@ absl::StatusOr<std::string> PrettyJson(const Json& json) {
   }
 }
 
+// Full paths, which mean no other module by PEFT's rule of equal ends; null: none.
+Json SavedPaths(const LoraAdapter& adapter) {
+  if (adapter.saved_modules.empty()) return nullptr;
+  Json paths = Json::array();
+  for (const SavedModule& module : adapter.saved_modules) paths.push_back(module.path);
+  return paths;
+}
+
 absl::StatusOr<std::string> ConfigText(const LoraAdapter& adapter,
                                        const std::vector<std::string>& targets) {
   const LoraModule& module = adapter.modules.front();
@@ -100,7 +108,7 @@ absl::StatusOr<std::string> ConfigText(const LoraAdapter& adapter,
                  {"fan_in_fan_out", false},
                  {"inference_mode", true},
                  {"init_lora_weights", true},
-                 {"modules_to_save", nullptr},
+                 {"modules_to_save", SavedPaths(adapter)},
                  {"layers_to_transform", nullptr},
                  {"layers_pattern", nullptr},
                  {"rank_pattern", Json::object()},
@@ -130,7 +138,11 @@ absl::StatusOr<std::string> CardText(const LoraAdapter& adapter,
       "---\n\n# LoRA adapter\n\n", notes.empty() ? "Portable LoRA profile, written" : "Written",
       " by evolora.\n", notes, "\n", "| field | value |\n| --- | --- |\n", "| adapter digest | ",
       AdapterDigest(adapter), " |\n", "| rank | ", module.rank, " |\n| scale (alpha / r) | ",
-      module.scale, " |\n| modules | ", adapter.modules.size(), " |\n| targets | ",
+      module.scale, " |\n| modules | ", adapter.modules.size(),
+      adapter.saved_modules.empty()
+          ? std::string()
+          : absl::StrCat(" |\n| modules saved whole | ", adapter.saved_modules.size()),
+      " |\n| targets | ",
       targets.size() <= 16 ? absl::StrJoin(targets, ", ") : absl::StrCat(targets.size(), " paths"),
       " |\n| values | ", DTypeName(dtype), " |\n");
 }
@@ -156,7 +168,7 @@ std::string Encode(const std::vector<float>& values, DType dtype) {
 absl::Status WriteTensors(FileSystem& fs, const std::string& path, const LoraAdapter& adapter,
                           DType dtype) {
   std::vector<std::string> storage;  // reserved: the views point into it
-  storage.reserve(3 * adapter.modules.size());
+  storage.reserve(3 * adapter.modules.size() + adapter.saved_modules.size());
   std::vector<TensorView> tensors;
   const auto add = [&](const std::string& name, const std::vector<float>& values,
                        std::vector<int64_t> shape) {
@@ -170,6 +182,9 @@ absl::Status WriteTensors(FileSystem& fs, const std::string& path, const LoraAda
     add(name + peft::kSuffixB, module.b, {module.out_features, module.rank});
     if (module.magnitude.empty()) continue;
     add(name + peft::kSuffixMagnitude, module.magnitude, {module.out_features});
+  }
+  for (const SavedModule& module : adapter.saved_modules) {
+    add(peft::kPrefix + module.path + peft::kSuffixWeight, module.weight, module.shape);
   }
   return WriteSafetensors(fs, path, tensors, {{"format", "pt"}});
 }

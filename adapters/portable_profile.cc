@@ -1,6 +1,7 @@
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "evolora/adapters/dequantize.h"
 #include "evolora/adapters/peft.h"
 #include "evolora/core/status_macros.h"
@@ -79,6 +80,16 @@ std::vector<std::string> ServeabilityWarnings(const LoraAdapter& adapter) {
         "DoRA (use_dora): evolora and transformers + PEFT run this adapter; vLLM and llama.cpp "
         "refuse it");
   }
+  if (!adapter.saved_modules.empty()) {
+    std::vector<std::string> paths;
+    for (const SavedModule& module : adapter.saved_modules) paths.push_back(module.path);
+    warnings.push_back(absl::StrCat(
+        "modules_to_save (",
+        paths.size() <= 4 ? absl::StrJoin(paths, ", ") : absl::StrCat(paths.size(), " modules"),
+        "): evolora and transformers + PEFT run this adapter; vLLM refuses it, and llama.cpp's "
+        "LoRA "
+        "files cannot hold it"));
+  }
   return warnings;
 }
 
@@ -97,6 +108,9 @@ absl::StatusOr<LoraAdapter> ToPortableProfile(const LoraAdapter& adapter, DType 
     RETURN_IF_ERROR(RoundMatrix(module.path, "A", dtype, module.a));
     RETURN_IF_ERROR(RoundMatrix(module.path, "B", dtype, module.b));
     RETURN_IF_ERROR(RoundMatrix(module.path, "magnitude", dtype, module.magnitude));
+  }
+  for (SavedModule& module : result.saved_modules) {
+    RETURN_IF_ERROR(RoundMatrix(module.path, "weight", dtype, module.weight));
   }
   return result;
 }

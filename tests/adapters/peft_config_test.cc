@@ -49,7 +49,6 @@ TEST(PeftConfig, ReadsTheFieldsThatCount) {
 TEST(PeftConfig, WhatChangesTheFunctionIsRefusedByName) {
   const char* keys[] = {R"("bias":"all")",
                         R"("bias":"lora_only")",
-                        R"("modules_to_save":["lm_head"])",
                         R"("layer_replication":[[0,4]])",
                         R"("lora_bias":true)",
                         R"("use_qalora":true)",
@@ -77,6 +76,18 @@ TEST(PeftConfig, WhatChangesTheFunctionIsRefusedByName) {
     const std::string name = key.substr(1, key.find('"', 1) - 1);
     EXPECT_THAT(ParsePeftConfig(Config(key)), StatusIs(kUnimplemented, HasSubstr(name)));
   }
+}
+
+TEST(PeftConfig, ModulesToSaveMatchByTheEndOfTheirPathAsText) {
+  ASSERT_OK_AND_ASSIGN(const PeftConfig config,
+                       ParsePeftConfig(Config(R"("modules_to_save":["lm_head","norm"])")));
+  EXPECT_THAT(config.modules_to_save, ElementsAre("lm_head", "norm"));
+  ASSERT_OK_AND_ASSIGN(const PeftMatcher matcher, PeftMatcher::Create(config));
+  EXPECT_TRUE(matcher.IsSaved("lm_head"));
+  EXPECT_TRUE(matcher.IsSaved("model.layers.0.input_layernorm"));
+  EXPECT_FALSE(matcher.IsSaved("model.embed_tokens"));
+  EXPECT_THAT(ParsePeftConfig(Config(R"("modules_to_save":"lm_head")")),
+              StatusIs(kInvalid, HasSubstr("modules_to_save: not a list")));
 }
 
 TEST(PeftConfig, DoraIsRead) {

@@ -187,6 +187,43 @@ TEST(WritePeftFolder, ADoraReadsBackAndSaysWhoRefusesIt) {
   }
 }
 
+TEST(WritePeftFolder, SavedModulesReadBackAndSayWhoRefusesThem) {
+  LoraAdapter adapter = SampleAdapter(8);
+  adapter.saved_modules = {{"lm_head", {3, 2}, {1, 2, 3, 4, 5, 6.1f}}, {"model.norm", {2}, {7, 8}}};
+  const std::string plain = AdapterDigest(SampleAdapter(8));
+  EXPECT_NE(AdapterDigest(adapter), plain);
+  const std::vector<std::string> warnings = ServeabilityWarnings(adapter);
+  ASSERT_EQ(warnings.size(), 1u);
+  EXPECT_THAT(warnings[0], HasSubstr("modules_to_save (lm_head, model.norm)"));
+  TempDir dir;
+  ASSERT_THAT(WritePeftFolder(Fs(), dir.Join("a"), adapter), IsOk());
+  EXPECT_THAT(ReadAll(dir.Join("a/README.md")), HasSubstr(warnings[0]));
+  EXPECT_EQ(ReadConfig(dir.Join("a"))["modules_to_save"], Json({"lm_head", "model.norm"}));
+  ASSERT_OK_AND_ASSIGN(const PeftAdapter read, ReadPeftFolder(Fs(), dir.Join("a")));
+  EXPECT_EQ(AdapterDigest(read.adapter), AdapterDigest(adapter));
+  ASSERT_OK_AND_ASSIGN(const LoraAdapter half, ToPortableProfile(adapter, DType::kBF16));
+  EXPECT_EQ(half.saved_modules[0].weight[5], 6.09375f);
+}
+
+TEST(ValidateLoraAdapter, SavedModulesHaveTheirShapeOrderAndFiniteValues) {
+  const struct {
+    std::vector<SavedModule> saved;
+    const char* message;
+  } rows[] = {
+      {{{"lm_head", {3, 2}, {1, 2, 3}}}, "3 values are not its 2-dimensional shape"},
+      {{{"lm_head", {}, {}}}, "0-dimensional"},
+      {{{"lm_head", {0}, {}}}, "a side of 0"},
+      {{{"model.norm", {1}, {1}}, {"lm_head", {1}, {1}}}, "is not after"},
+      {{{"lm_head", {1}, {NAN}}}, "weight[0] is not finite"},
+      {{{"model.layers.0.self_attn.q_proj", {1}, {1}}}, "both adapted and saved"},
+  };
+  for (const auto& row : rows) {
+    LoraAdapter adapter = SampleAdapter(8);
+    adapter.saved_modules = row.saved;
+    EXPECT_THAT(ValidateLoraAdapter(adapter), StatusIs(kInvalid, HasSubstr(row.message)));
+  }
+}
+
 TEST(WritePeftFolder, LeafNamesOnlyWhenTheyMeanExactlyTheAdaptedModules) {
   TempDir dir;
   LoraAdapter partial = SampleAdapter(8);
@@ -410,6 +447,15 @@ TEST_F(PeftFolder, OtherTensorNamesAreRefusedByName) {
     EXPECT_THAT(Read(), StatusIs(row.code, HasSubstr(row.message)));
     Remove(row.name);
   }
+}
+
+TEST_F(PeftFolder, SavedModulesAndTheirConfigHaveToAgree) {
+  Add("base_model.model.lm_head.weight", {2, 2});
+  EXPECT_THAT(Read(), StatusIs(kInvalid, HasSubstr("over the base's own weights")));
+  config_["modules_to_save"] = {"lm_head"};
+  EXPECT_THAT(Read(), IsOk());
+  config_["modules_to_save"] = {"lm_head", "embed_tokens"};
+  EXPECT_THAT(Read(), StatusIs(kInvalid, HasSubstr("'embed_tokens' has no tensors")));
 }
 
 TEST_F(PeftFolder, ALayerThatDoesNotExistIsRefusedWhenTheBaseIsKnown) {

@@ -21,12 +21,21 @@ struct LoraModule {
   std::vector<float> magnitude;  // [out_features]; empty: plain LoRA
 };
 
+// A module whose weight takes the place of the base's as a whole (PEFT's modules_to_save): the
+// embedding, the head or a norm. Beside a tied head each of the two is replaced for itself.
+struct SavedModule {
+  std::string path;            // full Hugging Face module path: lm_head, model.norm
+  std::vector<int64_t> shape;  // [out, in], or [width] of a norm
+  std::vector<float> weight;   // row-major
+};
+
 // A LoRA adapter in memory, torch-free: what trainers produce, PEFT folders hold and engines load.
 // All modules have a magnitude or none has.
 struct LoraAdapter {
   std::string base_name;  // base_model_name_or_path
   std::string base_revision;
-  std::vector<LoraModule> modules;  // sorted by path, no two equal
+  std::vector<LoraModule> modules;         // sorted by path, no two equal
+  std::vector<SavedModule> saved_modules;  // likewise, and none of `modules`
 };
 
 // Whether the adapter is a DoRA: its modules have magnitudes. REQUIRES: valid.

@@ -37,8 +37,8 @@ struct PeftAdapter {
 // B, no tensors, a missing or other prefix, tensors of layers that do not exist, base tensors in
 // the file, targets without tensors, tensors without target, ranks that differ from the config,
 // values that are not finite, an adapter_model.bin (.pt, .pth, .pkl) in the folder.
-// Errors: NotFound, InvalidArgument, DataLoss (of the readers), Unimplemented (biases,
-//         modules_to_save, embeddings, ...; see ParsePeftConfig); each names file, key or tensor.
+// Errors: NotFound, InvalidArgument, DataLoss (of the readers), Unimplemented (biases, LoRA on
+//         embeddings, ...; see ParsePeftConfig); each names file, key or tensor.
 absl::StatusOr<PeftAdapter> ReadPeftFolder(const FileSystem& fs, const std::string& dir,
                                            const PeftReadOptions& options = {});
 
@@ -56,8 +56,8 @@ inline constexpr int64_t kMaxPortableRank = 64;
 // The adapter that a reader of the written folder gets: portable LoRA profile. One rank out of
 // {8, 16, 32, 64} (smaller ones are zero-padded up), one scale = alpha / r: kept when all modules
 // share it, else 1 with each module's own folded into its B; values rounded to `dtype`. Identity
-// (same digest) for an adapter that has the profile already. A DoRA keeps its magnitudes (rounded)
-// and is no portable adapter: see ServeabilityWarnings.
+// (same digest) for an adapter that has the profile already. A DoRA keeps its magnitudes, saved
+// modules keep their weights (rounded); neither is a portable adapter: see ServeabilityWarnings.
 // InvalidArgument: not a valid adapter, a rank above 64, or a value outside the range of `dtype`.
 absl::StatusOr<LoraAdapter> ToPortableProfile(const LoraAdapter& adapter,
                                               DType dtype = DType::kF32);

@@ -28,12 +28,15 @@ struct PeftConfig {
   // "all-linear" matches every path.
   std::variant<std::vector<std::string>, std::string> target_modules;
   std::variant<std::vector<std::string>, std::string> exclude_modules;
+  // A module whose path ends with one of these (as texts: "norm" means input_layernorm, too) is
+  // saved as a whole and not adapted.
+  std::vector<std::string> modules_to_save;
   std::vector<int64_t> layers_to_transform;  // empty = all
   std::vector<std::string> layers_pattern;   // empty = any
 };
 
 // Parses untrusted text. Every known key that would change the function in a way that evolora does
-// not compute is refused by name when it is on: biases, modules_to_save, layer_replication,
+// not compute is refused by name when it is on: biases, layer_replication,
 // initialisations that rewrite the base (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA), ... A key that PEFT
 // 0.21 does not have gives a line in `warnings` (may be null) when its value is null, false, empty,
 // a number or a text, and Unimplemented when it is true or a filled list or object.
@@ -52,6 +55,8 @@ class PeftMatcher {
   PeftMatcher& operator=(PeftMatcher&&) noexcept;
   ~PeftMatcher();
 
+  // Whether PEFT replaces this module as a whole.
+  bool IsSaved(absl::string_view path) const;
   // Whether PEFT puts an adapter on this module.
   bool IsTarget(absl::string_view path) const;
   // Whether the list entry target_modules[i] names this path. REQUIRES: target_modules is a list.
