@@ -37,6 +37,11 @@ absl::StatusOr<double> MaxRelativeNorm(const LlamaWeights& weights, const LoraAd
       const double norm = module.magnitude.defined() ? DoraNorm(weight, module) : LoraNorm(module);
       greatest = std::max(greatest, norm / weight.norm().item<double>());
     }
+    for (const auto& [path, weight] : lora.saved) {
+      const at::Tensor own = FindReplaceable(weights, path);
+      const double norm = weight.sub(own).norm().item<double>();
+      greatest = std::max(greatest, norm / own.norm().item<double>());
+    }
     return greatest;
   });
 }

@@ -29,11 +29,12 @@ struct Loaded {
   BaseTokenizer tokenizer;
 };
 
-absl::StatusOr<Loaded> LoadGguf(const FileSystem& fs, const std::string& path, bool own_tokenizer) {
+absl::StatusOr<Loaded> LoadGguf(const FileSystem& fs, const std::string& path, bool own_tokenizer,
+                                WeightStorage storage) {
   ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(fs, path));
   ASSIGN_OR_RETURN(const WeightSource source, OpenGguf(file));
   Loaded loaded;
-  ASSIGN_OR_RETURN(loaded.weights, ReadWeights(source));
+  ASSIGN_OR_RETURN(loaded.weights, ReadWeights(source, storage));
   if (!own_tokenizer || !file.Has("tokenizer.ggml.model")) return loaded;
   ASSIGN_OR_RETURN(GgufVocabulary vocabulary, ReadGgufVocabulary(file));
   ASSIGN_OR_RETURN(TokenizerSpec spec, TokenizerSpecFromGguf(std::move(vocabulary)));
@@ -64,8 +65,8 @@ absl::Status SettleTiedHead(WeightSource& source) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<Loaded> LoadFolder(const FileSystem& fs, const std::string& path,
-                                  bool own_tokenizer) {
+absl::StatusOr<Loaded> LoadFolder(const FileSystem& fs, const std::string& path, bool own_tokenizer,
+                                  WeightStorage storage) {
   ASSIGN_OR_RETURN(const std::string text,
                    fs.ReadFile(JoinPath(path, "config.json"), kMaxConfigBytes));
   WeightSource source;
@@ -82,7 +83,7 @@ absl::StatusOr<Loaded> LoadFolder(const FileSystem& fs, const std::string& path,
   }
   RETURN_IF_ERROR(SettleTiedHead(source));
   Loaded loaded;
-  ASSIGN_OR_RETURN(loaded.weights, ReadWeights(source));
+  ASSIGN_OR_RETURN(loaded.weights, ReadWeights(source, storage));
   const bool has_tokenizer =
       fs.Exists(JoinPath(path, "tokenizer.json")) || fs.Exists(JoinPath(path, "tokenizer.model"));
   if (own_tokenizer && has_tokenizer) {
@@ -91,35 +92,40 @@ absl::StatusOr<Loaded> LoadFolder(const FileSystem& fs, const std::string& path,
   return loaded;
 }
 
-absl::StatusOr<Loaded> LoadLlama2c(const MappedFile& file) {
+absl::StatusOr<Loaded> LoadLlama2c(const MappedFile& file, WeightStorage storage) {
   ASSIGN_OR_RETURN(const WeightSource source, OpenLlama2c(file.bytes()));
   Loaded loaded;
-  ASSIGN_OR_RETURN(loaded.weights, ReadWeights(source));
+  ASSIGN_OR_RETURN(loaded.weights, ReadWeights(source, storage));
   return loaded;
 }
 
 absl::StatusOr<Loaded> LoadBySource(const FileSystem& fs, const std::string& path,
-                                    bool own_tokenizer, BaseSource& source) {
+                                    const LoadOptions& options, BaseSource& source) {
+  const bool own_tokenizer = options.tokenizer_path.empty();
   if (fs.Exists(JoinPath(path, "config.json"))) {
     source = BaseSource::kHuggingFace;
-    return LoadFolder(fs, path, own_tokenizer);
+    return LoadFolder(fs, path, own_tokenizer, options.storage);
   }
   ASSIGN_OR_RETURN(const std::unique_ptr<MappedFile> file, fs.Map(path));
   const absl::Span<const uint8_t> bytes = file->bytes();
   if (bytes.size() >= 4 && std::memcmp(bytes.data(), "GGUF", 4) == 0) {
     source = BaseSource::kGguf;
-    return LoadGguf(fs, path, own_tokenizer);
+    return LoadGguf(fs, path, own_tokenizer, options.storage);
   }
   source = BaseSource::kLlama2c;
-  return LoadLlama2c(*file);
+  return LoadLlama2c(*file, options.storage);
 }
 
 absl::StatusOr<BaseModel> Load(const FileSystem& fs, const std::string& path,
                                const LoadOptions& options) {
   BaseModel base;
   base.path = path;
-  ASSIGN_OR_RETURN(Loaded loaded,
-                   LoadBySource(fs, path, options.tokenizer_path.empty(), base.source));
+  if (options.storage != WeightStorage::kFp32 && options.fingerprint_weights) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("weights kept as ", WeightStorageName(options.storage),
+                     " have no fingerprint, which is of fp32 values"));
+  }
+  ASSIGN_OR_RETURN(Loaded loaded, LoadBySource(fs, path, options, base.source));
   base.weights = std::move(loaded.weights);
   if (!options.tokenizer_path.empty()) {
     ASSIGN_OR_RETURN(loaded.tokenizer, ReadBaseTokenizer(fs, options.tokenizer_path));

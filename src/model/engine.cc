@@ -1,11 +1,14 @@
 #include "evolora/model/engine.h"
 
+#include <algorithm>
+#include <type_traits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "c10/core/InferenceMode.h"
 #include "decoder.h"
 #include "evolora/core/status_macros.h"
+#include "evolora/model/compact_weights.h"
 #include "evolora/model/lora_tensors.h"
 #include "evolora/model/torch_status.h"
 #include "generation.h"
@@ -41,6 +44,11 @@ absl::Status CheckOptions(const EngineOptions& options) {
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(std::shared_ptr<const LlamaWeights> weights,
                                                        const EngineOptions& options) {
   if (weights == nullptr) return absl::InvalidArgumentError("engine: no weights");
+  if (weights->compact != nullptr) {
+    return absl::FailedPreconditionError(absl::StrCat("engine: weights kept as ",
+                                                      WeightStorageName(weights->compact->storage),
+                                                      " are for training; load them as fp32"));
+  }
   RETURN_IF_ERROR(CheckOptions(options));
   return CatchTorch("Engine::Create", [&]() -> absl::StatusOr<std::unique_ptr<Engine>> {
     c10::InferenceMode inference;
@@ -61,8 +69,14 @@ absl::StatusOr<std::string> Engine::LoadAdapter(const LoraAdapter& adapter) {
   ASSIGN_OR_RETURN(const LoraTensors lora, LoraTensorsFromAdapter(config(), adapter));
   std::string digest = AdapterDigest(adapter);
   return CatchTorch("Engine::LoadAdapter", [&]() -> absl::StatusOr<std::string> {
-    auto& slot = loras_[digest];
-    if (slot == nullptr) slot = std::make_unique<PackedLora>(decoder_->weights(), lora);
+    LoadedLora& slot = loras_[digest];
+    if (slot.packed != nullptr) return digest;
+    slot.packed = std::make_unique<PackedLora>(decoder_->weights(), lora);
+    if (!lora.saved.empty()) {
+      slot.decoder = std::make_unique<Decoder>(
+          std::make_shared<const LlamaWeights>(WithModules(decoder_->weights(), lora.saved)),
+          options_.weights);
+    }
     return digest;
   });
 }
@@ -72,7 +86,7 @@ absl::Status Engine::UnloadAdapter(const std::string& digest) {
   if (lora == loras_.end()) {
     return absl::NotFoundError(absl::StrCat("adapter ", digest, " is not loaded"));
   }
-  prefixes_->Forget(lora->second.get());
+  prefixes_->Forget(lora->second.packed.get());
   loras_.erase(lora);
   return absl::OkStatus();
 }
@@ -84,7 +98,46 @@ std::vector<std::string> Engine::LoadedAdapters() const {
 }
 
 const PackedLora* Engine::FindLora(const std::string& adapter) const {
-  return adapter.empty() ? nullptr : loras_.at(adapter).get();
+  return adapter.empty() ? nullptr : loras_.at(adapter).packed.get();
+}
+
+template <typename Request>
+std::vector<const PackedLora*> Engine::LorasOf(absl::Span<const Request> requests) const {
+  std::vector<const PackedLora*> loras;
+  for (const Request& request : requests) loras.push_back(FindLora(request.adapter));
+  return loras;
+}
+
+// Requests by the decoder that runs them, each group in order.
+template <typename Request>
+std::vector<Engine::Group> Engine::ByDecoder(absl::Span<const Request> requests) const {
+  std::vector<Group> groups;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const std::string& adapter = requests[i].adapter;
+    Decoder* decoder = adapter.empty() ? nullptr : loras_.at(adapter).decoder.get();
+    if (decoder == nullptr) decoder = decoder_.get();
+    auto group = std::find_if(groups.begin(), groups.end(),
+                              [&](const Group& g) { return g.decoder == decoder; });
+    if (group == groups.end()) group = groups.insert(groups.end(), {decoder, {}});
+    group->requests.push_back(i);
+  }
+  return groups;
+}
+
+template <typename Request, typename Run>
+auto Engine::RunGroups(absl::Span<const Request> requests, const Run& run) const {
+  using Results = std::decay_t<decltype(*run(*decoder_, requests))>;
+  absl::StatusOr<Results> all = Results(requests.size());
+  const std::vector<Group> groups = ByDecoder(requests);
+  if (groups.size() == 1) return run(*groups.front().decoder, requests);
+  for (const auto& [decoder, indices] : groups) {
+    std::vector<Request> own;
+    for (const size_t i : indices) own.push_back(requests[i]);
+    auto results = run(*decoder, absl::MakeConstSpan(own));
+    if (!results.ok()) return absl::StatusOr<Results>(results.status());
+    for (size_t k = 0; k < indices.size(); ++k) (*all)[indices[k]] = std::move((*results)[k]);
+  }
+  return all;
 }
 
 absl::Status Engine::CheckRow(size_t row, absl::Span<const TokenId> ids, int64_t new_tokens,
@@ -117,7 +170,6 @@ absl::Status Engine::CheckRow(size_t row, absl::Span<const TokenId> ids, int64_t
 
 absl::StatusOr<std::vector<EngineCompletion>> Engine::Generate(
     absl::Span<const EngineRequest> requests) {
-  std::vector<const PackedLora*> loras;
   for (size_t i = 0; i < requests.size(); ++i) {
     const EngineRequest& request = requests[i];
     if (request.max_new_tokens < 1) {
@@ -126,33 +178,38 @@ absl::StatusOr<std::vector<EngineCompletion>> Engine::Generate(
     }
     RETURN_IF_ERROR(CheckRow(i, request.prompt, request.max_new_tokens, request.adapter));
     RETURN_IF_ERROR(Annotate(CheckSampling(request.sampling), absl::StrCat("row ", i)));
-    loras.push_back(FindLora(request.adapter));
   }
   using Result = absl::StatusOr<std::vector<EngineCompletion>>;
   return CatchTorch("Engine::Generate", [&]() -> Result {
     c10::InferenceMode inference;
     const double start = options_.clock->MonotonicSeconds();
-    Generation generation(*decoder_, *prefixes_, options_, requests, std::move(loras));
-    Result result = generation.Run();
-    spent_ += generation.spent();
+    Result result =
+        RunGroups(requests, [&](Decoder& decoder, absl::Span<const EngineRequest> rows) -> Result {
+          Generation generation(decoder, *prefixes_, options_, rows, LorasOf(rows));
+          Result group = generation.Run();
+          spent_ += generation.spent();
+          return group;
+        });
     spent_.seconds += options_.clock->MonotonicSeconds() - start;
     return result;
   });
 }
 
 absl::StatusOr<std::vector<Scored>> Engine::Score(absl::Span<const ScoreRequest> requests) {
-  std::vector<const PackedLora*> loras;
   for (size_t i = 0; i < requests.size(); ++i) {
     RETURN_IF_ERROR(CheckRow(i, requests[i].ids, 0, requests[i].adapter));
-    loras.push_back(FindLora(requests[i].adapter));
   }
   using Result = absl::StatusOr<std::vector<Scored>>;
   return CatchTorch("Engine::Score", [&]() -> Result {
     c10::InferenceMode inference;
     const double start = options_.clock->MonotonicSeconds();
-    Scoring scoring(*decoder_, options_, requests, std::move(loras));
-    Result result = scoring.Run();
-    spent_ += scoring.spent();
+    Result result =
+        RunGroups(requests, [&](Decoder& decoder, absl::Span<const ScoreRequest> rows) -> Result {
+          Scoring scoring(decoder, options_, rows, LorasOf(rows));
+          Result group = scoring.Run();
+          spent_ += scoring.spent();
+          return group;
+        });
     spent_.seconds += options_.clock->MonotonicSeconds() - start;
     return result;
   });

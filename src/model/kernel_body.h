@@ -221,6 +221,7 @@ double LogSumExp(const float* x, int64_t n) {
 }
 
 #include "kernel_backward_body.h"
+#include "kernel_compact_body.h"
 
 }  // namespace
 
@@ -239,6 +240,9 @@ const KernelTable EVOLORA_KERNEL_TABLE = {EVOLORA_KERNEL_NAME,
                                           SiluMulBackward,
                                           ExpShifted,
                                           SoftmaxBackward,
-                                          Transpose};
+                                          Transpose,
+                                          WidenBf16Blocks,
+                                          WidenInt8Blocks,
+                                          WidenQ4Blocks};
 
 }  // namespace evolora

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "evolora/core/float_memory.h"
+#include "evolora/model/compact_weights.h"
 
 namespace evolora {
 namespace {
@@ -116,23 +117,87 @@ std::vector<NamedTensor> NamedTensors(const LlamaWeights& weights) {
   return SortedByName(std::move(tensors));
 }
 
-BlankWeights AllocateWeights(const LlamaConfig& config) {
+BlankWeights AllocateWeights(const LlamaConfig& config, WeightParts parts) {
   BlankWeights blank;
   blank.weights.config = config;
   blank.weights.layers.resize(static_cast<size_t>(config.num_layers));
   int64_t total = 0;
-  for (const NamedShape& entry : TensorShapes(config)) total += RoundedCount(entry.shape);
+  const auto wanted = [parts](const std::vector<int64_t>& shape) {
+    return parts == WeightParts::kAll || shape.size() == 1;
+  };
+  for (const NamedShape& entry : TensorShapes(config)) {
+    if (wanted(entry.shape)) total += RoundedCount(entry.shape);
+  }
   const std::shared_ptr<float[]> block(AllocateFloats(total));
   float* next = block.get();
   VisitTensors(config, blank.weights,
                [&](const std::string&, const std::vector<int64_t>& shape, at::Tensor& tensor) {
+                 if (!wanted(shape)) return;
                  tensor = at::from_blob(
                      next, shape, [block](void*) {}, at::kFloat);
                  next += RoundedCount(shape);
                });
   if (config.tied_head) blank.weights.head = blank.weights.embedding;
   blank.tensors = NamedTensors(blank.weights);
+  std::erase_if(blank.tensors, [](const NamedTensor& named) { return !named.tensor.defined(); });
   return blank;
+}
+
+std::vector<NamedShape> ReplaceableModules(const LlamaConfig& config) {
+  std::vector<NamedShape> modules;
+  LlamaConfig untied = config;
+  untied.tied_head = false;
+  for (NamedShape& entry : TensorShapes(untied)) {
+    absl::string_view path = entry.name;
+    if (!absl::ConsumeSuffix(&path, ".weight") || ParsePath(path).layer >= 0) continue;
+    modules.push_back({std::string(path), std::move(entry.shape)});
+  }
+  return SortedByName(std::move(modules));
+}
+
+at::Tensor FindReplaceable(const LlamaWeights& weights, const std::string& module_path) {
+  const CompactWeights* compact = weights.compact.get();
+  if (module_path == "lm_head") {
+    return weights.head.defined() || compact == nullptr
+               ? weights.head
+               : compact->head.Widen(0, compact->head.out_features());
+  }
+  if (module_path == "model.embed_tokens" && compact != nullptr && !weights.embedding.defined()) {
+    return compact->embedding.Widen(0, compact->embedding.out_features());
+  }
+  if (ParsePath(module_path).layer >= 0) return {};
+  at::Tensor found;
+  VisitTensors(weights.config, weights,
+               [&](const std::string& name, const std::vector<int64_t>&, const at::Tensor& tensor) {
+                 if (name == module_path + ".weight") found = tensor;
+               });
+  return found;
+}
+
+LlamaWeights WithModules(const LlamaWeights& weights,
+                         const std::map<std::string, at::Tensor>& by_module_path) {
+  LlamaWeights changed = weights;
+  for (const auto& [path, weight] : by_module_path) {
+    if (path == "lm_head") {
+      changed.head = weight;
+      continue;
+    }
+    VisitTensors(changed.config, changed,
+                 [&](const std::string& name, const std::vector<int64_t>&, at::Tensor& tensor) {
+                   if (name == path + ".weight") tensor = weight;
+                 });
+  }
+  return changed;
+}
+
+LlamaWeights CastCopy(const LlamaWeights& weights, at::ScalarType dtype) {
+  LlamaWeights cast = weights;
+  VisitTensors(cast.config, cast,
+               [&](const std::string&, const std::vector<int64_t>&, at::Tensor& tensor) {
+                 tensor = tensor.to(dtype);
+               });
+  if (cast.config.tied_head) cast.head = cast.embedding;
+  return cast;
 }
 
 at::Tensor FindLinear(const LlamaWeights& weights, const std::string& module_path) {

@@ -1,10 +1,12 @@
 #include "evolora/model/lora_tensors.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "ATen/Functions.h"
 #include "ATen/core/grad_mode.h"
 #include "absl/strings/str_cat.h"
+#include "evolora/adapters/tensor_file.h"
 #include "evolora/core/status_macros.h"
 #include "evolora/model/llama_weights.h"
 #include "evolora/model/torch_status.h"
@@ -38,6 +40,26 @@ at::Tensor AdaptedRowNorms(const at::Tensor& weight, const LoraTensor& module) {
   return at::addmm(weight, module.b, module.a, /*beta=*/1, /*alpha=*/module.scale).norm(2, 1);
 }
 
+static absl::Status CheckSavedFit(const LlamaConfig& config, const LoraAdapter& adapter) {
+  if (adapter.saved_modules.empty()) return absl::OkStatus();
+  const std::vector<NamedShape> known = ReplaceableModules(config);
+  for (const SavedModule& module : adapter.saved_modules) {
+    const auto found = std::find_if(known.begin(), known.end(), [&](const NamedShape& entry) {
+      return entry.name == module.path;
+    });
+    if (found == known.end()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "saved module ", module.path, ": neither embedding nor head nor norm of this base"));
+    }
+    if (found->shape != module.shape) {
+      return absl::InvalidArgumentError(absl::StrCat("saved module ", module.path, ": made for ",
+                                                     ShapeText(module.shape), ", the base has ",
+                                                     ShapeText(found->shape)));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckAdapterFits(const LlamaConfig& config, const LoraAdapter& adapter) {
   RETURN_IF_ERROR(ValidateLoraAdapter(adapter));
   for (const LoraModule& module : adapter.modules) {
@@ -52,7 +74,7 @@ absl::Status CheckAdapterFits(const LlamaConfig& config, const LoraAdapter& adap
                                                      "], the base has [", out, ", ", in, "]"));
     }
   }
-  return absl::OkStatus();
+  return CheckSavedFit(config, adapter);
 }
 
 absl::StatusOr<LoraTensors> LoraTensorsFromAdapter(const LlamaConfig& config,
@@ -66,6 +88,9 @@ absl::StatusOr<LoraTensors> LoraTensorsFromAdapter(const LlamaConfig& config,
                 CopyIn(module.b, {module.out_features, module.rank}), module.scale};
       if (module.magnitude.empty()) continue;
       tensor.magnitude = CopyIn(module.magnitude, {module.out_features});
+    }
+    for (const SavedModule& module : adapter.saved_modules) {
+      lora.saved[module.path] = CopyIn(module.weight, module.shape);
     }
     return lora;
   });
@@ -89,6 +114,9 @@ absl::StatusOr<LoraAdapter> LoraTensorsToAdapter(const LoraTensors& lora,
                                  .a = CopyOut(module.a),
                                  .b = CopyOut(module.b)});
       if (module.magnitude.defined()) adapter.modules.back().magnitude = CopyOut(module.magnitude);
+    }
+    for (const auto& [path, weight] : lora.saved) {
+      adapter.saved_modules.push_back({path, weight.sizes().vec(), CopyOut(weight)});
     }
     RETURN_IF_ERROR(ValidateLoraAdapter(adapter));
     return adapter;

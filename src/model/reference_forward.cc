@@ -1,5 +1,6 @@
 #include "evolora/model/reference_forward.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -59,7 +60,14 @@ class Pass {
     return sees.unsqueeze(1);
   }
 
-  at::Tensor RmsNorm(const at::Tensor& x, const at::Tensor& weight) const {
+  // In fp32 at least, rounded before the weight, as in transformers.
+  at::Tensor RmsNorm(const at::Tensor& given, const at::Tensor& weight) const {
+    if (given.scalar_type() == at::kBFloat16) {
+      const at::Tensor x = given.to(at::kFloat);
+      const at::Tensor variance = x.pow(2).mean(-1, /*keepdim=*/true);
+      return weight * (x * at::rsqrt(variance + config_.rms_norm_eps)).to(at::kBFloat16);
+    }
+    const at::Tensor& x = given;
     const at::Tensor variance = x.pow(2).mean(-1, /*keepdim=*/true);
     return weight * (x * at::rsqrt(variance + config_.rms_norm_eps));
   }
@@ -109,7 +117,10 @@ class Pass {
         at::matmul(q, k.transpose(2, 3))
             .mul(scale)
             .masked_fill(at::logical_not(mask), -std::numeric_limits<double>::infinity());
-    const at::Tensor mixed = at::matmul(at::softmax(scores_BHTT, -1), v).transpose(1, 2);
+    const bool low = scores_BHTT.scalar_type() == at::kBFloat16;
+    const at::Tensor probs = low ? at::softmax(scores_BHTT, -1, at::kFloat).to(at::kBFloat16)
+                                 : at::softmax(scores_BHTT, -1);
+    const at::Tensor mixed = at::matmul(probs, v).transpose(1, 2);
     const at::Tensor joined =
         mixed.reshape({x_BTD.size(0), x_BTD.size(1), c.num_heads * c.head_dim});
     return Linear(layer, "self_attn.o_proj", joined, w.o, w.o_bias);
@@ -156,6 +167,15 @@ absl::Status CheckBatch(const LlamaConfig& config, const TokenBatch& batch) {
 
 absl::Status CheckLora(const LlamaConfig& config, const LoraTensors* lora, bool has_factors) {
   if (lora == nullptr) return absl::OkStatus();
+  const std::vector<NamedShape> replaceable = ReplaceableModules(config);
+  for (const auto& [path, weight] : lora->saved) {
+    const auto found = std::find_if(replaceable.begin(), replaceable.end(),
+                                    [&](const NamedShape& entry) { return entry.name == path; });
+    if (found == replaceable.end() || weight.sizes() != at::IntArrayRef(found->shape)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("saved module ", path, ": does not fit the base"));
+    }
+  }
   for (const auto& [path, module] : lora->modules) {
     const auto [out, in] = LinearShape(config, path);
     const bool fits = out > 0 && module.a.dim() == 2 && module.b.dim() == 2 &&
@@ -175,6 +195,12 @@ absl::Status CheckLora(const LlamaConfig& config, const LoraTensors* lora, bool 
 }
 
 }  // namespace
+
+at::Tensor EffectiveHead(const LlamaWeights& weights, const LoraTensors* lora) {
+  if (lora == nullptr) return weights.head;
+  const auto saved = lora->saved.find("lm_head");
+  return saved == lora->saved.end() ? weights.head : saved->second;
+}
 
 absl::StatusOr<TokenBatch> PadRight(absl::Span<const std::vector<int32_t>> rows) {
   if (rows.empty()) return absl::InvalidArgumentError("batch: no rows");
@@ -203,21 +229,26 @@ absl::StatusOr<at::Tensor> ReferenceHidden(const LlamaWeights& weights, const Lo
                                            const AdapterInputFactors& factors) {
   return CatchTorch("ReferenceHidden", [&]() -> absl::StatusOr<at::Tensor> {
     RETURN_IF_ERROR(CheckBatch(weights.config, batch));
+    if (weights.compact != nullptr) {
+      return absl::FailedPreconditionError("weights in few bits: use WidenedCopy");
+    }
     RETURN_IF_ERROR(CheckLora(weights.config, lora, static_cast<bool>(factors)));
-    return Pass(weights, lora, batch, factors).Run();
+    if (lora == nullptr || lora->saved.empty()) return Pass(weights, lora, batch, factors).Run();
+    return Pass(WithModules(weights, lora->saved), lora, batch, factors).Run();
   });
 }
 
-absl::StatusOr<at::Tensor> ReferenceHead(const LlamaWeights& weights, const at::Tensor& hidden_ND) {
+absl::StatusOr<at::Tensor> ReferenceHead(const LlamaWeights& weights, const LoraTensors* lora,
+                                         const at::Tensor& hidden_ND) {
   return CatchTorch("ReferenceHead", [&]() -> absl::StatusOr<at::Tensor> {
-    return at::linear(hidden_ND, weights.head);
+    return at::linear(hidden_ND, EffectiveHead(weights, lora));
   });
 }
 
 absl::StatusOr<at::Tensor> ReferenceLogits(const LlamaWeights& weights, const LoraTensors* lora,
                                            const TokenBatch& batch) {
   ASSIGN_OR_RETURN(const at::Tensor hidden_BTD, ReferenceHidden(weights, lora, batch));
-  return ReferenceHead(weights, hidden_BTD);
+  return ReferenceHead(weights, lora, hidden_BTD);
 }
 
 }  // namespace evolora

@@ -5,10 +5,12 @@
 #include <cmath>
 #include <cstring>
 
+#include "ATen/Functions.h"
 #include "ATen/Parallel.h"
 #include "absl/strings/str_cat.h"
 #include "evolora/adapters/tensor_file.h"
 #include "evolora/core/status_macros.h"
+#include "evolora/model/compact_weights.h"
 
 namespace evolora {
 namespace {
@@ -92,31 +94,77 @@ absl::Status ReadOne(const std::string& name, const SourceTensor& source,
   return absl::OkStatus();
 }
 
-}  // namespace
-
-absl::StatusOr<std::shared_ptr<const LlamaWeights>> ReadWeights(const WeightSource& source) {
-  RETURN_IF_ERROR(ValidateLlamaConfig(source.config));
-  // Before any memory is taken: a file's sizes bound what is allocated.
-  RETURN_IF_ERROR(CheckTensors(source, TensorShapes(source.config)));
-  BlankWeights blank = AllocateWeights(source.config);
-  // Large tensors first, so that threads finish together.
-  std::vector<size_t> order(blank.tensors.size());
-  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-    return blank.tensors[a].tensor.numel() > blank.tensors[b].tensor.numel();
-  });
-  std::vector<absl::Status> statuses(order.size());
+// Runs read(i) for i < count on all threads, each when a thread is free.
+absl::Status ReadAll(size_t count, const std::function<absl::Status(size_t)>& read) {
+  std::vector<absl::Status> statuses(count);
   std::atomic<size_t> next{0};
   at::parallel_for(0, at::get_num_threads(), 1, [&](int64_t begin, int64_t end) {
     for (int64_t worker = begin; worker < end; ++worker) {
-      for (size_t i = next++; i < order.size(); i = next++) {
-        const NamedTensor& target = blank.tensors[order[i]];
-        statuses[order[i]] = ReadOne(target.name, source.tensors.at(target.name), target.tensor);
-      }
+      for (size_t i = next++; i < count; i = next++) statuses[i] = read(i);
     }
   });
   for (const absl::Status& status : statuses) RETURN_IF_ERROR(status);
-  return std::make_shared<const LlamaWeights>(std::move(blank.weights));
+  return absl::OkStatus();
+}
+
+// Large tensors first, so that threads finish together.
+std::vector<NamedShape> LargestFirst(std::vector<NamedShape> shapes) {
+  const auto size = [](const NamedShape& shape) {
+    int64_t count = 1;
+    for (const int64_t n : shape.shape) count *= n;
+    return count;
+  };
+  std::stable_sort(shapes.begin(), shapes.end(),
+                   [&](const NamedShape& a, const NamedShape& b) { return size(a) > size(b); });
+  return shapes;
+}
+
+absl::StatusOr<LlamaWeights> ReadFp32(const WeightSource& source,
+                                      const std::vector<NamedShape>& order) {
+  BlankWeights blank = AllocateWeights(source.config);
+  std::map<std::string, at::Tensor> targets;
+  for (const NamedTensor& target : blank.tensors) targets[target.name] = target.tensor;
+  RETURN_IF_ERROR(ReadAll(order.size(), [&](size_t i) {
+    const std::string& name = order[i].name;
+    return ReadOne(name, source.tensors.at(name), targets.at(name));
+  }));
+  return std::move(blank.weights);
+}
+
+absl::StatusOr<LlamaWeights> ReadCompact(const WeightSource& source,
+                                         const std::vector<NamedShape>& order,
+                                         WeightStorage storage) {
+  BlankWeights vectors = AllocateWeights(source.config, WeightParts::kVectors);
+  auto compact = std::make_shared<CompactWeights>(AllocateCompact(source.config, storage));
+  std::map<std::string, at::Tensor> targets;
+  for (const NamedTensor& target : vectors.tensors) targets[target.name] = target.tensor;
+  RETURN_IF_ERROR(ReadAll(order.size(), [&](size_t i) -> absl::Status {
+    const NamedShape& wanted = order[i];
+    const SourceTensor& from = source.tensors.at(wanted.name);
+    const CompactPlace place = FindCompact(source.config, wanted.name, *compact);
+    if (place.matrix == nullptr) return ReadOne(wanted.name, from, targets.at(wanted.name));
+    const at::Tensor wide = at::empty(wanted.shape, at::kFloat);
+    RETURN_IF_ERROR(ReadOne(wanted.name, from, wide));
+    place.matrix->StoreRows(place.first_row, wide.size(0), wide.const_data_ptr<float>());
+    return absl::OkStatus();
+  }));
+  vectors.weights.compact = std::move(compact);
+  return std::move(vectors.weights);
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<const LlamaWeights>> ReadWeights(const WeightSource& source,
+                                                                WeightStorage storage) {
+  RETURN_IF_ERROR(ValidateLlamaConfig(source.config));
+  // Before any memory is taken: a file's sizes bound what is allocated.
+  const std::vector<NamedShape> shapes = TensorShapes(source.config);
+  RETURN_IF_ERROR(CheckTensors(source, shapes));
+  const std::vector<NamedShape> order = LargestFirst(shapes);
+  ASSIGN_OR_RETURN(LlamaWeights weights, storage == WeightStorage::kFp32
+                                             ? ReadFp32(source, order)
+                                             : ReadCompact(source, order, storage));
+  return std::make_shared<const LlamaWeights>(std::move(weights));
 }
 
 }  // namespace evolora

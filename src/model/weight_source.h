@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "evolora/model/compact_matrix.h"
 #include "evolora/model/llama_weights.h"
 
 namespace evolora {
@@ -31,7 +32,10 @@ struct WeightSource {
 };
 
 // Reads all tensors on all of LibTorch's threads. InvalidArgument names the tensor: missing, not
-// part of the architecture, wrong shape, a value that is not finite. Throws as LibTorch does.
-absl::StatusOr<std::shared_ptr<const LlamaWeights>> ReadWeights(const WeightSource& source);
+// part of the architecture, wrong shape, a value that is not finite. With another storage than
+// kFp32 the large matrices are rounded one by one: as fp32 there is never more than one of each
+// thread. Throws as LibTorch does.
+absl::StatusOr<std::shared_ptr<const LlamaWeights>> ReadWeights(const WeightSource& source,
+                                                                WeightStorage storage);
 
 }  // namespace evolora

@@ -148,12 +148,12 @@ absl::Status StoreFiles(FileSystem& files, const std::string& home, const AddBas
 absl::StatusOr<StoredBase> AddBase(FileSystem& files, const std::string& home,
                                    const AddBaseOptions& options) {
   if (!IsSlotName(options.name)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--name '", options.name, "': 1 to 48 of a-z 0-9 . _ -, first a letter or digit"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--name '", options.name, "': 1 to 48 of a-z 0-9 . _ -, first a letter or digit"));
   }
-  ASSIGN_OR_RETURN(const BaseModel model,
-                   LoadBase(files, options.path,
-                            {.tokenizer_path = options.tokenizer_path, .chat_format = options.chat_format}));
+  ASSIGN_OR_RETURN(const BaseModel model, LoadBase(files, options.path,
+                                                   {.tokenizer_path = options.tokenizer_path,
+                                                    .chat_format = options.chat_format}));
   const StoredBase base = Describe(options, model);
   RETURN_IF_ERROR(files.CreateDirectories(BasesDirectory(home)));
   if (files.Exists(BaseDirectory(home, base.name))) {
@@ -170,7 +170,8 @@ absl::StatusOr<StoredBase> AddBase(FileSystem& files, const std::string& home,
   return base;
 }
 
-absl::StatusOr<std::vector<StoredBase>> ListBases(const FileSystem& files, const std::string& home) {
+absl::StatusOr<std::vector<StoredBase>> ListBases(const FileSystem& files,
+                                                  const std::string& home) {
   std::vector<StoredBase> bases;
   if (!files.Exists(BasesDirectory(home))) return bases;
   ASSIGN_OR_RETURN(const std::vector<std::string> names, files.ListDirectory(BasesDirectory(home)));
@@ -183,27 +184,29 @@ absl::StatusOr<std::vector<StoredBase>> ListBases(const FileSystem& files, const
 }
 
 absl::StatusOr<LoadedBase> LoadStoredBase(FileSystem& files, const std::string& home,
-                                          const std::string& name) {
+                                          const std::string& name, WeightStorage storage) {
   const std::string directory = BaseDirectory(home, name);
   if (!files.Exists(JoinPath(directory, kDescription))) {
     ASSIGN_OR_RETURN(const std::vector<StoredBase> bases, ListBases(files, home));
     std::vector<std::string> names;
     for (const StoredBase& base : bases) names.push_back(base.name);
-    return absl::NotFoundError(absl::StrCat(
-        "no base '", name, "' in ", home, "; there ",
-        names.empty() ? std::string("is none: import one with evolora base add")
-                      : absl::StrCat("are: ", absl::StrJoin(names, ", "))));
+    return absl::NotFoundError(
+        absl::StrCat("no base '", name, "' in ", home, "; there ",
+                     names.empty() ? std::string("is none: import one with evolora base add")
+                                   : absl::StrCat("are: ", absl::StrJoin(names, ", "))));
   }
   LoadedBase loaded;
   ASSIGN_OR_RETURN(loaded.stored, ReadDescription(files, home, name));
-  LoadOptions options{.chat_format = loaded.stored.chat_override, .fingerprint_weights = false};
+  LoadOptions options{
+      .chat_format = loaded.stored.chat_override, .fingerprint_weights = false, .storage = storage};
   if (!loaded.stored.tokenizer_path.empty()) {
     options.tokenizer_path = JoinPath(directory, loaded.stored.tokenizer_path);
   }
   ASSIGN_OR_RETURN(loaded.model,
                    LoadBase(files, JoinPath(directory, loaded.stored.model_path), options));
   if (loaded.model.shape_fingerprint != loaded.stored.shape_fingerprint) {
-    return absl::DataLossError(absl::StrCat("base '", name, "': its files changed since the import"));
+    return absl::DataLossError(
+        absl::StrCat("base '", name, "': its files changed since the import"));
   }
   loaded.model.weights_fingerprint = loaded.stored.weights_fingerprint;
   return loaded;

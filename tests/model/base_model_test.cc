@@ -8,6 +8,7 @@
 #include "evolora/adapters/dequantize.h"
 #include "evolora/adapters/safetensors.h"
 #include "evolora/core/json.h"
+#include "evolora/model/compact_weights.h"
 #include "evolora/model/engine.h"
 #include "evolora/model/reference_forward.h"
 #include "model/random_model.h"
@@ -257,6 +258,28 @@ TEST(Fingerprints, ChangeWithWhatTheyCover) {
   LlamaConfig wider = weights->config;
   wider.intermediate_size += 1;
   EXPECT_NE(ShapeFingerprint(wider), ShapeFingerprint(weights->config));
+}
+
+TEST(LoadBase, WeightsInFewBitsAreTheRoundedOnesOfTheFile) {
+  for (const char* folder : {"llama", "qwen3"}) {
+    SCOPED_TRACE(folder);
+    const std::string path = GoldenPath(folder);
+    ASSERT_OK_AND_ASSIGN(const BaseModel plain, LoadBase(PosixFileSystem(), path));
+    for (const WeightStorage storage :
+         {WeightStorage::kBf16, WeightStorage::kInt8, WeightStorage::kQ4}) {
+      ASSERT_OK_AND_ASSIGN(
+          const BaseModel compact,
+          LoadBase(PosixFileSystem(), path, {.fingerprint_weights = false, .storage = storage}));
+      EXPECT_EQ(compact.shape_fingerprint, plain.shape_fingerprint);
+      ASSERT_OK_AND_ASSIGN(const std::string loaded,
+                           WeightsFingerprint(WidenedCopy(*compact.weights)));
+      ASSERT_OK_AND_ASSIGN(const std::string rounded,
+                           WeightsFingerprint(WidenedCopy(CompactCopy(*plain.weights, storage))));
+      EXPECT_EQ(loaded, rounded);
+      EXPECT_THAT(LoadBase(PosixFileSystem(), path, {.storage = storage}).status(),
+                  StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("no fingerprint")));
+    }
+  }
 }
 
 TEST(LoadBase, NamesFilesThatAreNotModels) {

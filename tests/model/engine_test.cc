@@ -87,6 +87,56 @@ TEST(Engine, LogitsEqualTheReferenceForEveryArchitecture) {
   }
 }
 
+// An adapter that replaces the embedding, the head and some norms, too.
+LoraAdapter AdapterWithSavedModules(const LlamaConfig& config) {
+  LoraAdapter adapter = RandomAdapter(config, 5, 3, 2);
+  for (const NamedShape& module : ReplaceableModules(config)) {
+    if (module.name.find(".2.") != std::string::npos) continue;
+    const at::Tensor weight = at::randn(module.shape) * (module.shape.size() == 2 ? 0.3 : 1);
+    const float* values = weight.const_data_ptr<float>();
+    adapter.saved_modules.push_back({module.name, module.shape, {values, values + weight.numel()}});
+  }
+  return adapter;
+}
+
+TEST(Engine, RowsWithSavedModulesEqualTheReferenceAndLeaveTheOthersAlone) {
+  for (const Architecture& arch : Architectures()) {
+    SCOPED_TRACE(arch.name);
+    const auto weights = RandomWeights(arch.config, 7);
+    const auto engine = MakeEngine(weights);
+    const LoraAdapter adapter = AdapterWithSavedModules(arch.config);
+    ASSERT_OK_AND_ASSIGN(const LoraTensors lora, LoraTensorsFromAdapter(arch.config, adapter));
+    const std::vector<TokenId> ids = RandomIds(arch.config, 40, 5);
+    ASSERT_OK_AND_ASSIGN(const auto bare,
+                         engine->Score(std::vector<ScoreRequest>{{ids, "", true}}));
+    ASSERT_OK_AND_ASSIGN(const std::string digest, engine->LoadAdapter(adapter));
+    ASSERT_OK_AND_ASSIGN(const auto scored,
+                         engine->Score(std::vector<ScoreRequest>{
+                             {ids, digest, true}, {ids, "", true}, {ids, digest, true}}));
+    EXPECT_LT(MaxGap(scored[0].last_logits, ReferenceLast(*weights, &lora, ids)), 1e-4);
+    EXPECT_EQ(scored[2].last_logits, scored[0].last_logits);
+    EXPECT_EQ(scored[1].last_logits, bare[0].last_logits);
+    EXPECT_NE(scored[1].last_logits, scored[0].last_logits);
+    std::vector<EngineRequest> requests = {{.prompt = ids, .adapter = digest, .max_new_tokens = 5},
+                                           {.prompt = ids, .max_new_tokens = 5}};
+    ASSERT_OK_AND_ASSIGN(const auto both, engine->Generate(requests));
+    ASSERT_OK_AND_ASSIGN(const auto first, engine->Generate(absl::MakeSpan(&requests[0], 1)));
+    EXPECT_EQ(both[0].ids, first[0].ids);
+    EXPECT_TRUE(engine->UnloadAdapter(digest).ok());
+  }
+}
+
+TEST(Engine, ASavedModuleThatDoesNotFitIsRefused) {
+  const auto engine = MakeEngine(RandomWeights(SmallConfig(), 7));
+  LoraAdapter adapter = RandomAdapter(SmallConfig(), 5, 3, 2);
+  adapter.saved_modules = {{"model.norm", {3}, {1, 2, 3}}};
+  EXPECT_THAT(engine->LoadAdapter(adapter).status(),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("model.norm: made for [3]")));
+  adapter.saved_modules = {{"model.layers.0.mlp.up_proj_x", {3}, {1, 2, 3}}};
+  EXPECT_THAT(engine->LoadAdapter(adapter).status(),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("neither embedding nor")));
+}
+
 TEST(Engine, LogitsOfADoraEqualTheReference) {
   for (const Architecture& arch : Architectures()) {
     SCOPED_TRACE(arch.name);

@@ -11,6 +11,7 @@
 #include "evolora/core/tokenizer.h"
 #include "evolora/data/chat_format.h"
 #include "evolora/model/llama_config.h"
+#include "evolora/model/weight_storage.h"
 
 namespace evolora {
 
@@ -28,6 +29,9 @@ struct LoadOptions {
   std::string chat_format;
   // Hashing costs about 0.15 s per 100M parameters and core; without it weights_fingerprint is "".
   bool fingerprint_weights = true;
+  // Another than kFp32 gives weights that training alone takes (LlamaWeights::compact). REQUIRES
+  // then: !fingerprint_weights, since fingerprints are of fp32 values.
+  WeightStorage storage = WeightStorage::kFp32;
 };
 
 // A base model: what adapters are trained on and run beside. Immutable, may be shared.
@@ -35,7 +39,7 @@ struct BaseModel {
   std::string path;
   BaseSource source = BaseSource::kHuggingFace;
   std::shared_ptr<const LlamaWeights> weights;
-  std::shared_ptr<const Tokenizer> tokenizer;   // null: ids only
+  std::shared_ptr<const Tokenizer> tokenizer;  // null: ids only
   // How chats are written; FailedPrecondition or Unimplemented when the model has no chat template
   // or an unknown one. Plain prompts work without.
   absl::StatusOr<ChatFormat> chat_format = absl::FailedPreconditionError("no chat format");
@@ -56,7 +60,8 @@ struct BaseModel {
 // dropped; one that differs unties it, as in transformers.
 //
 // Errors: NotFound         no such file
-//         InvalidArgument  missing, unexpected, misshapen or non-finite tensor; absurd or
+//         InvalidArgument  fingerprint_weights beside a compact storage; missing, unexpected,
+//         misshapen or non-finite tensor; absurd or
 //                          contradictory hyper-parameter; tokenizer larger than the vocabulary
 //         Unimplemented    a key of the config that evolora does not know, or a value it does not
 //                          implement (activation, RoPE kind, quantisation, experts): names it

@@ -71,11 +71,13 @@ struct EngineCompletion {
 //   Logits agree with ReferenceLogits within 1e-4 on unit-scale models.
 // Threads: one caller at a time; LibTorch's threads inside (InitTorch).
 // Memory: the weights once more, packed, and once more what a DoRA adapter (with magnitudes)
-//   adapts, which its rows also spend the time of; KvCache bytes per row: 8 * layers * kv heads *
-//   head_dim * (prompt + max_new_tokens), and up to max_prefix_bytes.
+//   adapts, which its rows also spend the time of, and all packed weights once more for each
+//   adapter with saved modules, whose rows take steps of their own; KvCache bytes per row: 8 *
+//   layers * kv heads * head_dim * (prompt + max_new_tokens), and up to max_prefix_bytes.
 class Engine {
  public:
   // Errors: InvalidArgument  options out of range
+  //         FailedPrecondition  weights in few bits (LlamaWeights::compact)
   //         ResourceExhausted  no memory for the packed weights
   static absl::StatusOr<std::unique_ptr<Engine>> Create(std::shared_ptr<const LlamaWeights> weights,
                                                         const EngineOptions& options = {});
@@ -111,11 +113,25 @@ class Engine {
                         const std::string& adapter) const;
   // Null for "": the bare base. REQUIRES: loaded.
   const PackedLora* FindLora(const std::string& adapter) const;
+  struct LoadedLora {
+    std::unique_ptr<const PackedLora> packed;
+    std::unique_ptr<Decoder> decoder;  // with the adapter's saved modules; null: the engine's
+  };
+  template <typename Request>
+  std::vector<const PackedLora*> LorasOf(absl::Span<const Request> requests) const;
+  struct Group {  // requests that one decoder runs, by index
+    Decoder* decoder;
+    std::vector<size_t> requests;
+  };
+  template <typename Request>
+  std::vector<Group> ByDecoder(absl::Span<const Request> requests) const;
+  template <typename Request, typename Run>
+  auto RunGroups(absl::Span<const Request> requests, const Run& run) const;
 
   EngineOptions options_;
   std::unique_ptr<Decoder> decoder_;
   std::unique_ptr<PrefixStore> prefixes_;
-  std::map<std::string, std::unique_ptr<const PackedLora>> loras_;
+  std::map<std::string, LoadedLora> loras_;
   Compute spent_;
 };
 

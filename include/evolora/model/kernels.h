@@ -41,6 +41,20 @@ struct Int8Panel {
   const float* scales = nullptr;   // [ceil(depth / 32), 32]
 };
 
+// 32 neighbouring weights of a row as CompactMatrix keeps them (compact_matrix.h).
+constexpr int64_t kCompactBlock = 32;
+struct Bf16Weights {
+  uint16_t values[kCompactBlock];
+};
+struct Int8Weights {  // weight i = values[i] * scale
+  float scale;
+  int8_t values[kCompactBlock];
+};
+struct Q4Weights {  // weight i = low + value i * scale; value i + 16 is the high half of values[i]
+  uint16_t scale, low;  // fp16, finite
+  uint8_t values[kCompactBlock / 2];
+};
+
 struct KernelTable {
   const char* name;
   // y = x panel, or y += x panel; sums run over depth in ascending order.
@@ -77,6 +91,12 @@ struct KernelTable {
   // columns of a panel.
   void (*transpose)(const float* src, int64_t lds, int64_t rows, int64_t depth, float factor,
                     float* dst, int64_t ldd);
+
+  // `count` blocks, each `step` bytes behind the one before, as fp32: out [count, 32]. The same
+  // bits from every table.
+  void (*widen_bf16_blocks)(const uint8_t* first, int64_t step, int64_t count, float* out);
+  void (*widen_int8_blocks)(const uint8_t* first, int64_t step, int64_t count, float* out);
+  void (*widen_q4_blocks)(const uint8_t* first, int64_t step, int64_t count, float* out);
 };
 
 // The best table this CPU runs. Thread-safe.

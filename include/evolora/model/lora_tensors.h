@@ -22,6 +22,8 @@ struct LoraTensor {
 // A LoRA adapter as tensors. Whoever wants gradients sets requires_grad on a, b and magnitude.
 struct LoraTensors {
   std::map<std::string, LoraTensor> modules;  // by full Hugging Face module path
+  // Weights that take the place of the base's as a whole (SavedModule), by module path.
+  std::map<std::string, at::Tensor> saved;
 };
 
 // Euclidean norms of the rows of W + scale * B A, [out_features], without gradient: what a
@@ -29,7 +31,8 @@ struct LoraTensors {
 at::Tensor AdaptedRowNorms(const at::Tensor& weight, const LoraTensor& module);
 
 // Whether `adapter` is well formed and fits the base: every module is a linear layer of `config`
-// and has its shape. InvalidArgument names the module and the numbers.
+// and has its shape, every saved module is one of ReplaceableModules. InvalidArgument names the
+// module and the numbers.
 absl::Status CheckAdapterFits(const LlamaConfig& config, const LoraAdapter& adapter);
 
 // Copies into fresh fp32 CPU tensors without gradient. Errors: as CheckAdapterFits.

@@ -17,7 +17,8 @@ namespace evolora {
 // stays frozen, and so does what a magnitude is divided by, as in PEFT). Numerics follow
 // transformers' eager fp32 path: RMSNorm and softmax in fp32, rotate-half RoPE. All tensors may be
 // float64 instead (weights, adapters), then everything is, except the RoPE tables, which stay fp32
-// values as in transformers.
+// values as in transformers. The weights may be bf16: then activations are, and adapters in fp32
+// need the caller's autocast for bf16 on the CPU; RMSNorm and softmax stay fp32 inside.
 //
 // Threads: reentrant; weights are only read. Memory: about 40 * B * T * D floats a layer under
 // autograd, none of it freed before the backward pass.
@@ -50,8 +51,11 @@ absl::StatusOr<at::Tensor> ReferenceHidden(const LlamaWeights& weights, const Lo
                                            const TokenBatch& batch,
                                            const AdapterInputFactors& factors = {});
 
+// The head [V, D] that `lora` (may be null) runs with.
+at::Tensor EffectiveHead(const LlamaWeights& weights, const LoraTensors* lora);
 // Logits [N, V] of hidden rows [N, D] (gather the rows that matter first).
-absl::StatusOr<at::Tensor> ReferenceHead(const LlamaWeights& weights, const at::Tensor& hidden_ND);
+absl::StatusOr<at::Tensor> ReferenceHead(const LlamaWeights& weights, const LoraTensors* lora,
+                                         const at::Tensor& hidden_ND);
 
 // ReferenceHead over every position: [B, T, V].
 absl::StatusOr<at::Tensor> ReferenceLogits(const LlamaWeights& weights, const LoraTensors* lora,

@@ -51,8 +51,10 @@ struct LoadedBase {
   StoredBase stored;
   BaseModel model;
 };
+// Weights in another `storage` than kFp32 are for training alone (weight_storage.h).
 // Errors: NotFound names the bases there are; DataLoss the copied files changed.
 absl::StatusOr<LoadedBase> LoadStoredBase(FileSystem& files, const std::string& home,
-                                          const std::string& name);
+                                          const std::string& name,
+                                          WeightStorage storage = WeightStorage::kFp32);
 
 }  // namespace evolora

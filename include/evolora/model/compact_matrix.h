@@ -1,0 +1,59 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "ATen/core/Tensor.h"
+#include "evolora/model/kernels.h"
+#include "evolora/model/weight_storage.h"
+
+namespace evolora {
+
+// Bytes of a CompactMatrix [out, in]. REQUIRES: storage is not kFp32.
+int64_t CompactBytes(WeightStorage storage, int64_t out, int64_t in);
+
+// A frozen weight W [out, in] in few bits, row by row, each row in blocks of 32 (the last filled
+// up). One copy serves W x, dy W and the lookup of rows. Copies share the bytes.
+// Threads: StoreRows of distinct rows may run at once, before the first read; reads may always.
+class CompactMatrix {
+ public:
+  CompactMatrix() = default;
+  // Zeros. REQUIRES: storage is not kFp32.
+  CompactMatrix(WeightStorage storage, int64_t out, int64_t in);
+
+  // Rounds `count` fp32 rows, row-major and contiguous, into rows [first, first + count).
+  void StoreRows(int64_t first, int64_t count, const float* values);
+
+  WeightStorage storage() const { return storage_; }
+  int64_t out_features() const { return out_; }
+  int64_t in_features() const { return in_; }
+  int64_t bytes() const { return out_ * row_bytes_; }
+  // The rows, one behind the other, in blocks as in kernels.h.
+  const uint8_t* data() const { return bytes_.get(); }
+
+  // One row as fp32, [in].
+  void WidenRow(int64_t row, float* values) const;
+  // Rows [first, first + count) as a fp32 tensor [count, in].
+  at::Tensor Widen(int64_t first, int64_t count) const;
+  // Panels for products (kernels.h), as fp32. REQUIRES: first_in is a multiple of 32.
+  //   W^T: inputs [first_in, first_in + count) by outputs [first_out, first_out + 32), zeros behind
+  //   the last output
+  void WidenTransposed(int64_t first_in, int64_t count, int64_t first_out, float* panel) const;
+  //   W: outputs [first_out, first_out + count) by inputs [first_in, first_in + 32); behind the
+  //   last input stand finite numbers
+  void WidenPanel(int64_t first_out, int64_t count, int64_t first_in, float* panel) const;
+
+ private:
+  const uint8_t* Block(int64_t row, int64_t first_in) const {
+    return bytes_.get() + row * row_bytes_ + first_in / kCompactBlock * block_bytes_;
+  }
+
+  WeightStorage storage_ = WeightStorage::kBf16;
+  int64_t out_ = 0;
+  int64_t in_ = 0;
+  int64_t block_bytes_ = 0;
+  int64_t row_bytes_ = 0;
+  std::shared_ptr<uint8_t[]> bytes_;
+};
+
+}  // namespace evolora

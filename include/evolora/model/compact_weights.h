@@ -1,0 +1,49 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "evolora/model/compact_matrix.h"
+#include "evolora/model/llama_weights.h"
+
+namespace evolora {
+
+// The matrices of a layer that read the same input, stacked.
+struct CompactLayer {
+  CompactMatrix qkv;  // q, k, v
+  CompactMatrix o;
+  CompactMatrix gate_up;  // gate, up
+  CompactMatrix down;
+};
+
+// The large matrices of a base in few bits.
+struct CompactWeights {
+  WeightStorage storage = WeightStorage::kBf16;  // as asked for; see kQ4 for what it means
+  CompactMatrix embedding;
+  CompactMatrix head;  // the embedding's bytes when the config says so
+  std::vector<CompactLayer> layers;
+};
+
+// Room for the matrices of a base. REQUIRES: storage is not kFp32.
+CompactWeights AllocateCompact(const LlamaConfig& config, WeightStorage storage);
+// Bytes that AllocateCompact takes.
+int64_t CompactBytes(const LlamaConfig& config, WeightStorage storage);
+
+// The matrix of `compact` that holds the tensor with this Hugging Face name, and its first row
+// there; matrix is null for a tensor that stays fp32. The head of a tied config has none.
+struct CompactPlace {
+  CompactMatrix* matrix = nullptr;
+  int64_t first_row = 0;
+};
+CompactPlace FindCompact(const LlamaConfig& config, const std::string& name,
+                         CompactWeights& compact);
+
+// `weights` with rounded matrices; norms and biases are shared. REQUIRES: !weights.compact, storage
+// is not kFp32. Uses LibTorch's threads.
+LlamaWeights CompactCopy(const LlamaWeights& weights, WeightStorage storage);
+// The same base as plain fp32 tensors: what the compact one computes with. REQUIRES:
+// weights.compact.
+LlamaWeights WidenedCopy(const LlamaWeights& weights);
+
+}  // namespace evolora

@@ -1,0 +1,166 @@
+#include "evolora/model/compact_matrix.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "ATen/Functions.h"
+#include "c10/util/BFloat16.h"
+#include "c10/util/Exception.h"
+#include "c10/util/Half.h"
+
+namespace evolora {
+namespace {
+
+constexpr int64_t kBlock = kCompactBlock;
+constexpr float kLargestHalf = 65504.0f;
+
+int64_t RoundUp(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+
+int64_t BlockBytes(WeightStorage storage) {
+  switch (storage) {
+    case WeightStorage::kBf16:
+      return sizeof(Bf16Weights);
+    case WeightStorage::kInt8:
+      return sizeof(Int8Weights);
+    case WeightStorage::kQ4:
+      return sizeof(Q4Weights);
+    case WeightStorage::kFp32:
+      break;
+  }
+  TORCH_CHECK(false, "CompactMatrix: fp32 is not compact");
+}
+
+void Round(const float* values, Bf16Weights& block) {
+  for (int64_t i = 0; i < kBlock; ++i) block.values[i] = c10::BFloat16(values[i]).x;
+}
+
+void Round(const float* values, Int8Weights& block) {
+  float largest = 0;
+  for (int64_t i = 0; i < kBlock; ++i) largest = std::max(largest, std::abs(values[i]));
+  block.scale = largest / 127;
+  for (int64_t i = 0; i < kBlock; ++i) {
+    const float value = block.scale == 0 ? 0 : std::nearbyint(values[i] / block.scale);
+    block.values[i] = static_cast<int8_t>(std::clamp(value, -127.0f, 127.0f));
+  }
+}
+
+float ToHalf(float value, uint16_t& bits) {
+  const c10::Half half(std::clamp(value, -kLargestHalf, kLargestHalf));
+  bits = half.x;
+  return static_cast<float>(half);
+}
+
+void Round(const float* values, Q4Weights& block) {
+  const auto [least, greatest] = std::minmax_element(values, values + kBlock);
+  const float low = ToHalf(*least, block.low);
+  const float scale = ToHalf((*greatest - *least) / 15, block.scale);
+  uint8_t rounded[kBlock];
+  for (int64_t i = 0; i < kBlock; ++i) {
+    const float value = scale == 0 ? 0 : std::nearbyint((values[i] - low) / scale);
+    rounded[i] = static_cast<uint8_t>(std::clamp(value, 0.0f, 15.0f));
+  }
+  for (int64_t i = 0; i < kBlock / 2; ++i) {
+    block.values[i] = static_cast<uint8_t>(rounded[i] | rounded[i + kBlock / 2] << 4);
+  }
+}
+
+// One row; the last block is filled up with its last value, which widens no block's range.
+template <typename Block>
+void RoundRow(const float* values, int64_t count, uint8_t* row) {
+  for (int64_t first = 0; first < count; first += kBlock) {
+    float part[kBlock];
+    const int64_t have = std::min(kBlock, count - first);
+    std::copy_n(values + first, have, part);
+    std::fill(part + have, part + kBlock, part[have - 1]);
+    Block block;
+    Round(part, block);
+    std::memcpy(row + first / kBlock * static_cast<int64_t>(sizeof block), &block, sizeof block);
+  }
+}
+
+}  // namespace
+
+const char* WeightStorageName(WeightStorage storage) {
+  switch (storage) {
+    case WeightStorage::kFp32:
+      return "fp32";
+    case WeightStorage::kBf16:
+      return "bf16";
+    case WeightStorage::kInt8:
+      return "int8";
+    case WeightStorage::kQ4:
+      return "q4";
+  }
+  return "fp32";
+}
+
+bool ParseWeightStorage(absl::string_view name, WeightStorage& storage) {
+  for (const WeightStorage known :
+       {WeightStorage::kFp32, WeightStorage::kBf16, WeightStorage::kInt8, WeightStorage::kQ4}) {
+    if (name != WeightStorageName(known)) continue;
+    storage = known;
+    return true;
+  }
+  return false;
+}
+
+int64_t CompactBytes(WeightStorage storage, int64_t out, int64_t in) {
+  return out * (RoundUp(in, kBlock) / kBlock) * BlockBytes(storage);
+}
+
+CompactMatrix::CompactMatrix(WeightStorage storage, int64_t out, int64_t in)
+    : storage_(storage),
+      out_(out),
+      in_(in),
+      block_bytes_(BlockBytes(storage)),
+      row_bytes_(CompactBytes(storage, 1, in)),
+      bytes_(new uint8_t[static_cast<size_t>(out * row_bytes_)]()) {}
+
+void CompactMatrix::StoreRows(int64_t first, int64_t count, const float* values) {
+  for (int64_t i = 0; i < count; ++i) {
+    uint8_t* row = bytes_.get() + (first + i) * row_bytes_;
+    const float* from = values + i * in_;
+    if (storage_ == WeightStorage::kBf16) RoundRow<Bf16Weights>(from, in_, row);
+    if (storage_ == WeightStorage::kInt8) RoundRow<Int8Weights>(from, in_, row);
+    if (storage_ == WeightStorage::kQ4) RoundRow<Q4Weights>(from, in_, row);
+  }
+}
+
+void CompactMatrix::WidenPanel(int64_t first_out, int64_t count, int64_t first_in,
+                               float* panel) const {
+  const KernelTable& kernels = Kernels();
+  const auto widen = storage_ == WeightStorage::kBf16   ? kernels.widen_bf16_blocks
+                     : storage_ == WeightStorage::kInt8 ? kernels.widen_int8_blocks
+                                                        : kernels.widen_q4_blocks;
+  widen(Block(first_out, first_in), row_bytes_, count, panel);
+}
+
+void CompactMatrix::WidenTransposed(int64_t first_in, int64_t count, int64_t first_out,
+                                    float* panel) const {
+  const int64_t num_rows = std::min(kPanelColumns, out_ - first_out);
+  if (num_rows < kPanelColumns) std::fill_n(panel, count * kPanelColumns, 0.0f);
+  for (int64_t k = 0; k < count; k += kBlock) {
+    alignas(64) float square[kPanelColumns * kBlock];  // in the first-level cache
+    WidenPanel(first_out, num_rows, first_in + k, square);
+    Kernels().transpose(square, kBlock, num_rows, std::min(kBlock, count - k), 1,
+                        panel + k * kPanelColumns, kPanelColumns);
+  }
+}
+
+void CompactMatrix::WidenRow(int64_t row, float* values) const {
+  for (int64_t k = 0; k < in_; k += kBlock) {
+    alignas(64) float block[kBlock];
+    WidenPanel(row, 1, k, block);
+    std::copy_n(block, std::min(kBlock, in_ - k), values + k);
+  }
+}
+
+at::Tensor CompactMatrix::Widen(int64_t first, int64_t count) const {
+  at::Tensor wide = at::empty({count, in_}, at::kFloat);
+  float* values = wide.mutable_data_ptr<float>();
+  for (int64_t i = 0; i < count; ++i) WidenRow(first + i, values + i * in_);
+  return wide;
+}
+
+}  // namespace evolora

@@ -1,0 +1,147 @@
+#include "evolora/model/compact_weights.h"
+
+#include <memory>
+
+#include "ATen/Parallel.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+
+namespace evolora {
+namespace {
+
+// What one weight of a layer is called, where it is, and where it goes.
+struct Part {
+  const char* path;
+  at::Tensor LlamaLayer::*tensor;
+  CompactMatrix CompactLayer::*matrix;
+};
+
+constexpr Part kParts[] = {
+    {"self_attn.q_proj", &LlamaLayer::q, &CompactLayer::qkv},
+    {"self_attn.k_proj", &LlamaLayer::k, &CompactLayer::qkv},
+    {"self_attn.v_proj", &LlamaLayer::v, &CompactLayer::qkv},
+    {"self_attn.o_proj", &LlamaLayer::o, &CompactLayer::o},
+    {"mlp.gate_proj", &LlamaLayer::gate, &CompactLayer::gate_up},
+    {"mlp.up_proj", &LlamaLayer::up, &CompactLayer::gate_up},
+    {"mlp.down_proj", &LlamaLayer::down, &CompactLayer::down},
+};
+
+// [out, in] of the matrix that the parts of a layer are stacked in.
+std::pair<int64_t, int64_t> StackedShape(const LlamaConfig& config,
+                                         CompactMatrix CompactLayer::*matrix) {
+  std::pair<int64_t, int64_t> stacked{0, 0};
+  for (const Part& part : kParts) {
+    if (part.matrix != matrix) continue;
+    const auto [out, in] = LinearShape(config, absl::StrCat("model.layers.0.", part.path));
+    stacked = {stacked.first + out, in};
+  }
+  return stacked;
+}
+
+constexpr CompactMatrix CompactLayer::*kMatrices[] = {&CompactLayer::qkv, &CompactLayer::o,
+                                                      &CompactLayer::gate_up, &CompactLayer::down};
+
+// Logits are too sensitive for 4 bits.
+WeightStorage StorageOfVocabulary(WeightStorage storage) {
+  return storage == WeightStorage::kQ4 ? WeightStorage::kInt8 : storage;
+}
+
+void Store(const at::Tensor& tensor, CompactPlace place) {
+  const float* values = tensor.const_data_ptr<float>();
+  const int64_t in = tensor.size(1);
+  at::parallel_for(0, tensor.size(0), 32, [&](int64_t begin, int64_t end) {
+    place.matrix->StoreRows(place.first_row + begin, end - begin, values + begin * in);
+  });
+}
+
+}  // namespace
+
+CompactWeights AllocateCompact(const LlamaConfig& config, WeightStorage storage) {
+  CompactWeights compact{.storage = storage};
+  const WeightStorage vocabulary = StorageOfVocabulary(storage);
+  compact.embedding = CompactMatrix(vocabulary, config.vocab_size, config.hidden_size);
+  compact.head = config.tied_head
+                     ? compact.embedding
+                     : CompactMatrix(vocabulary, config.vocab_size, config.hidden_size);
+  compact.layers.resize(static_cast<size_t>(config.num_layers));
+  for (CompactLayer& layer : compact.layers) {
+    for (const auto matrix : kMatrices) {
+      const auto [out, in] = StackedShape(config, matrix);
+      layer.*matrix = CompactMatrix(storage, out, in);
+    }
+  }
+  return compact;
+}
+
+int64_t CompactBytes(const LlamaConfig& config, WeightStorage storage) {
+  int64_t layer = 0;
+  for (const auto matrix : kMatrices) {
+    const auto [out, in] = StackedShape(config, matrix);
+    layer += CompactBytes(storage, out, in);
+  }
+  const int64_t vocabulary =
+      CompactBytes(StorageOfVocabulary(storage), config.vocab_size, config.hidden_size);
+  return config.num_layers * layer + (config.tied_head ? 1 : 2) * vocabulary;
+}
+
+CompactPlace FindCompact(const LlamaConfig& config, const std::string& name,
+                         CompactWeights& compact) {
+  if (name == "model.embed_tokens.weight") return {&compact.embedding, 0};
+  if (name == "lm_head.weight") {
+    return config.tied_head ? CompactPlace{} : CompactPlace{&compact.head, 0};
+  }
+  for (int64_t i = 0; i < config.num_layers; ++i) {
+    const std::string prefix = absl::StrCat("model.layers.", i, ".");
+    if (!absl::StartsWith(name, prefix)) continue;
+    CompactLayer& layer = compact.layers[static_cast<size_t>(i)];
+    int64_t row = 0;
+    const Part* previous = nullptr;
+    for (const Part& part : kParts) {
+      if (previous == nullptr || previous->matrix != part.matrix) row = 0;
+      if (name == absl::StrCat(prefix, part.path, ".weight")) return {&(layer.*part.matrix), row};
+      row += LinearShape(config, absl::StrCat(prefix, part.path)).first;
+      previous = &part;
+    }
+    return {};
+  }
+  return {};
+}
+
+LlamaWeights CompactCopy(const LlamaWeights& weights, WeightStorage storage) {
+  LlamaWeights copy = weights;
+  auto compact = std::make_shared<CompactWeights>(AllocateCompact(weights.config, storage));
+  for (const NamedTensor& named : NamedTensors(weights)) {
+    const CompactPlace place = FindCompact(weights.config, named.name, *compact);
+    if (place.matrix != nullptr) Store(named.tensor, place);
+  }
+  copy.embedding = copy.head = at::Tensor();
+  for (LlamaLayer& layer : copy.layers) {
+    for (const Part& part : kParts) layer.*part.tensor = at::Tensor();
+  }
+  copy.compact = std::move(compact);
+  return copy;
+}
+
+LlamaWeights WidenedCopy(const LlamaWeights& weights) {
+  LlamaWeights copy = weights;
+  const CompactWeights& compact = *weights.compact;
+  copy.compact = nullptr;
+  copy.embedding = compact.embedding.Widen(0, compact.embedding.out_features());
+  copy.head = weights.config.tied_head ? copy.embedding
+                                       : compact.head.Widen(0, compact.head.out_features());
+  for (size_t i = 0; i < copy.layers.size(); ++i) {
+    int64_t row = 0;
+    const Part* previous = nullptr;
+    for (const Part& part : kParts) {
+      if (previous == nullptr || previous->matrix != part.matrix) row = 0;
+      const std::string path = absl::StrCat("model.layers.", i, ".", part.path);
+      const int64_t out = LinearShape(weights.config, path).first;
+      copy.layers[i].*part.tensor = (compact.layers[i].*part.matrix).Widen(row, out);
+      row += out;
+      previous = &part;
+    }
+  }
+  return copy;
+}
+
+}  // namespace evolora
