@@ -6,17 +6,29 @@
 namespace evolora {
 
 AdaptedGroup::AdaptedGroup(std::vector<at::Tensor> weights, PackedMatrix packed)
-    : weights_(std::move(weights)), packed_(std::move(packed)) {}
+    : in_(packed.in_features()),
+      out_(packed.out_features()),
+      weights_(std::move(weights)),
+      packed_(std::move(packed)) {
+  for (const at::Tensor& weight : weights_) part_outs_.push_back(weight.size(0));
+}
+
+AdaptedGroup::AdaptedGroup(std::vector<int64_t> part_outs, const CompactMatrix& compact)
+    : part_outs_(std::move(part_outs)),
+      in_(compact.in_features()),
+      out_(compact.out_features()),
+      compact_(&compact) {}
 
 void AdaptedGroup::Add(int64_t slot, absl::Span<const PartAdapter> adapters,
                        const AdapterDropout* dropout) {
   const auto index = static_cast<size_t>(slot);
   if (adapters_.size() <= index) adapters_.resize(index + 1);
   std::vector<LowRankGroup::Part> parts;
-  for (size_t i = 0; i < weights_.size(); ++i) {
-    parts.push_back({weights_[i], adapters[i].lora, adapters[i].dropout_key});
+  for (size_t i = 0; i < part_outs_.size(); ++i) {
+    const at::Tensor weight = compact_ == nullptr ? weights_[i] : at::Tensor();
+    parts.push_back({weight, part_outs_[i], adapters[i].lora, adapters[i].dropout_key});
   }
-  auto adapter = std::make_unique<LowRankGroup>(parts, dropout);
+  auto adapter = std::make_unique<LowRankGroup>(parts, in_, dropout);
   adapters_[index] = adapter->rank() > 0 ? std::move(adapter) : nullptr;
 }
 
@@ -54,6 +66,9 @@ bool AdaptedGroup::HasMagnitudes(const Kept& kept) const {
 }
 
 Product AdaptedGroup::Frozen(const float* x) const {
+  if (compact_ != nullptr) {
+    return {.left = x, .ldl = in_, .depth = in_, .weight = compact_, .weight_transposed = true};
+  }
   return {.left = x, .ldl = in_features(), .depth = in_features(), .right = packed_.panels()};
 }
 
@@ -124,6 +139,9 @@ void AdaptedGroup::InputGradient(const float* dy, const float* d_low, int64_t ro
                                  const Kept& kept, float* dx, Buffer& scratch) const {
   const int64_t in = in_features();
   std::vector<Product> products;
+  if (compact_ != nullptr) {
+    products.push_back({.left = dy, .ldl = out_, .depth = out_, .weight = compact_});
+  }
   int64_t out_offset = 0;
   for (const at::Tensor& weight : weights_) {
     products.push_back({.left = dy + out_offset,

@@ -41,6 +41,9 @@ class AdaptedGroup {
  public:
   // `weights` of the parts, [out, in], fp32, contiguous; `packed` of the same.
   AdaptedGroup(std::vector<at::Tensor> weights, PackedMatrix packed);
+  // Weights in few bits, stacked; it outlives the group, whose adapters have no magnitudes.
+  // `part_outs`: outputs of each part.
+  AdaptedGroup(std::vector<int64_t> part_outs, const CompactMatrix& compact);
 
   // An adapter for the parts (loras[i] of part i, null: not adapted), in a slot of its own.
   // `dropout` (null: none) and the tensors outlive its stay. REQUIRES: the slot is free.
@@ -54,8 +57,8 @@ class AdaptedGroup {
   void PackAdapter(int64_t slot);
 
   bool adapted(int64_t slot) const { return adapters_[static_cast<size_t>(slot)] != nullptr; }
-  int64_t in_features() const { return packed_.in_features(); }
-  int64_t out_features() const { return packed_.out_features(); }
+  int64_t in_features() const { return in_; }
+  int64_t out_features() const { return out_; }
 
   // What Forward leaves for the gradients of the same rows.
   struct Kept {
@@ -99,8 +102,11 @@ class AdaptedGroup {
   void ForwardWithMagnitudes(const float* x, int64_t rows, float* y, GemmStore store,
                              Kept& kept) const;
 
-  std::vector<at::Tensor> weights_;
-  PackedMatrix packed_;
+  std::vector<int64_t> part_outs_;
+  int64_t in_ = 0, out_ = 0;
+  std::vector<at::Tensor> weights_;                      // empty beside compact_
+  PackedMatrix packed_;                                  // likewise
+  const CompactMatrix* compact_ = nullptr;               // null: the two above
   std::vector<std::unique_ptr<LowRankGroup>> adapters_;  // by slot; null: none, or nothing here
 };
 

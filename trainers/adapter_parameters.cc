@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <numeric>
 
 #include "ATen/ops/empty.h"
 #include "ATen/ops/zeros.h"
@@ -21,16 +23,30 @@ absl::StatusOr<AdapterParameters> AdapterParameters::Create(const LlamaWeights& 
     parameters.slots_.push_back({std::move(module), recipe.use_dora, offset});
     offset = parameters.slots_.back().end();
   }
+  ASSIGN_OR_RETURN(std::vector<NamedShape> saved, PlanSavedModules(base.config, recipe));
+  for (NamedShape& module : saved) {
+    parameters.saved_slots_.push_back({std::move(module.name), std::move(module.shape), offset});
+    offset += parameters.saved_slots_.back().size();
+  }
   parameters.Allocate(offset);
   if (init != nullptr) {
     RETURN_IF_ERROR(parameters.InitFrom(*init));
   } else {
     parameters.InitFresh(recipe.seed);
   }
+  RETURN_IF_ERROR(parameters.InitSaved(base, init));
   if (recipe.use_dora && (init == nullptr || !HasMagnitudes(*init))) {
     RETURN_IF_ERROR(parameters.InitMagnitudes(base));
   }
   return parameters;
+}
+
+int64_t AdapterParameters::SavedSlot::size() const {
+  return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
+}
+
+at::Tensor AdapterParameters::PartSaved(const at::Tensor& flat, const SavedSlot& slot) const {
+  return flat.narrow(0, slot.offset, slot.size()).view(slot.shape);
 }
 
 at::Tensor AdapterParameters::PartA(const at::Tensor& flat, const Slot& slot) const {
@@ -86,6 +102,9 @@ void AdapterParameters::MakeLeaves() {
               leaf(PartB(value, slot), PartB(gradient, slot)), slot.module.scale};
     if (!slot.has_magnitude) continue;
     module.magnitude = leaf(PartMagnitude(value, slot), PartMagnitude(gradient, slot));
+  }
+  for (const SavedSlot& slot : saved_slots_) {
+    lora_.saved[slot.path] = leaf(PartSaved(value, slot), PartSaved(gradient, slot));
   }
 }
 
@@ -151,6 +170,27 @@ absl::Status AdapterParameters::InitMagnitudes(const LlamaWeights& base) {
   return absl::OkStatus();
 }
 
+absl::Status AdapterParameters::InitSaved(const LlamaWeights& base, const LoraAdapter* init) {
+  float* data = value.mutable_data_ptr<float>();
+  for (const SavedSlot& slot : saved_slots_) {
+    const at::Tensor own = FindReplaceable(base, slot.path);
+    std::copy_n(own.const_data_ptr<float>(), slot.size(), data + slot.offset);
+  }
+  if (init == nullptr) return absl::OkStatus();
+  for (const SavedModule& module : init->saved_modules) {
+    const auto slot =
+        std::find_if(saved_slots_.begin(), saved_slots_.end(),
+                     [&](const SavedSlot& other) { return other.path == module.path; });
+    if (slot == saved_slots_.end() || slot->shape != module.shape) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "initial adapter: it saves ", module.path,
+          " as a whole; recipe.modules_to_save does not, or the base has another shape"));
+    }
+    std::copy(module.weight.begin(), module.weight.end(), data + slot->offset);
+  }
+  return absl::OkStatus();
+}
+
 LoraAdapter AdapterParameters::ToAdapter(const std::string& base_name) const {
   LoraAdapter adapter;
   adapter.base_name = base_name;
@@ -172,6 +212,10 @@ LoraAdapter AdapterParameters::ToAdapter(const std::string& base_name) const {
   }
   std::sort(adapter.modules.begin(), adapter.modules.end(),
             [](const LoraModule& x, const LoraModule& y) { return x.path < y.path; });
+  for (const SavedSlot& slot : saved_slots_) {
+    const float* weight = data + slot.offset;
+    adapter.saved_modules.push_back({slot.path, slot.shape, {weight, weight + slot.size()}});
+  }
   return adapter;
 }
 

@@ -15,12 +15,14 @@ namespace evolora {
 
 // The trainable parameters of one adapter in flat buffers: values, gradients and both Adam moments,
 // each one contiguous fp32 vector of all A and B matrices and magnitudes in LinearModulePaths
-// order, A before B before the magnitude. The tensors of `lora()` are leaves over the value buffer
+// order, A before B before the magnitude, then the modules that are saved as a whole, by path. The
+// tensors of `lora()` are leaves over the value buffer
 // whose gradients accumulate in `gradient`.
 class AdapterParameters {
  public:
   // Fresh (kaiming A, zero B from recipe.seed) or from `init` (paths, ranks and shapes must fit the
-  // recipe's targets, magnitudes need use_dora: InvalidArgument names the module). Magnitudes that
+  // recipe's targets, magnitudes need use_dora, saved modules modules_to_save: InvalidArgument
+  // names the module). Saved modules that it does not bring start as the base's. Magnitudes that
   // `init` does not bring are the norms of the rows of W + scale B A; InvalidArgument names a row
   // whose norm is zero.
   static absl::StatusOr<AdapterParameters> Create(const LlamaWeights& base,
@@ -51,17 +53,26 @@ class AdapterParameters {
     int64_t offset_magnitude() const { return offset_b() + module.out_features * module.rank; }
     int64_t end() const { return offset_magnitude() + (has_magnitude ? module.out_features : 0); }
   };
+  struct SavedSlot {
+    std::string path;
+    std::vector<int64_t> shape;
+    int64_t offset;
+    int64_t size() const;
+  };
   void Allocate(int64_t total);
   void MakeLeaves();
   void InitFresh(uint64_t seed);
   absl::Status InitFrom(const LoraAdapter& init);
   void CopyModule(const LoraModule& from, const Slot& slot);
   absl::Status InitMagnitudes(const LlamaWeights& base);
+  absl::Status InitSaved(const LlamaWeights& base, const LoraAdapter* init);
+  at::Tensor PartSaved(const at::Tensor& flat, const SavedSlot& slot) const;
   at::Tensor PartA(const at::Tensor& flat, const Slot& slot) const;
   at::Tensor PartB(const at::Tensor& flat, const Slot& slot) const;
   at::Tensor PartMagnitude(const at::Tensor& flat, const Slot& slot) const;
 
   std::vector<Slot> slots_;
+  std::vector<SavedSlot> saved_slots_;
   LoraTensors lora_;
 };
 

@@ -138,4 +138,32 @@ absl::StatusOr<std::vector<PlannedModule>> PlanModules(const LlamaConfig& config
   return modules;
 }
 
+absl::StatusOr<std::vector<NamedShape>> PlanSavedModules(const LlamaConfig& config,
+                                                         const LoraRecipe& recipe) {
+  std::vector<NamedShape> saved;
+  std::set<std::string> used;
+  for (NamedShape& module : ReplaceableModules(config)) {
+    bool wanted = false;
+    for (const std::string& entry : recipe.modules_to_save) {
+      if (entry.empty() || !absl::EndsWith(module.name, entry)) continue;
+      used.insert(entry);
+      wanted = true;
+    }
+    if (wanted) saved.push_back(std::move(module));
+  }
+  for (const std::string& entry : recipe.modules_to_save) {
+    for (const std::string& path : LinearModulePaths(config)) {
+      if (!absl::EndsWith(path, entry)) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat("recipe.modules_to_save: '", entry, "' means ", path,
+                       ", a linear layer of the decoder; those are adapted only"));
+    }
+    if (used.count(entry) == 0) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "recipe.modules_to_save: '", entry, "' matches neither embedding nor head nor norm"));
+    }
+  }
+  return saved;
+}
+
 }  // namespace evolora

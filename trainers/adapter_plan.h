@@ -6,6 +6,7 @@
 
 #include "absl/status/statusor.h"
 #include "evolora/model/llama_config.h"
+#include "evolora/model/llama_weights.h"
 #include "evolora/trainers/recipe.h"
 
 namespace evolora {
@@ -24,5 +25,10 @@ struct PlannedModule {
 // nothing to adapt; Unimplemented: a pattern that is not an RE2 regex.
 absl::StatusOr<std::vector<PlannedModule>> PlanModules(const LlamaConfig& config,
                                                        const LoraRecipe& recipe);
+
+// The modules that recipe.modules_to_save means, as in ReplaceableModules. InvalidArgument: an
+// entry that matches nothing, or a linear layer of the decoder.
+absl::StatusOr<std::vector<NamedShape>> PlanSavedModules(const LlamaConfig& config,
+                                                         const LoraRecipe& recipe);
 
 }  // namespace evolora

@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <utility>
 
+#include "evolora/model/compact_weights.h"
 #include "log_probs.h"
+#include "norm_gradient.h"
 #include "products.h"
 
 namespace evolora {
@@ -20,27 +22,64 @@ int64_t NumRows(const TokenLayout& layout) {
 
 }  // namespace
 
-FastHead::FastHead(const at::Tensor& head_VD, PackedMatrix packed, int64_t logits_per_chunk)
-    : head_VD_(head_VD), packed_(std::move(packed)), logits_per_chunk_(logits_per_chunk) {}
+FastHead::FastHead(const LlamaWeights& weights, PackedMatrix packed, int64_t logits_per_chunk)
+    : vocabulary_(weights.config.vocab_size),
+      width_(weights.config.hidden_size),
+      compact_(weights.head.defined() ? nullptr : &weights.compact->head),
+      head_VD_(weights.head),
+      packed_(std::move(packed)),
+      logits_per_chunk_(logits_per_chunk) {}
+
+FastHead::FastHead(const at::Tensor& head_VD, int64_t logits_per_chunk)
+    : vocabulary_(head_VD.size(0)),
+      width_(head_VD.size(1)),
+      compact_(nullptr),
+      head_VD_(head_VD),
+      packed_({head_VD}),
+      logits_per_chunk_(logits_per_chunk) {}
+
+void FastHead::Pack() {
+  if (GradientOf(head_VD_) == nullptr) return;
+  packed_ = PackedMatrix();  // not two at once
+  packed_ = PackedMatrix({head_VD_});
+}
 
 int64_t FastHead::RowsPerChunk() const {
-  return std::max(kMinRowsPerChunk, logits_per_chunk_ / packed_.out_features());
+  return std::max(kMinRowsPerChunk, logits_per_chunk_ / vocabulary_);
 }
 
 void FastHead::Logits(const float* hidden, int64_t rows, float* logits) const {
-  const int64_t width = packed_.in_features();
-  SumOfProducts({Product{.left = hidden, .ldl = width, .depth = width, .right = packed_.panels()}},
-                rows, packed_.out_features(), logits, packed_.out_features(), GemmStore::kSet);
+  Product product = {.left = hidden, .ldl = width_, .depth = width_};
+  if (compact_ != nullptr) {
+    product.weight = compact_;
+    product.weight_transposed = true;
+  } else {
+    product.right = packed_.panels();
+  }
+  SumOfProducts({product}, rows, vocabulary_, logits, vocabulary_, GemmStore::kSet);
 }
 
 void FastHead::HiddenGradient(const float* d_logits, int64_t rows, float* d_hidden) const {
-  const int64_t vocabulary = packed_.out_features(), width = packed_.in_features();
-  SumOfProducts({Product{.left = d_logits,
-                         .ldl = vocabulary,
-                         .depth = vocabulary,
-                         .right = head_VD_.const_data_ptr<float>(),
-                         .ldr = width}},
-                rows, width, d_hidden, width, GemmStore::kSet);
+  Product product = {.left = d_logits, .ldl = vocabulary_, .depth = vocabulary_};
+  if (compact_ != nullptr) {
+    product.weight = compact_;
+  } else {
+    product.right = head_VD_.const_data_ptr<float>();
+    product.ldr = width_;
+  }
+  SumOfProducts({product}, rows, width_, d_hidden, width_, GemmStore::kSet);
+}
+
+void FastHead::AddHeadGradient(const float* d_logits, const float* hidden, int64_t rows) const {
+  float* gradient = GradientOf(head_VD_);
+  if (gradient == nullptr) return;
+  const Product product = {.left = d_logits,
+                           .ldl = vocabulary_,
+                           .transposed = true,
+                           .depth = rows,
+                           .right = hidden,
+                           .ldr = width_};
+  SumOfProducts({product}, vocabulary_, width_, gradient, width_, GemmStore::kAdd);
 }
 
 LogitsChunk FastHead::ChunkOf(const TokenLayout& layout, int64_t begin, int64_t count,
@@ -54,7 +93,7 @@ LogitsChunk FastHead::ChunkOf(const TokenLayout& layout, int64_t begin, int64_t 
   const auto to = static_cast<size_t>(first_of(begin + count));
   return {.logits = logits,
           .num_rows = count,
-          .vocabulary = packed_.out_features(),
+          .vocabulary = vocabulary_,
           .first_row = begin,
           .targets = absl::MakeConstSpan(layout.targets).subspan(from, to - from),
           .labels = layout.labels};
@@ -65,9 +104,8 @@ void FastHead::GiveLogProbs(const TokenLayout& layout, const float* hidden) {
   log_probs_.resize(layout.labels.size());
   for (int64_t begin = 0; begin < NumRows(layout); begin += RowsPerChunk()) {
     const int64_t count = std::min(RowsPerChunk(), NumRows(layout) - begin);
-    const LogitsChunk chunk =
-        ChunkOf(layout, begin, count, logits_.Reserve(count * packed_.out_features()));
-    Logits(hidden + begin * packed_.in_features(), chunk.num_rows, chunk.logits);
+    const LogitsChunk chunk = ChunkOf(layout, begin, count, logits_.Reserve(count * vocabulary_));
+    Logits(hidden + begin * width_, chunk.num_rows, chunk.logits);
     LabelLogProbs(chunk, absl::MakeSpan(log_probs_));
   }
 }
@@ -82,38 +120,38 @@ double FastHead::CrossEntropySum(const TokenLayout& layout, const float* hidden)
 // Of a loss that ties rows together.
 void FastHead::LossOfTiedRows(Part& part, const float* hidden, float* d_hidden) {
   const TokenLayout& layout = *part.layout;
-  const int64_t width = packed_.in_features();
+  const int64_t width = width_;
   GiveLogProbs(layout, hidden);
   part.loss_sum = part.loss->TakeLogProbs(layout.labels, log_probs_);
   const bool has_logits = NumRows(layout) <= RowsPerChunk();
   for (int64_t begin = 0; begin < NumRows(layout); begin += RowsPerChunk()) {
     const int64_t count = std::min(RowsPerChunk(), NumRows(layout) - begin);
-    const LogitsChunk chunk =
-        ChunkOf(layout, begin, count, logits_.Reserve(count * packed_.out_features()));
+    const LogitsChunk chunk = ChunkOf(layout, begin, count, logits_.Reserve(count * vocabulary_));
     if (!has_logits) Logits(hidden + begin * width, count, chunk.logits);
     part.loss_sum += part.loss->LossAndGradient(chunk, part.factor);
     HiddenGradient(chunk.logits, count, d_hidden + begin * width);
+    AddHeadGradient(chunk.logits, hidden + begin * width, count);
   }
 }
 
 // Of neighbouring rows.
 void FastHead::LossOfPieces(absl::Span<const Piece> pieces, const float* hidden, float* d_hidden) {
   if (pieces.empty()) return;
-  const int64_t width = packed_.in_features(), first_row = pieces.front().first_row;
+  const int64_t width = width_, first_row = pieces.front().first_row;
   const int64_t rows = pieces.back().first_row + pieces.back().count - first_row;
-  float* logits = logits_.Reserve(rows * packed_.out_features());
+  float* logits = logits_.Reserve(rows * vocabulary_);
   Logits(hidden + first_row * width, rows, logits);
   for (const Piece& piece : pieces) {
-    const LogitsChunk chunk =
-        ChunkOf(*piece.part->layout, piece.begin, piece.count,
-                logits + (piece.first_row - first_row) * packed_.out_features());
+    const LogitsChunk chunk = ChunkOf(*piece.part->layout, piece.begin, piece.count,
+                                      logits + (piece.first_row - first_row) * vocabulary_);
     piece.part->loss_sum += piece.part->loss->LossAndGradient(chunk, piece.part->factor);
   }
   HiddenGradient(logits, rows, d_hidden + first_row * width);
+  AddHeadGradient(logits, hidden + first_row * width, rows);
 }
 
 void FastHead::LossAndGradient(absl::Span<Part> parts, const float* hidden, float* d_hidden) {
-  const int64_t width = packed_.in_features();
+  const int64_t width = width_;
   std::vector<Piece> pieces;  // that share their products
   int64_t rows = 0;           // of the pieces
   const auto flush = [&] {

@@ -6,23 +6,29 @@
 #include "ATen/core/Tensor.h"
 #include "absl/types/span.h"
 #include "buffer.h"
+#include "evolora/model/compact_matrix.h"
+#include "evolora/model/llama_weights.h"
 #include "evolora/model/packed_matrix.h"
 #include "loss.h"
 #include "token_layout.h"
 
 namespace evolora {
 
-// The frozen head with the losses of the targets of micro-batches.
+// The head with the losses of the targets of micro-batches.
 class FastHead {
  public:
   static constexpr int64_t kLogitsPerChunk = int64_t{4} << 20;
 
-  // head_VD fp32, contiguous; `packed` of the same. Of logits, no more than about
-  // `logits_per_chunk` exist at once (but always those of 16 rows).
-  FastHead(const at::Tensor& head_VD, PackedMatrix packed,
+  // The head of `weights`, which outlive the object; `packed` of the same (empty beside weights in
+  // few bits). Of logits, no more than about `logits_per_chunk` exist at once (but always those of
+  // 16 rows). A head that requires a gradient is trained, too.
+  FastHead(const LlamaWeights& weights, PackedMatrix packed,
            int64_t logits_per_chunk = kLogitsPerChunk);
-  explicit FastHead(const at::Tensor& head_VD, int64_t logits_per_chunk = kLogitsPerChunk)
-      : FastHead(head_VD, PackedMatrix({head_VD}), logits_per_chunk) {}
+  // head_VD fp32, contiguous.
+  explicit FastHead(const at::Tensor& head_VD, int64_t logits_per_chunk = kLogitsPerChunk);
+
+  // Takes over a trained head's present values: before the first pass and after every update.
+  void Pack();
 
   // A micro-batch with its loss.
   struct Part {
@@ -33,7 +39,8 @@ class FastHead {
   };
   // hidden: the hidden states of each part's layout.predicting after the final norm, [M, D], one
   // part after another. Gives the sum of each part's losses and writes d(sum * its factor) / d
-  // hidden. A part's numbers have the bits that they have without the others.
+  // hidden. A part's numbers have the bits that they have without the others. Adds to a trained
+  // head's gradient.
   void LossAndGradient(absl::Span<Part> parts, const float* hidden, float* d_hidden);
   // Of one part.
   double LossAndGradient(const TokenLayout& layout, const float* hidden, Loss& loss, double factor,
@@ -60,7 +67,10 @@ class FastHead {
   void LossOfTiedRows(Part& part, const float* hidden, float* d_hidden);
   void LossOfPieces(absl::Span<const Piece> pieces, const float* hidden, float* d_hidden);
   void HiddenGradient(const float* d_logits, int64_t rows, float* d_hidden) const;
+  void AddHeadGradient(const float* d_logits, const float* hidden, int64_t rows) const;
 
+  const int64_t vocabulary_, width_;
+  const CompactMatrix* compact_;  // null: the two below
   at::Tensor head_VD_;
   PackedMatrix packed_;
   int64_t logits_per_chunk_;

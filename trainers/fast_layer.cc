@@ -8,7 +8,9 @@
 
 #include "ATen/Parallel.h"
 #include "absl/strings/str_cat.h"
+#include "evolora/model/compact_weights.h"
 #include "evolora/model/kernels.h"
+#include "norm_gradient.h"
 
 namespace evolora {
 namespace {
@@ -57,6 +59,21 @@ FastLayer::FastLayer(const LlamaWeights& weights, const PackedLayer& packed, int
       weights_(weights.layers[static_cast<size_t>(index)]),
       index_(index),
       qkv_bias_(JoinedQkvBias(weights_)) {
+  if (weights.compact != nullptr) {
+    const CompactLayer& compact = weights.compact->layers[static_cast<size_t>(index)];
+    const auto add = [&](Stage stage, const CompactMatrix& matrix) {
+      std::vector<int64_t> outs;
+      for (const char* name : kStageNames[static_cast<size_t>(stage)]) {
+        outs.push_back(LinearShape(config_, absl::StrCat("model.layers.0.", name)).first);
+      }
+      groups_.emplace_back(std::move(outs), matrix);
+    };
+    add(Stage::kQkv, compact.qkv);
+    add(Stage::kOut, compact.o);
+    add(Stage::kGateUp, compact.gate_up);
+    add(Stage::kDown, compact.down);
+    return;
+  }
   using Weights = std::vector<at::Tensor>;
   groups_.emplace_back(Weights{weights_.q, weights_.k, weights_.v}, packed.qkv);
   groups_.emplace_back(Weights{weights_.o}, packed.out);
@@ -81,6 +98,10 @@ void FastLayer::Remove(int64_t slot) {
   for (AdaptedGroup& group : groups_) group.Remove(slot);
 }
 
+bool FastLayer::trains_head_norms() const {
+  return config_.qk_norm && (weights_.q_norm.requires_grad() || weights_.k_norm.requires_grad());
+}
+
 void FastLayer::PackAdapter(int64_t slot) {
   for (AdaptedGroup& group : groups_) group.PackAdapter(slot);
 }
@@ -100,6 +121,7 @@ void FastLayer::NormBackward(const at::Tensor& weight, const float* dy, const fl
                              const float* factors, int64_t rows, float* dx) const {
   const int64_t width = config_.hidden_size;
   const float* scale = weight.const_data_ptr<float>();
+  if (float* gradient = GradientOf(weight)) AddNormGradient(dy, unit, rows, width, gradient);
   ForTokens(rows, [&](int64_t m) {
     Kernels().rms_norm_backward(dy + m * width, scale, unit + m * width, factors[m], width,
                                 dx + m * width);
@@ -138,7 +160,11 @@ void FastLayer::FinishQkvBackward(const LayerTokens& tokens, const LayerKept& ke
   const int64_t width = c.head_dim;
   const int64_t turned = c.num_heads + c.num_kv_heads;
   const int64_t stride = (turned + c.num_kv_heads) * width;
-  at::parallel_for(0, tokens.num_all(), 8, [&](int64_t begin, int64_t end) {
+  float* d_norms[] = {c.qk_norm ? GradientOf(weights_.q_norm) : nullptr,
+                      c.qk_norm ? GradientOf(weights_.k_norm) : nullptr};
+  // In one piece when all tokens add to the same sums.
+  const int64_t grain = trains_head_norms() ? tokens.num_all() : 8;
+  at::parallel_for(0, tokens.num_all(), grain, [&](int64_t begin, int64_t end) {
     std::vector<float> dy(static_cast<size_t>(width));
     for (int64_t m = begin; m < end; ++m) {
       const int64_t offset = tokens.layout->positions[static_cast<size_t>(m)] * (width / 2);
@@ -149,8 +175,11 @@ void FastLayer::FinishQkvBackward(const LayerTokens& tokens, const LayerKept& ke
         const at::Tensor& scale = h < c.num_heads ? weights_.q_norm : weights_.k_norm;
         std::copy_n(head, width, dy.data());
         std::fill_n(head, width, 0.0f);
-        Kernels().rms_norm_backward(dy.data(), scale.const_data_ptr<float>(),
-                                    kept.qk_unit.data() + (m * turned + h) * width,
+        const float* unit = kept.qk_unit.data() + (m * turned + h) * width;
+        if (float* sums = d_norms[h < c.num_heads ? 0 : 1]) {
+          for (int64_t e = 0; e < width; ++e) sums[e] += dy[static_cast<size_t>(e)] * unit[e];
+        }
+        Kernels().rms_norm_backward(dy.data(), scale.const_data_ptr<float>(), unit,
                                     kept.qk_factor.data()[m * turned + h], width, head);
       }
     }

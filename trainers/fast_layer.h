@@ -61,7 +61,8 @@ struct LayerTokens {
 // reference_forward.cc.
 class FastLayer {
  public:
-  // `weights` outlive the object; `packed` are theirs, of layer `index`.
+  // `weights` outlive the object; `packed` are theirs, of layer `index`. Norms that require a
+  // gradient are trained, too.
   FastLayer(const LlamaWeights& weights, const PackedLayer& packed, int64_t index);
 
   // As AdaptedGroup's.
@@ -69,14 +70,17 @@ class FastLayer {
   void Remove(int64_t slot);
   void PackAdapter(int64_t slot);
   bool adapted(Stage stage, int64_t slot) const { return group(stage).adapted(slot); }
+  bool trains_input_norm() const { return weights_.input_norm.requires_grad(); }
+  bool trains_post_norm() const { return weights_.post_norm.requires_grad(); }
+  bool trains_head_norms() const;
 
   // x [N, D] in, [M, D] out, in place.
   void Forward(const LayerTokens& tokens, float* x, LayerKept& kept, LayerScratch& scratch) const;
 
   // dx: gradient of the output [M, D] in, of the input [N, D] out, in place (room for N rows).
-  // Gradients of the adapters are added. `last` is the lowest stage that one of them adapts when
-  // that is in this layer: the pass ends there and dx is then of no use; kQkv with `through` = go
-  // through.
+  // Gradients of the adapters and of trained norms are added. `last` is the lowest stage that one
+  // of them adapts when that is in this layer: the pass ends there and dx is then of no use; kQkv
+  // with `through` = go through.
   struct Until {
     Stage last = Stage::kQkv;
     bool through = true;

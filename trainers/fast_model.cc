@@ -6,8 +6,10 @@
 
 #include "ATen/Functions.h"
 #include "ATen/Parallel.h"
+#include "evolora/model/compact_weights.h"
 #include "evolora/model/kernels.h"
 #include "evolora/model/rope.h"
+#include "norm_gradient.h"
 
 namespace evolora {
 
@@ -15,7 +17,7 @@ FastModel::FastModel(const LlamaWeights& base, std::shared_ptr<const PackedBase>
     : base_(base),
       config_(base.config),
       packed_(std::move(packed)),
-      head_(base.head, packed_->head),
+      head_(base, packed_->head),
       scratch_(config_),
       rope_frequencies_(RopeInverseFrequencies(config_)) {
   for (int64_t i = 0; i < config_.num_layers; ++i) {
@@ -41,20 +43,34 @@ void FastModel::PackAdapter(int64_t slot) {
   at::parallel_for(0, config_.num_layers, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) layers_[static_cast<size_t>(i)].PackAdapter(slot);
   });
+  head_.Pack();
+}
+
+// The lowest stage of a layer at which something is trained.
+std::optional<Stage> FastModel::LowestStage(const FastLayer& layer, int64_t slot) const {
+  if (layer.trains_head_norms()) return Stage::kQkv;
+  for (const Stage stage : {Stage::kQkv, Stage::kOut, Stage::kGateUp, Stage::kDown}) {
+    // The norm lies between the two.
+    if (stage == Stage::kGateUp && layer.trains_post_norm()) return Stage::kOut;
+    if (layer.adapted(stage, slot)) return stage;
+  }
+  return std::nullopt;
 }
 
 FastModel::Lowest FastModel::LowestOf(int64_t slot) const {
+  if (GradientOf(base_.embedding) != nullptr) return {.layer = 0, .inside = false};
   for (int64_t i = 0; i < config_.num_layers; ++i) {
-    for (const Stage stage : {Stage::kQkv, Stage::kOut, Stage::kGateUp, Stage::kDown}) {
-      if (layers_[static_cast<size_t>(i)].adapted(stage, slot)) return {i, stage};
-    }
+    const FastLayer& layer = layers_[static_cast<size_t>(i)];
+    if (layer.trains_input_norm()) return {.layer = i, .inside = false};
+    const std::optional<Stage> stage = LowestStage(layer, slot);
+    if (stage.has_value()) return {.layer = i, .stage = *stage};
   }
-  return {config_.num_layers, Stage::kQkv};
+  return {.layer = config_.num_layers};
 }
 
 FastModel::Pass FastModel::MakePass(absl::Span<const MicroBatch> batches,
                                     TokenLayout& joined) const {
-  Pass pass = {.lowest = {config_.num_layers, Stage::kQkv}};
+  Pass pass = {.lowest = {.layer = config_.num_layers}};
   std::vector<const TokenLayout*> layouts;
   int64_t token = 0, predicting = 0;
   for (const MicroBatch& batch : batches) {
@@ -81,7 +97,7 @@ void FastModel::AddGradients(absl::Span<MicroBatch> batches) {
 }
 
 const float* FastModel::FinalHidden(const TokenLayout& layout, std::optional<int64_t> slot) {
-  Pass pass = {.layout = &layout, .lowest = {config_.num_layers, Stage::kQkv}};
+  Pass pass = {.layout = &layout, .lowest = {.layer = config_.num_layers}};
   if (slot.has_value()) {
     pass.runs = {{*slot, 0, static_cast<int64_t>(layout.ids.size())}};
     pass.runs_on = {{*slot, 0, static_cast<int64_t>(layout.predicting.size())}};
@@ -139,14 +155,17 @@ const float* FastModel::HiddenOf(const Pass& pass) {
   return hidden;
 }
 
+void FastModel::Embed(TokenId id, float* x) const {
+  if (!base_.embedding.defined()) return base_.compact->embedding.WidenRow(id, x);
+  const int64_t width = config_.hidden_size;
+  std::copy_n(base_.embedding.const_data_ptr<float>() + id * width, width, x);
+}
+
 void FastModel::Forward(const Pass& pass) {
   const int64_t width = config_.hidden_size;
   const std::vector<TokenId>& ids = pass.layout->ids;
   float* x = x_.Reserve(static_cast<int64_t>(ids.size()) * width);
-  const float* embedding = base_.embedding.const_data_ptr<float>();
-  for (size_t m = 0; m < ids.size(); ++m) {
-    std::copy_n(embedding + ids[m] * width, width, x + static_cast<int64_t>(m) * width);
-  }
+  for (size_t m = 0; m < ids.size(); ++m) Embed(ids[m], x + static_cast<int64_t>(m) * width);
   for (int64_t i = 0; i < config_.num_layers; ++i) {
     layers_[static_cast<size_t>(i)].Forward(Tokens(pass, i), x, Kept(pass, i), scratch_);
   }
@@ -163,6 +182,9 @@ void FastModel::Head(const Pass& pass, absl::Span<MicroBatch> batches, const flo
     parts.push_back({&batch.layout, batch.loss, batch.factor});
   head_.LossAndGradient(absl::MakeSpan(parts), hidden, d_hidden);
   for (size_t i = 0; i < parts.size(); ++i) batches[i].loss_sum = parts[i].loss_sum;
+  if (float* gradient = GradientOf(base_.final_norm)) {
+    AddNormGradient(d_hidden, unit_.data(), rows, width, gradient);
+  }
   float* x = x_.data();
   std::fill_n(x, rows * width, 0.0f);
   at::parallel_for(0, rows, 8, [&](int64_t begin, int64_t end) {
@@ -176,9 +198,22 @@ void FastModel::Head(const Pass& pass, absl::Span<MicroBatch> batches, const flo
 void FastModel::Backward(const Pass& pass) {
   const Lowest& lowest = pass.lowest;
   for (int64_t i = config_.num_layers - 1; i >= lowest.layer; --i) {
-    const FastLayer::Until until = {.last = lowest.stage, .through = i > lowest.layer};
+    const FastLayer::Until until = {.last = lowest.stage,
+                                    .through = i > lowest.layer || !lowest.inside};
     layers_[static_cast<size_t>(i)].Backward(Tokens(pass, i), until, x_.data(), Kept(pass, i),
                                              scratch_);
+  }
+  if (float* gradient = GradientOf(base_.embedding)) AddEmbeddingGradient(*pass.layout, gradient);
+}
+
+// From the gradient of the first layer's input, in x_.
+void FastModel::AddEmbeddingGradient(const TokenLayout& layout, float* gradient) const {
+  const int64_t width = config_.hidden_size;
+  const float* dx = x_.data();
+  for (const TokenId id : layout.ids) {
+    float* row = gradient + id * width;
+    for (int64_t i = 0; i < width; ++i) row[i] += dx[i];
+    dx += width;
   }
 }
 

@@ -25,7 +25,8 @@ namespace evolora {
 // bits that it has alone. Not thread-safe; a pass uses all threads.
 class FastModel {
  public:
-  // `base` outlives the object; `packed` is made of it.
+  // `base` outlives the object; `packed` is made of it. Where its embedding, head or norms require
+  // a gradient they are trained with the one adapter there is.
   FastModel(const LlamaWeights& base, std::shared_ptr<const PackedBase> packed);
 
   // Gives an adapter a slot. `lora` and `dropout` (null: none) outlive its stay.
@@ -60,6 +61,7 @@ class FastModel {
   // Where an adapter begins: nothing below needs a gradient for it.
   struct Lowest {
     int64_t layer = 0;
+    bool inside = true;  // false: at the layer's input
     Stage stage = Stage::kQkv;
     friend auto operator<=>(const Lowest&, const Lowest&) = default;
   };
@@ -69,6 +71,7 @@ class FastModel {
     std::vector<AdapterRun> runs, runs_on;
     Lowest lowest;
   };
+  std::optional<Stage> LowestStage(const FastLayer& layer, int64_t slot) const;
   Lowest LowestOf(int64_t slot) const;
   Pass MakePass(absl::Span<const MicroBatch> batches, TokenLayout& joined) const;
   LayerKept& Kept(const Pass& pass, int64_t layer);
@@ -78,6 +81,8 @@ class FastModel {
   void Forward(const Pass& pass);
   void Head(const Pass& pass, absl::Span<MicroBatch> batches, const float* hidden);
   void Backward(const Pass& pass);
+  void Embed(TokenId id, float* x) const;
+  void AddEmbeddingGradient(const TokenLayout& layout, float* gradient) const;
 
   const LlamaWeights& base_;
   const LlamaConfig& config_;

@@ -12,7 +12,9 @@ namespace {
 class FastPath : public GradientPath {
  public:
   explicit FastPath(const GradientPathInputs& inputs)
-      : model_(*inputs.base, PackBase(*inputs.base)), adapter_(model_, inputs) {}
+      : weights_(WithModules(*inputs.base, inputs.lora->saved)),
+        model_(weights_, PackBase(weights_)),
+        adapter_(model_, inputs) {}
 
   absl::StatusOr<double> AddGradient(absl::Span<const int64_t> step_rows, double factor) override {
     const at::NoGradGuard no_grad;
@@ -27,6 +29,7 @@ class FastPath : public GradientPath {
   FrozenPass* frozen_pass() override { return &adapter_; }
 
  private:
+  const LlamaWeights weights_;  // the base with what is trained as a whole
   FastModel model_;
   FastAdapter adapter_;
 };

@@ -11,6 +11,22 @@
 #include "log_probs.h"
 
 namespace evolora {
+namespace {
+
+// As fp32, whatever they are computed in.
+at::Tensor Logits(const at::Tensor& hidden, const at::Tensor& head_VD) {
+  return at::mm(hidden, head_VD.t()).to(at::kFloat);
+}
+
+// Sets the gradient of `hidden`; a trained head's is added to.
+void AddGradients(const at::Tensor& grad_logits, const at::Tensor& hidden,
+                  const at::Tensor& head_VD, at::Tensor grad_hidden) {
+  const at::Tensor rounded = grad_logits.to(hidden.scalar_type());
+  at::mm_out(grad_hidden, rounded, head_VD);
+  if (head_VD.requires_grad()) head_VD.grad().add_(at::mm(rounded.t(), hidden));
+}
+
+}  // namespace
 
 HeadLoss ChunkedHeadLoss(const at::Tensor& hidden_ND, const at::Tensor& head_VD,
                          const at::Tensor& targets_N, double factor, int64_t rows_per_chunk) {
@@ -22,15 +38,14 @@ HeadLoss ChunkedHeadLoss(const at::Tensor& hidden_ND, const at::Tensor& head_VD,
     const int64_t count = std::min(rows_per_chunk, num_rows - begin);
     const at::Tensor hidden = hidden_ND.narrow(0, begin, count);
     const at::Tensor target = targets_N.narrow(0, begin, count).unsqueeze(1);
-    at::Tensor log_probs = at::log_softmax(at::mm(hidden, head_VD.t()), /*dim=*/1);
+    at::Tensor log_probs = at::log_softmax(Logits(hidden, head_VD), /*dim=*/1);
     result.loss_sum -= log_probs.gather(1, target).sum(at::kDouble).item<double>();
     // d loss / d logits = softmax - onehot
     at::Tensor grad_logits = log_probs.exp_();
-    grad_logits.scatter_add_(1, target, at::full_like(target, -1, hidden.options()));
-    at::Tensor out = result.grad_hidden.narrow(0, begin, count);
-    at::mm_out(out, grad_logits, head_VD);
+    grad_logits.scatter_add_(1, target, at::full_like(target, -1, grad_logits.options()));
+    grad_logits.mul_(factor);
+    AddGradients(grad_logits, hidden, head_VD, result.grad_hidden.narrow(0, begin, count));
   }
-  result.grad_hidden.mul_(factor);
   return result;
 }
 
@@ -57,8 +72,7 @@ HeadLoss ChunkedHeadLoss(const at::Tensor& hidden_ND, const at::Tensor& head_VD,
   result.grad_hidden = at::empty_like(hidden_ND);
   const int64_t num_rows = hidden_ND.size(0);
   const auto logits_at = [&](int64_t begin) {
-    return at::mm(hidden_ND.narrow(0, begin, std::min(rows_per_chunk, num_rows - begin)),
-                  head_VD.t());
+    return Logits(hidden_ND.narrow(0, begin, std::min(rows_per_chunk, num_rows - begin)), head_VD);
   };
   if (loss.wants_log_probs()) {
     std::vector<double> log_probs(targets.labels.size());
@@ -71,8 +85,9 @@ HeadLoss ChunkedHeadLoss(const at::Tensor& hidden_ND, const at::Tensor& head_VD,
   for (int64_t begin = 0; begin < num_rows; begin += rows_per_chunk) {
     at::Tensor logits_NV = logits_at(begin);
     result.loss_sum += loss.LossAndGradient(ChunkOf(logits_NV, begin, targets), factor);
-    at::Tensor out = result.grad_hidden.narrow(0, begin, logits_NV.size(0));
-    at::mm_out(out, logits_NV, head_VD);
+    const int64_t count = logits_NV.size(0);
+    AddGradients(logits_NV, hidden_ND.narrow(0, begin, count), head_VD,
+                 result.grad_hidden.narrow(0, begin, count));
   }
   return result;
 }

@@ -16,8 +16,9 @@ struct HeadLoss {
 };
 
 // loss_sum = sum_n -log softmax(hidden_n W^T)[target_n], computed `rows_per_chunk` rows at a time
-// so that never more than that many logits rows exist. hidden_ND fp32 [N, D]; head_VD fp32 [V, D]
-// (frozen: no gradient); targets_N int64. The gradient is scaled by `factor`.
+// so that never more than that many logits rows exist. hidden_ND [N, D] and head_VD [V, D] are both
+// fp32 or both bf16 (then logits and their gradient are rounded, the loss is fp32); targets_N
+// int64. Gradients are scaled by `factor`; the head's is added when it requires one.
 HeadLoss ChunkedHeadLoss(const at::Tensor& hidden_ND, const at::Tensor& head_VD,
                          const at::Tensor& targets_N, double factor, int64_t rows_per_chunk = 128);
 

@@ -24,8 +24,22 @@ absl::StatusOr<TrainingPath> PathOn(c10::Device device, const LoraRecipe& recipe
   if (device.is_cuda() && path == TrainingPath::kReference) {
     return absl::InvalidArgumentError("recipe.path: reference runs on the CPU only");
   }
-  if (recipe.precision == TrainingPrecision::kBf16 && path != TrainingPath::kDevice) {
-    return absl::InvalidArgumentError("recipe.precision: bf16 needs path device or a CUDA device");
+  if (recipe.precision != TrainingPrecision::kFp32 && path == TrainingPath::kFast) {
+    return absl::InvalidArgumentError(
+        "recipe.precision: the fast path computes in fp32; bf16 needs path reference or device or "
+        "a CUDA device, bf16-autocast path reference");
+  }
+  if (recipe.precision == TrainingPrecision::kBf16Autocast && path != TrainingPath::kReference) {
+    return absl::InvalidArgumentError(
+        "recipe.precision: bf16-autocast is of the path reference; the device path has bf16");
+  }
+  if (path == TrainingPath::kDevice && recipe.base_weights != WeightStorage::kFp32) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("recipe.base_weights: ", WeightStorageName(recipe.base_weights),
+                     " is not computed by the device path"));
+  }
+  if (path == TrainingPath::kDevice && !recipe.modules_to_save.empty()) {
+    return absl::UnimplementedError("recipe.modules_to_save: not computed by the device path");
   }
   if (path == TrainingPath::kDevice && (recipe.use_dora || recipe.lora_dropout > 0)) {
     return absl::UnimplementedError(absl::StrCat("recipe.",

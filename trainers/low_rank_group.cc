@@ -73,8 +73,9 @@ void AddMagnitudeGradient(const float* dy, const float* z, const float* norms, i
 
 }  // namespace
 
-LowRankGroup::LowRankGroup(const std::vector<Part>& parts, const AdapterDropout* dropout)
-    : dropout_(dropout), in_(parts.front().weight.size(1)) {
+LowRankGroup::LowRankGroup(const std::vector<Part>& parts, int64_t in,
+                           const AdapterDropout* dropout)
+    : dropout_(dropout), in_(in) {
   int64_t a_columns = 0;
   for (const Part& part : parts) AddPart(part, a_columns);
   for (const AdaptedPart& part : parts_) {
@@ -94,11 +95,12 @@ void LowRankGroup::AddPart(const Part& part, int64_t& a_columns) {
   if (part.lora != nullptr) {
     const int64_t rank = part.lora->a.size(0);
     if (dropout_ != nullptr) a_columns = NumPanels(a_columns) * kPanelColumns;
-    parts_.push_back({part.weight, part.lora, out_, rank_, rank, a_columns, part.dropout_key});
+    parts_.push_back(
+        {part.weight, part.out, part.lora, out_, rank_, rank, a_columns, part.dropout_key});
     rank_ += rank;
     a_columns += rank;
   }
-  out_ += part.weight.size(0);
+  out_ += part.out;
 }
 
 void LowRankGroup::FindBRanges() {

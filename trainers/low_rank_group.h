@@ -18,12 +18,13 @@ namespace evolora {
 class LowRankGroup {
  public:
   struct Part {
-    at::Tensor weight;                 // [out, in], fp32, contiguous
+    at::Tensor weight;  // [out, in], fp32, contiguous; read for magnitudes alone
+    int64_t out = 0;
     const LoraTensor* lora = nullptr;  // null: not adapted; outlives the group
     uint64_t dropout_key = 0;          // AdapterDropout::ModuleKey
   };
   // `dropout` (null: none) outlives the group. REQUIRES: not with magnitudes.
-  LowRankGroup(const std::vector<Part>& parts, const AdapterDropout* dropout);
+  LowRankGroup(const std::vector<Part>& parts, int64_t in, const AdapterDropout* dropout);
 
   int64_t rank() const { return rank_; }  // of all parts together; 0: nothing here is adapted
   bool has_magnitudes() const { return !factors_.empty(); }
@@ -62,13 +63,14 @@ class LowRankGroup {
  private:
   struct AdaptedPart {
     at::Tensor weight;
+    int64_t out;
     const LoraTensor* lora;
     int64_t out_offset;
     int64_t rank_offset;
     int64_t rank;
     int64_t a_column;  // in a_panels_: rank_offset, with dropout the first column of a panel
     uint64_t dropout_key;
-    int64_t out_features() const { return weight.size(0); }
+    int64_t out_features() const { return out; }
   };
   void AddPart(const Part& part, int64_t& a_columns);
   void FindBRanges();

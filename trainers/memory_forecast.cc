@@ -46,8 +46,8 @@ LayerGroups GroupsOf(const LlamaConfig& c, const std::vector<PlannedModule>& mod
   return groups;
 }
 
-int64_t PanelFloats(const Group& group) {
-  return RoundUp(group.out, kPanel) * (group.in + group.rank) +
+int64_t PanelFloats(const Group& group, bool base) {
+  return RoundUp(group.out, kPanel) * ((base ? group.in : 0) + group.rank) +
          RoundUp(group.rank, kPanel) * group.in;
 }
 
@@ -99,11 +99,15 @@ int64_t HeadFloats(const LlamaConfig& c, int64_t predicting) {
 
 }  // namespace
 
-int64_t PackedBytes(const LlamaConfig& c, const std::vector<PlannedModule>& modules) {
-  int64_t floats = RoundUp(c.vocab_size, kPanel) * c.hidden_size;
+int64_t PackedBytes(const LlamaConfig& c, const LoraRecipe& recipe,
+                    const std::vector<PlannedModule>& modules) {
+  const bool base = recipe.base_weights == WeightStorage::kFp32;
+  int64_t floats = base ? RoundUp(c.vocab_size, kPanel) * c.hidden_size : 0;
   for (int64_t layer = 0; layer < c.num_layers; ++layer) {
     const LayerGroups g = GroupsOf(c, modules, layer);
-    for (const Group* group : {&g.qkv, &g.out, &g.gate_up, &g.down}) floats += PanelFloats(*group);
+    for (const Group* group : {&g.qkv, &g.out, &g.gate_up, &g.down}) {
+      floats += PanelFloats(*group, base);
+    }
   }
   return floats * kFloat;
 }

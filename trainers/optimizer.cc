@@ -17,6 +17,7 @@ class HostOptimizer : public Optimizer {
       : recipe_(recipe), parameters_(parameters) {}
 
   double GradientNorm() override {
+    if (keeps_bf16()) RoundToBf16(parameters_.gradient);
     norm_ = evolora::GradientNorm(parameters_.gradient.const_data_ptr<float>(),
                                   parameters_.gradient.numel());
     return norm_;
@@ -24,6 +25,17 @@ class HostOptimizer : public Optimizer {
 
   void Update(int64_t step, double learning_rate) override {
     const at::NoGradGuard no_grad;
+    UpdateInFp32(step, learning_rate);
+    if (!keeps_bf16()) return;
+    for (const at::Tensor& flat : {parameters_.value, parameters_.moment1, parameters_.moment2}) {
+      RoundToBf16(flat);
+    }
+  }
+
+ private:
+  bool keeps_bf16() const { return recipe_.precision == TrainingPrecision::kBf16; }
+
+  void UpdateInFp32(int64_t step, double learning_rate) {
     const AdapterParameters& p = parameters_;
     if (recipe_.max_grad_norm > 0) {
       const double clip = std::min(1.0, recipe_.max_grad_norm / (norm_ + 1e-6));
@@ -38,7 +50,6 @@ class HostOptimizer : public Optimizer {
           learning_rate * recipe_.lora_plus_ratio);
   }
 
- private:
   // Updates the values in place; lists of equal length and shapes.
   void AdamW(const std::vector<at::Tensor>& values, const std::vector<at::Tensor>& gradients,
              const std::vector<at::Tensor>& moments1, const std::vector<at::Tensor>& moments2,
@@ -58,6 +69,11 @@ class HostOptimizer : public Optimizer {
 };
 
 }  // namespace
+
+void RoundToBf16(const at::Tensor& flat) {
+  const at::NoGradGuard no_grad;
+  at::Tensor(flat).copy_(flat.to(at::kBFloat16));
+}
 
 std::unique_ptr<Optimizer> MakeHostOptimizer(const LoraRecipe& recipe,
                                              const AdapterParameters& parameters) {

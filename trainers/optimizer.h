@@ -22,8 +22,12 @@ class Optimizer {
   virtual void Update(int64_t step, double learning_rate) = 0;
 };
 
-// On the CPU. Both arguments outlive the object.
+// On the CPU. Both arguments outlive the object. With precision kBf16, gradient, values and moments
+// are kept as bf16 values.
 std::unique_ptr<Optimizer> MakeHostOptimizer(const LoraRecipe& recipe,
                                              const AdapterParameters& parameters);
+
+// To the nearest bf16 values, in place.
+void RoundToBf16(const at::Tensor& flat);
 
 }  // namespace evolora

@@ -15,7 +15,8 @@ struct PackedLayer {
 };
 
 // A base packed once, for every adapter that is trained on it. Immutable; as large as the base's
-// linear layers and head.
+// linear layers and head. Of matrices in few bits (LlamaWeights::compact) and of a head that is
+// trained nothing is packed.
 struct PackedBase {
   std::vector<PackedLayer> layers;
   PackedMatrix head;

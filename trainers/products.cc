@@ -11,6 +11,7 @@ namespace {
 // cache; the left side of a longer one (the gradient of logits) is read once, not once for each
 // panel.
 constexpr int64_t kDepthBlock = 1536;
+static_assert(kDepthBlock % kCompactBlock == 0);
 // Up to so many rows a panel is read so few times that copying it costs more than it saves.
 constexpr int64_t kRowsWithoutCopy = 24;
 constexpr int64_t kMinRowsPerTile = 48;
@@ -68,19 +69,40 @@ class DepthStep {
 
   void Run(int64_t begin, int64_t end, const DepthRange& depth, GemmStore store) const {
     alignas(64) float scratch[kDepthBlock * kPanelColumns];
+    int64_t widened = -1;  // the panel of the weight that is in `scratch`
     for (int64_t i = begin; i < end; ++i) {
       const Tile tile = Cut(tiling_.At(i));
       if (tile.rows <= 0) continue;
-      const GemmArgs args =
-          product_.ldr == 0 ? FromPanels(tile, depth) : FromRows(tile, depth, scratch);
+      if (product_.weight != nullptr && tile.panel != widened) {
+        Widen(tile, depth, scratch);
+        widened = tile.panel;
+      }
+      GemmArgs args = ArgsOf(tile, depth, scratch);
       if (args.depth <= 0) continue;
-      GemmArgs stored = args;
-      stored.store = store;
-      Kernels().gemm(stored);
+      args.store = store;
+      Kernels().gemm(args);
     }
   }
 
  private:
+  void Widen(const Tile& tile, const DepthRange& depth, float* scratch) const {
+    const int64_t first = tile.panel * kPanelColumns;
+    if (product_.weight_transposed) {
+      product_.weight->WidenTransposed(depth.begin, depth.count, first, scratch);
+    } else {
+      product_.weight->WidenPanel(depth.begin, depth.count, first, scratch);
+    }
+  }
+
+  GemmArgs ArgsOf(const Tile& tile, const DepthRange& depth, float* scratch) const {
+    if (product_.weight == nullptr) {
+      return product_.ldr == 0 ? FromPanels(tile, depth) : FromRows(tile, depth, scratch);
+    }
+    GemmArgs args = Args(tile, depth);
+    args.panel = scratch;
+    return args;
+  }
+
   // The rows of the tile that the product has.
   Tile Cut(Tile tile) const {
     const int64_t end =
@@ -151,7 +173,10 @@ void SumOfProducts(absl::Span<const Product> products, int64_t rows, int64_t col
     for (const Product& product : products) {
       const DepthStep step(product, tiling, y, ldy);
       const int64_t num_blocks = (product.depth + kDepthBlock - 1) / kDepthBlock;
-      const int64_t block = (product.depth + num_blocks - 1) / num_blocks;
+      int64_t block = (product.depth + num_blocks - 1) / num_blocks;
+      if (product.weight != nullptr) {  // whole blocks of it
+        block = (block + kCompactBlock - 1) / kCompactBlock * kCompactBlock;
+      }
       for (int64_t k = 0; k < product.depth; k += block) {
         const bool first = &product == &products.front() && k == 0;
         step.Run(begin, end, {k, std::min(block, product.depth - k)},

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "absl/types/span.h"
+#include "evolora/model/compact_matrix.h"
 #include "evolora/model/kernels.h"
 
 namespace evolora {
@@ -26,6 +27,11 @@ struct Product {
   // Panels only: outside ranges[p] the rows of panel p are zero and may be skipped. Null: none is;
   // REQUIRED of the first product of a sum that is stored with kSet.
   const DepthRange* ranges = nullptr;
+  // Not null: in place of `right`, a frozen weight W [out, in] in few bits, which is widened panel
+  // by panel into a buffer of each thread. right = W (depth = out), or W^T (depth = in) when
+  // weight_transposed.
+  const CompactMatrix* weight = nullptr;
+  bool weight_transposed = false;
   // The rows of y that this product belongs to; `left` begins with the first of them. All by
   // default; REQUIRED so of the first product of a sum.
   int64_t first_row = 0;

@@ -74,13 +74,22 @@ const char* PathName(TrainingPath path) {
 
 absl::StatusOr<TrainingPrecision> ParsePrecision(const std::string& name) {
   if (name == "fp32") return TrainingPrecision::kFp32;
+  if (name == "bf16-autocast") return TrainingPrecision::kBf16Autocast;
   if (name == "bf16") return TrainingPrecision::kBf16;
   return absl::InvalidArgumentError(
-      absl::StrCat("recipe.precision: '", name, "' is not one of fp32, bf16"));
+      absl::StrCat("recipe.precision: '", name, "' is not one of fp32, bf16-autocast, bf16"));
 }
 
 const char* PrecisionName(TrainingPrecision precision) {
-  return precision == TrainingPrecision::kFp32 ? "fp32" : "bf16";
+  switch (precision) {
+    case TrainingPrecision::kFp32:
+      return "fp32";
+    case TrainingPrecision::kBf16Autocast:
+      return "bf16-autocast";
+    case TrainingPrecision::kBf16:
+      return "bf16";
+  }
+  return "fp32";
 }
 
 // {"name or regex": number, ..}; absent = empty.
@@ -110,6 +119,46 @@ absl::Status CheckBound(const Bound& b) {
   if (b.value >= b.low && b.value <= b.high) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("recipe.", b.key, ": ", b.value, " is outside [", b.low, ", ", b.high, "]"));
+}
+
+absl::Status CheckPrecision(const LoraRecipe& r) {
+  if (r.precision == TrainingPrecision::kFp32) return absl::OkStatus();
+  const auto refused = [&](absl::string_view by) {
+    return absl::InvalidArgumentError(absl::StrCat("recipe.precision: ", PrecisionName(r.precision),
+                                                   " is not computed with ", by));
+  };
+  if (!r.modules_to_save.empty()) return refused("modules_to_save");
+  if (r.path == TrainingPath::kReference && r.use_dora) return refused("use_dora");
+  if (r.path == TrainingPath::kReference && r.init_lora_weights != LoraInit::kKaiming) {
+    return refused("another init_lora_weights");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckModulesToSave(const LoraRecipe& r) {
+  if (r.modules_to_save.empty()) return absl::OkStatus();
+  const auto refused = [](absl::string_view by) {
+    return absl::InvalidArgumentError(absl::StrCat("recipe.modules_to_save: not with ", by));
+  };
+  if (r.path == TrainingPath::kDevice) return refused("the path device");
+  if (r.objective.kind != ObjectiveKind::kSft) {
+    return refused(absl::StrCat("the objective ", ObjectiveName(r.objective.kind)));
+  }
+  if (r.init_lora_weights != LoraInit::kKaiming) return refused("another init_lora_weights");
+  if (r.lora_plus_ratio != 1) return refused("lora_plus_ratio");
+  return r.weight_decay > 0 ? refused("weight_decay") : absl::OkStatus();
+}
+
+absl::Status CheckBaseWeights(const LoraRecipe& r) {
+  if (r.base_weights == WeightStorage::kFp32) return absl::OkStatus();
+  const auto refused = [&](absl::string_view by) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "recipe.base_weights: ", WeightStorageName(r.base_weights), " is not for ", by));
+  };
+  if (r.path == TrainingPath::kDevice) return refused("the path device");
+  if (r.use_dora) return refused("use_dora, which reads the base's own norms");
+  if (r.init_lora_weights == LoraInit::kKaiming) return absl::OkStatus();
+  return refused("init_lora_weights that decompose the base");
 }
 
 }  // namespace
@@ -157,6 +206,9 @@ absl::Status ValidateRecipe(const LoraRecipe& r) {
         absl::StrCat("recipe.max_cut_share: no row of the objective '",
                      ObjectiveName(r.objective.kind), "' can be cut"));
   }
+  RETURN_IF_ERROR(CheckBaseWeights(r));
+  RETURN_IF_ERROR(CheckModulesToSave(r));
+  RETURN_IF_ERROR(CheckPrecision(r));
   return ValidateObjective(r.objective);
 }
 
@@ -171,6 +223,7 @@ absl::StatusOr<LoraRecipe> RecipeFromJson(const Json& json) {
   r.use_dora = f.OptionalBool("use_dora").value_or(r.use_dora);
   if (f.Has("target_modules")) r.target_modules = f.StringArray("target_modules");
   if (f.Has("exclude_modules")) r.exclude_modules = f.StringArray("exclude_modules");
+  if (f.Has("modules_to_save")) r.modules_to_save = f.StringArray("modules_to_save");
   r.rank_pattern = ReadPattern<int64_t>(f, "rank_pattern");
   r.alpha_pattern = ReadPattern<double>(f, "alpha_pattern");
   const std::string init =
@@ -198,8 +251,14 @@ absl::StatusOr<LoraRecipe> RecipeFromJson(const Json& json) {
       f.OptionalInteger("checkpoint_every_steps", -kMax, kMax).value_or(r.checkpoint_every_steps);
   const std::string path = f.OptionalString("path").value_or(PathName(r.path));
   const std::string precision = f.OptionalString("precision").value_or(PrecisionName(r.precision));
+  const std::string base_weights =
+      f.OptionalString("base_weights").value_or(WeightStorageName(r.base_weights));
   r.objective = ReadObjective(f);
   RETURN_IF_ERROR(f.Done());
+  if (!ParseWeightStorage(base_weights, r.base_weights)) {
+    return absl::InvalidArgumentError(absl::StrCat("recipe.base_weights: '", base_weights,
+                                                   "' is not one of fp32, bf16, int8, q4"));
+  }
   ASSIGN_OR_RETURN(r.init_lora_weights, ParseInit(init));
   ASSIGN_OR_RETURN(r.schedule, ParseSchedule(schedule));
   ASSIGN_OR_RETURN(r.path, ParsePath(path));
@@ -222,6 +281,7 @@ static Json GeneralKeys(const LoraRecipe& r) {
               {"lora_dropout", r.lora_dropout},
               {"target_modules", r.target_modules},
               {"exclude_modules", r.exclude_modules},
+              {"modules_to_save", r.modules_to_save},
               {"rank_pattern", r.rank_pattern},
               {"alpha_pattern", r.alpha_pattern},
               {"init_lora_weights", InitName(r.init_lora_weights)},
@@ -245,7 +305,8 @@ static Json GeneralKeys(const LoraRecipe& r) {
               {"require_end_of_turn", r.require_end_of_turn},
               {"checkpoint_every_steps", r.checkpoint_every_steps},
               {"path", PathName(r.path)},
-              {"precision", PrecisionName(r.precision)}};
+              {"precision", PrecisionName(r.precision)},
+              {"base_weights", WeightStorageName(r.base_weights)}};
 }
 
 Json RecipeToJson(const LoraRecipe& r) {

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "ATen/autocast_mode.h"
 #include "ATen/core/grad_mode.h"
 #include "ATen/ops/from_blob.h"
 #include "ATen/ops/mm.h"
@@ -13,6 +14,7 @@
 #include "ATen/ops/tensor.h"
 #include "adapter_dropout.h"
 #include "evolora/core/status_macros.h"
+#include "evolora/model/compact_weights.h"
 #include "evolora/model/reference_forward.h"
 #include "gradient_path.h"
 #include "head_loss.h"
@@ -54,10 +56,46 @@ absl::StatusOr<MicroBatch> BuildMicroBatch(absl::Span<const TrainingRow> rows,
   return batch;
 }
 
+LlamaWeights BaseOf(const GradientPathInputs& inputs) {
+  const LlamaWeights wide =
+      inputs.base->compact != nullptr ? WidenedCopy(*inputs.base) : *inputs.base;
+  if (inputs.recipe->precision == TrainingPrecision::kFp32) return wide;
+  return CastCopy(wide, at::kBFloat16);
+}
+
+// torch.autocast("cpu", bfloat16) while it lives, unless `precision` is fp32.
+class Autocast {
+ public:
+  explicit Autocast(TrainingPrecision precision)
+      : is_on_(precision != TrainingPrecision::kFp32),
+        was_enabled_(at::autocast::is_autocast_enabled(at::kCPU)),
+        dtype_(at::autocast::get_autocast_dtype(at::kCPU)) {
+    if (!is_on_) return;
+    at::autocast::increment_nesting();
+    at::autocast::set_autocast_enabled(at::kCPU, true);
+    at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
+  }
+  ~Autocast() {
+    if (!is_on_) return;
+    at::autocast::set_autocast_enabled(at::kCPU, was_enabled_);
+    at::autocast::set_autocast_dtype(at::kCPU, dtype_);
+    // Rounded copies of the adapters are kept until here.
+    if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
+  }
+  Autocast(const Autocast&) = delete;
+  Autocast& operator=(const Autocast&) = delete;
+
+ private:
+  const bool is_on_;
+  const bool was_enabled_;
+  const at::ScalarType dtype_;
+};
+
 class ReferencePath : public GradientPath, public FrozenPass {
  public:
   explicit ReferencePath(const GradientPathInputs& inputs)
       : inputs_(inputs),
+        base_(BaseOf(inputs)),
         own_loss_(inputs.loss == nullptr ? MakeCrossEntropy(inputs.rows) : nullptr),
         loss_(inputs.loss == nullptr ? *own_loss_ : *inputs.loss) {
     if (inputs.recipe->lora_dropout > 0) {
@@ -73,9 +111,9 @@ class ReferencePath : public GradientPath, public FrozenPass {
          MicroBatches(sequences, step_rows, inputs_.recipe->tokens_per_micro_batch,
                       loss_.sequences_per_row())) {
       ASSIGN_OR_RETURN(const MicroBatch batch, BuildMicroBatch(sequences, indices));
-      ASSIGN_OR_RETURN(const at::Tensor hidden_BTD,
-                       ReferenceHidden(*inputs_.base, inputs_.lora, batch.tokens,
-                                       Factors(indices, batch.tokens.ids.size(1))));
+      ASSIGN_OR_RETURN(
+          const at::Tensor hidden_BTD,
+          Hidden(inputs_.lora, batch.tokens, Factors(indices, batch.tokens.ids.size(1))));
       const at::Tensor rows_ND = hidden_BTD.flatten(0, 1).index_select(0, batch.hidden_rows_N);
       const HeadLoss head = LossOfHead(rows_ND.detach(), batch, factor);
       loss_sum += head.loss_sum;
@@ -94,26 +132,34 @@ class ReferencePath : public GradientPath, public FrozenPass {
     for (const int64_t& i : indices) {
       ASSIGN_OR_RETURN(const MicroBatch batch,
                        BuildMicroBatch(sequences, absl::MakeConstSpan(&i, 1)));
-      ASSIGN_OR_RETURN(
-          const at::Tensor hidden_BTD,
-          ReferenceHidden(*inputs_.base, model == FrozenModel::kInit ? inputs_.lora : nullptr,
-                          batch.tokens));
-      all.push_back(hidden_BTD.flatten(0, 1).index_select(0, batch.hidden_rows_N));
+      ASSIGN_OR_RETURN(const at::Tensor hidden_BTD,
+                       Hidden(model == FrozenModel::kInit ? inputs_.lora : nullptr, batch.tokens));
+      all.push_back(hidden_BTD.flatten(0, 1).index_select(0, batch.hidden_rows_N).to(at::kFloat));
     }
     return all;
   }
 
   void Logits(const float* hidden, int64_t rows, float* logits) override {
     const at::NoGradGuard no_grad;
-    const at::Tensor& head = inputs_.base->head;
+    const at::Tensor& head = base_.head;
     const at::Tensor hidden_ND =
         at::from_blob(const_cast<float*>(hidden), {rows, head.size(1)}, at::kFloat);
     at::Tensor logits_NV = at::from_blob(logits, {rows, head.size(0)}, at::kFloat);
-    at::mm_out(logits_NV, hidden_ND, head.t());
+    if (head.scalar_type() == at::kFloat) {
+      at::mm_out(logits_NV, hidden_ND, head.t());
+    } else {
+      logits_NV.copy_(at::mm(hidden_ND.to(head.scalar_type()), head.t()));
+    }
   }
-  int64_t vocabulary() const override { return inputs_.base->config.vocab_size; }
+  int64_t vocabulary() const override { return base_.config.vocab_size; }
 
  private:
+  absl::StatusOr<at::Tensor> Hidden(const LoraTensors* lora, const TokenBatch& tokens,
+                                    const AdapterInputFactors& factors = {}) const {
+    const Autocast autocast(inputs_.recipe->precision);
+    return ReferenceHidden(base_, lora, tokens, factors);
+  }
+
   // Dropout's factors of a batch of rows, padded to `longest` tokens.
   AdapterInputFactors Factors(absl::Span<const int64_t> indices, int64_t longest) {
     if (!dropout_) return {};
@@ -137,13 +183,15 @@ class ReferencePath : public GradientPath, public FrozenPass {
 
   // Cross entropies keep a formula of their own here, the one that others are compared with.
   HeadLoss LossOfHead(const at::Tensor& rows_ND, const MicroBatch& batch, double factor) const {
+    const at::Tensor head = EffectiveHead(base_, inputs_.lora);
     if (inputs_.recipe->objective.kind == ObjectiveKind::kSft) {
-      return ChunkedHeadLoss(rows_ND, inputs_.base->head, batch.targets_N, factor);
+      return ChunkedHeadLoss(rows_ND, head, batch.targets_N, factor);
     }
-    return ChunkedHeadLoss(rows_ND, inputs_.base->head, batch.targets, loss_, factor);
+    return ChunkedHeadLoss(rows_ND, head, batch.targets, loss_, factor);
   }
 
   const GradientPathInputs inputs_;
+  const LlamaWeights base_;  // widened, if it is in few bits, and rounded, if the precision says so
   const std::unique_ptr<Loss> own_loss_;  // null: given
   Loss& loss_;
   std::optional<AdapterDropout> dropout_;

@@ -25,6 +25,8 @@ absl::Status CheckShareable(const QueuedJob& queued) {
   const LoraRecipe& recipe = queued.job.recipe;
   if (recipe.path != TrainingPath::kFast) return Refused("recipe.path but fast");
   if (recipe.precision != TrainingPrecision::kFp32) return Refused("recipe.precision bf16");
+  if (!recipe.modules_to_save.empty()) return Refused("recipe.modules_to_save");
+  if (recipe.base_weights != WeightStorage::kFp32) return Refused("recipe.base_weights");
   if (recipe.init_lora_weights != LoraInit::kKaiming) {
     return Refused("recipe.init_lora_weights pissa or olora");
   }

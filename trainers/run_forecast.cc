@@ -1,13 +1,16 @@
 #include "evolora/trainers/run_forecast.h"
 
 #include <algorithm>
+#include <functional>
 #include <memory>
+#include <numeric>
 #include <vector>
 
 #include "ATen/Parallel.h"
 #include "adapter_plan.h"
 #include "buffer.h"
 #include "evolora/core/status_macros.h"
+#include "evolora/model/compact_weights.h"
 #include "evolora/model/llama_weights.h"
 #include "evolora/model/torch_status.h"
 #include "loss.h"
@@ -51,6 +54,7 @@ class Walk {
     RETURN_IF_ERROR(LintTrainingRows(job_.rows, limits));
     ASSIGN_OR_RETURN(loss_, MakeLoss(job_.recipe.objective, job_.rows));
     ASSIGN_OR_RETURN(modules_, PlanModules(job_.base->config, job_.recipe));
+    ASSIGN_OR_RETURN(saved_, PlanSavedModules(job_.base->config, job_.recipe));
     return absl::OkStatus();
   }
 
@@ -68,6 +72,11 @@ class Walk {
       out_.trainable_parameters += module.rank * (module.in_features + module.out_features);
       if (job_.recipe.use_dora) out_.trainable_parameters += module.out_features;
     }
+    adapter_parameters_ = out_.trainable_parameters;
+    for (const NamedShape& module : saved_) {
+      out_.trainable_parameters += std::accumulate(module.shape.begin(), module.shape.end(),
+                                                   int64_t{1}, std::multiplies<>());
+    }
   }
 
   void AddStep(const std::vector<int64_t>& step_rows) {
@@ -83,7 +92,7 @@ class Walk {
     // A and B.
     out_.computed_flops +=
         StepFlops(job_.base->config, job_.recipe, computed) +
-        6.0 * static_cast<double>(out_.trainable_parameters) * static_cast<double>(computed.tokens);
+        6.0 * static_cast<double>(adapter_parameters_) * static_cast<double>(computed.tokens);
   }
 
   StepSize AddPacked(const std::vector<int64_t>& step_rows) {
@@ -118,9 +127,23 @@ class Walk {
     return computed;
   }
 
+  // Of the base as it lies in memory, and of its copy in few bits when it is not loaded so.
+  int64_t BaseBytes() const {
+    const LlamaConfig& c = job_.base->config;
+    const WeightStorage storage = job_.recipe.base_weights;
+    int64_t floats = 0;
+    for (const NamedShape& entry : TensorShapes(c)) {
+      const bool is_matrix = entry.shape.size() == 2;
+      if (is_matrix && job_.base->compact != nullptr) continue;
+      floats += is_matrix ? entry.shape[0] * entry.shape[1] : entry.shape[0];
+    }
+    const int64_t compact = storage == WeightStorage::kFp32 ? 0 : CompactBytes(c, storage);
+    return floats * static_cast<int64_t>(sizeof(float)) + compact;
+  }
+
   void ForecastMemory() {
     const int64_t adapter = out_.trainable_parameters * static_cast<int64_t>(sizeof(float));
-    out_.memory.weights = CountParameters(job_.base->config) * static_cast<int64_t>(sizeof(float));
+    out_.memory.weights = BaseBytes();
     if (job_.recipe.init_lora_weights != LoraInit::kKaiming) {  // the adapted ones less the start
       for (const PlannedModule& module : modules_) {
         out_.memory.weights +=
@@ -136,7 +159,7 @@ class Walk {
                                : "; what the device path holds on its device is not counted";
       return;
     }
-    out_.memory.packed = PackedBytes(job_.base->config, modules_);
+    out_.memory.packed = PackedBytes(job_.base->config, job_.recipe, modules_);
     out_.memory.arena =
         ArenaBytes(job_.base->config, job_.recipe, modules_, largest_, at::get_num_threads());
   }
@@ -144,6 +167,8 @@ class Walk {
   const TrainingJob& job_;
   const TrainingPath path_;
   std::vector<PlannedModule> modules_;
+  std::vector<NamedShape> saved_;
+  int64_t adapter_parameters_ = 0;
   std::unique_ptr<Loss> loss_;
   LargestMicroBatch largest_;
   RunForecast out_;

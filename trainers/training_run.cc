@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "checkpoint.h"
 #include "evolora/core/status_macros.h"
+#include "evolora/model/compact_weights.h"
 #include "step_cost.h"
 
 namespace evolora {
@@ -25,12 +26,25 @@ absl::Status TrainingRun::Start() {
   RETURN_IF_ERROR(LintTrainingRows(job_.rows, limits));
   order_.emplace(job_.recipe, job_.rows);
   total_steps_ = order_->total_steps();
+  RETURN_IF_ERROR(MakeCompact());
   RETURN_IF_ERROR(MakeStart());
   ObjectiveSettings settings = job_.recipe.objective;
   // What is left of a base is not the base; with the start that was taken out of it, it is.
   if (start_.has_value()) settings.reference = FrozenModel::kInit;
   ASSIGN_OR_RETURN(loss_, MakeLoss(settings, job_.rows));
   optimizer_ = MakeHostOptimizer(job_.recipe, *parameters_);
+  return absl::OkStatus();
+}
+
+absl::Status TrainingRun::MakeCompact() {
+  const WeightStorage wanted = job_.recipe.base_weights;
+  if (job_.base->compact != nullptr) {
+    if (job_.base->compact->storage == wanted) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat("recipe.base_weights: ", WeightStorageName(wanted),
+                     ", the base was loaded as ", WeightStorageName(job_.base->compact->storage)));
+  }
+  if (wanted != WeightStorage::kFp32) compact_.emplace(CompactCopy(*job_.base, wanted));
   return absl::OkStatus();
 }
 
@@ -47,6 +61,10 @@ absl::Status TrainingRun::MakeStart() {
   ASSIGN_OR_RETURN(AdapterParameters parameters,
                    AdapterParameters::Create(base(), job_.recipe, init));
   parameters_.emplace(std::move(parameters));
+  const bool on_host = job_.recipe.path == TrainingPath::kReference;
+  if (job_.recipe.precision == TrainingPrecision::kBf16 && on_host) {
+    RoundToBf16(parameters_->value);
+  }
   return absl::OkStatus();
 }
 

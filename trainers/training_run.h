@@ -69,14 +69,18 @@ class TrainingRun {
   absl::StatusOr<TrainedAdapter> Finish();
 
  private:
+  absl::Status MakeCompact();
   absl::Status MakeStart();
   absl::Status Restore();
   absl::Status AgreeOnStart() const;
   absl::Status WriteMetrics();
   double TotalFlops() const;
 
-  // What the adapter is trained beside: the job's base, or what a start has left of it.
-  const LlamaWeights& base() const { return start_ ? *start_->base : *job_.base; }
+  // What the adapter is trained beside: the job's base, in few bits when the recipe says so, or
+  // what a start has left of it.
+  const LlamaWeights& base() const {
+    return start_ ? *start_->base : compact_ ? *compact_ : *job_.base;
+  }
   // Whether this rank writes files.
   bool writes() const { return options_.group == nullptr || options_.group->rank() == 0; }
 
@@ -84,6 +88,7 @@ class TrainingRun {
   const TrainOptions& options_;
   FileSystem& fs_;
   const Clock& clock_;
+  std::optional<LlamaWeights> compact_;  // unless the job's base is it
   std::optional<ResidualStart> start_;
   std::optional<AdapterParameters> parameters_;
   std::unique_ptr<Loss> loss_;

@@ -76,6 +76,69 @@ std::vector<Case> VariantCases() {
   return cases;
 }
 
+TEST(FastPath, EqualsAutogradOnABaseInFewBits) {
+  for (const WeightStorage storage :
+       {WeightStorage::kBf16, WeightStorage::kInt8, WeightStorage::kQ4}) {
+    const std::string name = WeightStorageName(storage);
+    std::vector<Case> cases = {
+        MakeCase(name),
+        MakeCase(name + ", tied head, biases, norms of q and k",
+                 [](Case& c) {
+                   c.config.tied_head = true;
+                   c.config.qkv_bias = true;
+                   c.config.output_bias = true;
+                   c.config.qk_norm = true;
+                 }),
+        MakeCase(name + ", 131 wide, MLP of 1,700",
+                 [](Case& c) {
+                   c.config.hidden_size = 131;
+                   c.config.intermediate_size = 1700;
+                 }),
+        MakeCase(name + ", vocabulary 1,601", [](Case& c) { c.config.vocab_size = 1601; }),
+        MakeCase(name + ", shared prefixes", [](Case& c) { c.rows = SharingRows(c.config); }),
+        MakeCase(name + ", dropout", [](Case& c) { c.recipe.lora_dropout = 0.2; }),
+        MakeCase(name + ", two targets", [](Case& c) {
+          c.recipe.target_modules = {"k_proj", "up_proj"};
+        })};
+    for (Case& c : cases) {
+      c.recipe.base_weights = storage;
+      ExpectFastEqualsReference(c);
+    }
+  }
+}
+
+TEST(FastPath, EqualsAutogradForModulesTrainedAsAWhole) {
+  const std::vector<std::vector<std::string>> lists = {
+      {"lm_head"},
+      {"embed_tokens"},
+      {"model.norm"},
+      {"embed_tokens", "lm_head", "norm"},
+      {"layers.1.post_attention_layernorm"},
+      {"layers.1.input_layernorm"},
+      {"layers.0.input_layernorm", "layers.2.post_attention_layernorm"},
+      {"q_norm"},
+      {"layers.2.self_attn.k_norm"}};
+  for (const std::vector<std::string>& names : lists) {
+    for (const std::vector<std::string>& targets :
+         {std::vector<std::string>{}, {"model.layers.2.mlp.down_proj"}}) {
+      Case c = MakeCase(absl::StrCat(names.front(), " and ", targets.size(), " targets"));
+      c.config.qk_norm = true;
+      c.recipe.modules_to_save = names;
+      c.recipe.target_modules = targets;
+      ExpectFastEqualsReference(c);
+      c.config.tied_head = true;
+      c.rows = SharingRows(c.config);
+      ExpectFastEqualsReference(c);
+    }
+  }
+  Case compact = MakeCase("beside a base in few bits");
+  compact.recipe.modules_to_save = {"lm_head", "model.norm"};
+  compact.recipe.base_weights = WeightStorage::kInt8;
+  ExpectFastEqualsReference(compact);
+  compact.recipe.modules_to_save = {"embed_tokens"};
+  ExpectFastEqualsReference(compact);
+}
+
 TEST(FastPath, EqualsAutogradWithMagnitudes) {
   for (Case& c : VariantCases()) {
     c.recipe.use_dora = true;

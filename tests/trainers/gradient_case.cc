@@ -8,6 +8,7 @@
 #include "ATen/ops/norm.h"
 #include "absl/strings/str_cat.h"
 #include "evolora/core/random.h"
+#include "evolora/model/compact_weights.h"
 #include "support/status_matchers.h"
 
 namespace evolora::testing {
@@ -157,7 +158,10 @@ std::vector<Case> AdapterCases() {
 }
 
 Gradient Compute(const Case& c, const PathFactory& factory, double factor, c10::Device device) {
-  const std::shared_ptr<const LlamaWeights> base = RandomWeights(c.config, 3);
+  std::shared_ptr<const LlamaWeights> base = RandomWeights(c.config, 3);
+  if (c.recipe.base_weights != WeightStorage::kFp32) {
+    base = std::make_shared<const LlamaWeights>(CompactCopy(*base, c.recipe.base_weights));
+  }
   AdapterParameters parameters = RandomParameters(c, *base);
   parameters.MoveTo(device);
   const absl::StatusOr<std::unique_ptr<Loss>> loss = MakeLoss(c.recipe.objective, c.rows);
@@ -189,6 +193,11 @@ std::string Difference(const Gradient& actual, const Gradient& expected, double 
       const std::string difference = TensorDifference(mine.grad(), theirs.grad(), tolerance);
       if (!difference.empty()) return absl::StrCat(path, ": ", difference);
     }
+  }
+  for (const auto& [path, weight] : expected.parameters.lora().saved) {
+    const at::Tensor& own = actual.parameters.lora().saved.at(path);
+    const std::string difference = TensorDifference(own.grad(), weight.grad(), tolerance);
+    if (!difference.empty()) return absl::StrCat(path, ": ", difference);
   }
   return "";
 }

@@ -9,6 +9,7 @@
 #include "ATen/ops/randn.h"
 #include "ATen/ops/tensor.h"
 #include "evolora/core/random.h"
+#include "evolora/model/compact_weights.h"
 #include "evolora/model/llama_weights.h"
 #include "evolora/model/reference_forward.h"
 #include "head_loss.h"
@@ -104,6 +105,54 @@ TEST(TrainLora, BothPathsTakeTheSameSteps) {
     EXPECT_NEAR(a.history[i].loss, b.history[i].loss, 1e-5 * b.history[i].loss) << "step " << i;
     EXPECT_NEAR(a.history[i].grad_norm, b.history[i].grad_norm, 1e-4 * b.history[i].grad_norm);
   }
+}
+
+TEST(TrainLora, ABaseInFewBitsIsLoadedOrMadeAndTakesTheSameStepsOnBothPaths) {
+  for (const WeightStorage storage :
+       {WeightStorage::kBf16, WeightStorage::kInt8, WeightStorage::kQ4}) {
+    SCOPED_TRACE(WeightStorageName(storage));
+    TrainingJob job = TinyJob();
+    job.recipe.base_weights = storage;
+    ASSERT_OK_AND_ASSIGN(const TrainedAdapter made, Train(job));
+    job.base = std::make_shared<const LlamaWeights>(CompactCopy(*job.base, storage));
+    ASSERT_OK_AND_ASSIGN(const TrainedAdapter loaded, Train(job));
+    EXPECT_EQ(AdapterDigest(made.adapter), AdapterDigest(loaded.adapter));
+    job.recipe.path = TrainingPath::kReference;
+    ASSERT_OK_AND_ASSIGN(const TrainedAdapter reference, Train(job));
+    for (size_t i = 0; i < made.history.size(); ++i) {
+      EXPECT_NEAR(made.history[i].loss, reference.history[i].loss, 1e-5 * made.history[i].loss);
+    }
+    job.recipe.base_weights = WeightStorage::kFp32;
+    EXPECT_THAT(Train(job).status(),
+                StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("the base was loaded as")));
+  }
+}
+
+TEST(TrainLora, SavedModulesLearnAndGoOnFromWhereTheyWere) {
+  TrainingJob job = TinyJob();
+  job.recipe.modules_to_save = {"lm_head", "norm"};
+  ASSERT_OK_AND_ASSIGN(const TrainedAdapter trained, Train(job));
+  ASSERT_EQ(trained.adapter.saved_modules.size(), 8u);  // the head, and 7 norms of 3 layers
+  for (const SavedModule& module : trained.adapter.saved_modules) {
+    const at::Tensor own = FindReplaceable(*job.base, module.path);
+    const float* from = own.const_data_ptr<float>();
+    EXPECT_NE(module.weight, std::vector<float>(from, from + own.numel())) << module.path;
+  }
+  job.init = trained.adapter;
+  job.recipe.learning_rate = 0;
+  ASSERT_OK_AND_ASSIGN(const TrainedAdapter same, Train(job));
+  EXPECT_EQ(AdapterDigest(same.adapter), AdapterDigest(trained.adapter));
+  EXPECT_LT(same.history.front().loss, trained.history.front().loss);
+  job.recipe.modules_to_save = {"norm"};
+  EXPECT_THAT(Train(job).status(), StatusIs(absl::StatusCode::kInvalidArgument,
+                                            HasSubstr("it saves lm_head as a whole")));
+  job.init.reset();
+  job.recipe.modules_to_save = {"up_proj"};
+  EXPECT_THAT(Train(job).status(), StatusIs(absl::StatusCode::kInvalidArgument,
+                                            HasSubstr("a linear layer of the decoder")));
+  job.recipe.modules_to_save = {"score"};
+  EXPECT_THAT(Train(job).status(),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("'score' matches neither")));
 }
 
 TEST(TrainLora, StoppedAndResumedGivesTheBytesOfTheUnbrokenRun) {

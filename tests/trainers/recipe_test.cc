@@ -45,6 +45,12 @@ TEST(Recipe, JsonRoundTripKeepsEveryField) {
   ASSERT_OK_AND_ASSIGN(const LoraRecipe pissa, RecipeFromJson(RecipeToJson(recipe)));
   EXPECT_EQ(pissa.init_lora_weights, LoraInit::kPissa);
   EXPECT_EQ(pissa.lora_dropout, 0.25);
+  recipe.init_lora_weights = LoraInit::kKaiming;
+  for (const WeightStorage storage : {WeightStorage::kBf16, WeightStorage::kQ4}) {
+    recipe.base_weights = storage;
+    ASSERT_OK_AND_ASSIGN(const LoraRecipe compact, RecipeFromJson(RecipeToJson(recipe)));
+    EXPECT_EQ(compact.base_weights, storage);
+  }
 }
 
 TEST(Recipe, RefusesWhatItDoesNotKnowOrCannotMean) {
@@ -89,6 +95,23 @@ TEST(Recipe, RefusesWhatItDoesNotKnowOrCannotMean) {
        "recipe.reference: the other keys of the objective leave it without effect"},
       {R"({"objective": "policy", "policy_scale_rewards": 1})", "policy_scale_rewards"},
       {R"({"objective": "dpo", "reference": "other"})", "'other' is not one of base, init"},
+      {R"({"base_weights": "nf4"})", "'nf4' is not one of fp32, bf16, int8, q4"},
+      {R"({"base_weights": "q4", "use_dora": true})", "q4 is not for use_dora"},
+      {R"({"base_weights": "int8", "path": "device"})", "int8 is not for the path device"},
+      {R"({"base_weights": "bf16", "init_lora_weights": "pissa"})",
+       "bf16 is not for init_lora_weights"},
+      {R"({"modules_to_save": ["norm"], "objective": "dpo"})", "not with the objective dpo"},
+      {R"({"modules_to_save": ["norm"], "lora_plus_ratio": 2})", "not with lora_plus_ratio"},
+      {R"({"modules_to_save": ["norm"], "weight_decay": 0.1})", "not with weight_decay"},
+      {R"({"modules_to_save": ["norm"], "path": "device"})", "not with the path device"},
+      {R"({"modules_to_save": ["norm"], "init_lora_weights": "olora"})",
+       "not with another init_lora_weights"},
+      {R"({"modules_to_save": "norm"})", "modules_to_save"},
+      {R"({"precision": "fp16"})", "'fp16' is not one of fp32, bf16-autocast, bf16"},
+      {R"({"precision": "bf16", "path": "reference", "use_dora": true})",
+       "bf16 is not computed with use_dora"},
+      {R"({"precision": "bf16-autocast", "modules_to_save": ["norm"]})",
+       "bf16-autocast is not computed with modules_to_save"},
       {R"([])", "recipe"},
   };
   for (const Row& row : rows) {

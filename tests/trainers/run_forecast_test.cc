@@ -5,6 +5,7 @@
 
 #include "evolora/core/file_system.h"
 #include "evolora/core/random.h"
+#include "evolora/model/compact_weights.h"
 #include "model/random_model.h"
 #include "support/fake_clock.h"
 #include "support/status_matchers.h"
@@ -63,6 +64,25 @@ TEST(ForecastRun, CountsMagnitudesTheRestOfTheBaseAndUnsharedPrefixes) {
   job.recipe.init_lora_weights = LoraInit::kPissa;
   ASSERT_OK_AND_ASSIGN(const RunForecast pissa, ForecastRun(job));
   EXPECT_GT(pissa.memory.weights, plain.memory.weights);
+}
+
+TEST(ForecastRun, CountsABaseInFewBitsAndItsSourceWhereThatStays) {
+  TrainingJob job = Job(17);
+  ASSERT_OK_AND_ASSIGN(const RunForecast plain, ForecastRun(job));
+  job.recipe.base_weights = WeightStorage::kInt8;
+  ASSERT_OK_AND_ASSIGN(const RunForecast beside, ForecastRun(job));
+  const int64_t compact = CompactBytes(job.base->config, WeightStorage::kInt8);
+  EXPECT_EQ(beside.memory.weights, plain.memory.weights + compact);
+  EXPECT_LT(beside.memory.packed, plain.memory.packed);
+  job.base = std::make_shared<const LlamaWeights>(CompactCopy(*job.base, WeightStorage::kInt8));
+  ASSERT_OK_AND_ASSIGN(const RunForecast alone, ForecastRun(job));
+  int64_t vectors = 0;
+  for (const NamedShape& entry : TensorShapes(job.base->config)) {
+    if (entry.shape.size() == 1) vectors += entry.shape[0] * 4;
+  }
+  EXPECT_EQ(alone.memory.weights, vectors + compact);
+  EXPECT_EQ(alone.memory.packed, beside.memory.packed);
+  EXPECT_EQ(alone.memory.arena, plain.memory.arena);
 }
 
 TEST(ForecastRun, CountsWhatARealRunReports) {

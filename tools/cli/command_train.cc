@@ -37,9 +37,10 @@ struct TrainCommand {
 };
 
 absl::StatusOr<CheckedJob> LoadJob(const GlobalOptions& global, const TrainCommand& command) {
-  ASSIGN_OR_RETURN(const LoadedBase base,
-                   LoadStoredBase(PosixFileSystem(), global.home, command.base));
-  return BuildJob(base, command.files);
+  ASSIGN_OR_RETURN(const LoraRecipe recipe, ReadRecipe(command.files));
+  ASSIGN_OR_RETURN(const LoadedBase base, LoadStoredBase(PosixFileSystem(), global.home,
+                                                         command.base, recipe.base_weights));
+  return BuildJob(base, command.files, recipe);
 }
 
 // Shows steps: JSON lines, or a bar on stderr.

@@ -68,11 +68,29 @@ absl::Status WriteSummary(const std::string& work_dir, const TrainedAdapter& tra
 
 }  // namespace
 
-absl::StatusOr<CheckedJob> BuildJob(const LoadedBase& base, const JobFiles& files) {
+absl::StatusOr<LoraRecipe> ReadRecipe(const JobFiles& files) {
   ASSIGN_OR_RETURN(const std::string text, PosixFileSystem().ReadFile(files.recipe, 1 << 20));
-  const absl::StatusOr<LoraRecipe> recipe = ParseRecipe(text);
+  absl::StatusOr<LoraRecipe> recipe = ParseRecipe(text);
   if (!recipe.ok()) return Annotate(recipe.status(), files.recipe);
-  return BuildJob(base, files, *recipe);
+  return recipe;
+}
+
+absl::StatusOr<CheckedJob> BuildJob(const LoadedBase& base, const JobFiles& files) {
+  ASSIGN_OR_RETURN(const LoraRecipe recipe, ReadRecipe(files));
+  return BuildJob(base, files, recipe);
+}
+
+static void WarnOfRecipe(const LoraRecipe& recipe, std::vector<std::string>& warnings) {
+  if (recipe.precision != TrainingPrecision::kFp32 && recipe.path == TrainingPath::kReference) {
+    warnings.push_back(absl::StrCat("recipe.precision: bf16 by ", Bf16Units(), " on this CPU",
+                                    Bf16Units() == "emulation" ? ", slower than fp32" : "",
+                                    "; the fast path, which is fp32, may still be faster"));
+  }
+  if (!recipe.modules_to_save.empty()) {
+    warnings.push_back(
+        "recipe.modules_to_save: vLLM and llama.cpp will refuse the adapter; evolora and "
+        "transformers + PEFT run it");
+  }
 }
 
 absl::StatusOr<CheckedJob> BuildJob(const LoadedBase& base, const JobFiles& files,
@@ -98,6 +116,7 @@ absl::StatusOr<CheckedJob> BuildJob(const LoadedBase& base, const JobFiles& file
     checked.job.init = std::move(init.adapter);
   }
   RETURN_IF_ERROR(CheckRows(files, checked));
+  WarnOfRecipe(recipe, checked.warnings);
   return checked;
 }
 

@@ -27,6 +27,9 @@ struct CheckedJob {
   std::vector<std::string> warnings;
 };
 
+// Errors name the file.
+absl::StatusOr<LoraRecipe> ReadRecipe(const JobFiles& files);
+
 // Reads recipe and rows, lints them, holds them against the protected texts and cuts what may be
 // cut. Errors name the file.
 absl::StatusOr<CheckedJob> BuildJob(const LoadedBase& base, const JobFiles& files);

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Writes the reference runs under tests/golden/training with transformers and PEFT.
 
-Usage: make_training_golden.py [OUT]     default: tests/golden/training
+Usage: make_training_golden.py [OUT [CASE ..]]     default: tests/golden/training, all cases
+
+With CASEs, only these are written, beside what is there.
 
   OUT/model         a small random Llama: config.json and bf16 weights
   OUT/init          the adapter PEFT starts from; OUT/<case>/init where the case changes its shape
@@ -15,7 +17,7 @@ Usage: make_training_golden.py [OUT]     default: tests/golden/training
                       loss, grad_norm   of every step
 
 A new feature of the trainer is a new line in CASES. Needs: torch 2.11, transformers 5.23, peft 0.21.
-fp32, CPU, one thread.
+fp32 but for the cases of bf16, CPU, one thread.
 """
 
 import json
@@ -59,11 +61,17 @@ CASES: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
                "target_modules": ["k_proj", "o_proj", "up_proj", "down_proj"]}, []),
     # Masks from counter_dropout.py: torch's own draws are nobody else's.
     "dropout": ({"lora_dropout": 0.3}, [FEW_ROWS_AT_A_TIME]),
+    "saved_all": ({"modules_to_save": ["lm_head", "embed_tokens", "norm"], "learning_rate": 1e-3},
+                  [FEW_ROWS_AT_A_TIME]),
+    "saved_norms": ({"modules_to_save": ["1.post_attention_layernorm", "model.norm"],
+                     "target_modules": ["layers.1.mlp.down_proj"], "max_grad_norm": 0.5}, []),
+    "bf16_autocast": ({"precision": "bf16-autocast", "path": "reference", "max_grad_norm": 0.5}, []),
+    "bf16": ({"precision": "bf16", "path": "reference", "schedule": "linear"}, []),
     "lora_plus": ({"lora_plus_ratio": 16, "learning_rate": 5e-4, "weight_decay": 0.05}, []),
 }
 # Recipe keys that change what PEFT starts from: a case with one of them has an OUT/<case>/init.
 SHAPES = {"target_modules", "exclude_modules", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora",
-          "lora_dropout"}
+          "lora_dropout", "modules_to_save"}
 
 # Odd on purpose: head_dim is not hidden / heads, one key/value head, a vocabulary that no block
 # size divides.
@@ -87,9 +95,8 @@ def write_model(folder: pathlib.Path) -> None:
     (folder / "generation_config.json").unlink(missing_ok=True)
 
 
-def load_model(folder: pathlib.Path) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32,
-                                                attn_implementation="eager")
+def load_model(folder: pathlib.Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager")
 
 
 def write_rows(path: pathlib.Path) -> None:
@@ -117,7 +124,8 @@ def tidy_adapter(folder: pathlib.Path) -> None:
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text())
     config["base_model_name_or_path"] = "model"
-    config["target_modules"] = sorted(config["target_modules"])
+    for key in ("target_modules", "modules_to_save"):
+        config[key] = config[key] and sorted(config[key])
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
@@ -147,7 +155,8 @@ def write_case(out: pathlib.Path, name: str) -> None:
         init = f"{name}/init"
         export_init(load_model(out / "model"), recipe, 7, out / init)
         tidy_adapter(out / init)
-    run = GoldenRun(load_model(out / "model"), out / init if init else None, recipe, rows)
+    dtype = torch.float32 if recipe.precision == "fp32" else torch.bfloat16
+    run = GoldenRun(load_model(out / "model", dtype), out / init if init else None, recipe, rows)
     with tempfile.TemporaryDirectory() as scratch:
         if not init:
             start = pathlib.Path(scratch) / "start"
@@ -166,6 +175,10 @@ def write_case(out: pathlib.Path, name: str) -> None:
 def main() -> None:
     torch.set_num_threads(1)
     out = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "tests/golden/training")
+    if len(sys.argv) > 2:
+        for name in sys.argv[2:]:
+            write_case(out, name)
+        return
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     write_model(out / "model")

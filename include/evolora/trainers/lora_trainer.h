@@ -89,6 +89,10 @@ LintLimits LimitsOf(const TrainingJob& job);
 // no device, or not that many.
 absl::Status CheckTrainingDevice(absl::string_view device);
 
+// What this CPU multiplies bf16 numbers with, probed as the program runs: "amx", "avx512_bf16" or
+// "emulation": fp32 units and rounding, the same conventions and slower than fp32.
+absl::string_view Bf16Units();
+
 // Trains one LoRA adapter for recipe.objective: gradients by recipe.path, AdamW.
 //
 // Loss:     the objective's mean over the whole optimiser step, however the step is cut into
@@ -100,13 +104,14 @@ absl::Status CheckTrainingDevice(absl::string_view device);
 // Writes:   only `work_dir`/checkpoint.h5 and the files of `metrics_dir`, through `fs` (temp file,
 //           fsync, rename). Resumed or not, the metrics hold every step once.
 // Device:   options.device. On CUDA recipe.path kFast means kDevice; kReference runs on the CPU
-//           only, precision kBf16 on the device path only.
+//           only. Precisions but kFp32 need the reference or the device path (recipe.h).
 // Errors:   InvalidArgument    bad recipe, rows that fail LintTrainingRows, a target that matches
 //                              nothing, `init` that does not fit, a row without what the
 //                              objective needs
 //           FailedPrecondition the checkpoint or the metrics belong to another job; no such device,
 //                              or a build without CUDA
-//           Unimplemented      on the device path: use_dora, lora_dropout, an objective but sft
+//           Unimplemented      on the device path: use_dora, lora_dropout, modules_to_save, an
+//                              objective but sft
 //           ResourceExhausted  out of memory (the device's too) or disk; work_dir stays resumable
 //           Aborted            the loss became non-finite; names step and loss
 //           Unavailable        another rank of options.group is lost; the checkpoint holds the last

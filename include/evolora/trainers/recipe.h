@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "evolora/core/json.h"
+#include "evolora/model/weight_storage.h"
 #include "evolora/trainers/objective.h"
 
 namespace evolora {
@@ -20,10 +21,19 @@ namespace evolora {
 //   kDevice     the fast path's formulas as operations that a GPU runs, too; on the CPU to compare
 enum class TrainingPath { kFast, kReference, kDevice };
 
-// Numbers of the base and of activations; adapters, moments and losses are fp32 in both.
-//   kFp32   as PEFT in fp32, step by step
-//   kBf16   rounded to bf16, sums in fp32; on the device path
-enum class TrainingPrecision { kFp32, kBf16 };
+// Numbers of the base, of activations and of adapters; losses, norms of the gradient and learning
+// rates are fp32 or wider in all.
+//   kFp32           as PEFT in fp32, step by step
+//   kBf16Autocast   as PEFT under torch.autocast(bfloat16) beside a base loaded in bf16, on the CPU
+//                   by the reference path: base, activations and logits are bf16; RMSNorm, the
+//                   softmax of attention and the loss compute in fp32 and round; each product of a
+//                   linear layer or an adapter's A or B takes bf16 factors, adds in fp32 and
+//                   rounds; adapters, their gradients and moments are fp32
+//   kBf16           on the CPU, by the reference path: so, and adapters, gradients and moments are
+//                   rounded to bf16 after every step too, as PEFT keeps them with
+//                   autocast_adapter_dtype=False. On the device path: base and activations rounded
+//                   to bf16, sums in fp32, adapters and moments fp32
+enum class TrainingPrecision { kFp32, kBf16Autocast, kBf16 };
 
 // Where an adapter starts.
 //   kKaiming  A ~ U(-1/sqrt(in), 1/sqrt(in)), B = 0, as PEFT's default
@@ -57,6 +67,12 @@ struct LoraRecipe {
   // its own patterns. Two keys that give one module different values are an error.
   std::map<std::string, int64_t> rank_pattern;
   std::map<std::string, double> alpha_pattern;
+  // Modules that are trained as a whole beside the adapters, from the base's values, and stored as
+  // full weights: the embedding, the head and norms whose paths end with one of these (as texts, as
+  // in PEFT: "norm" means input_layernorm, too). A tied head becomes one of its own. vLLM and
+  // llama.cpp refuse such adapters. Objective sft, on the fast and the reference path; not with
+  // another init_lora_weights, lora_plus_ratio or weight_decay.
+  std::vector<std::string> modules_to_save;
   LoraInit init_lora_weights = LoraInit::kKaiming;  // others: without use_dora and initial adapter
   double learning_rate = 3e-4;
   double lora_plus_ratio = 1;  // learning rate of B over that of A (LoRA+, Hayou et al. 2024)
@@ -83,6 +99,11 @@ struct LoraRecipe {
   int64_t checkpoint_every_steps = 20;
   TrainingPath path = TrainingPath::kFast;  // on a CUDA device kFast means kDevice
   TrainingPrecision precision = TrainingPrecision::kFp32;
+  // How the base's matrices lie in memory (QLoRA-style where not fp32: each is widened block by
+  // block where it is used, sums and adapters are fp32). What is trained is an adapter of the
+  // rounded base; no such run is PEFT's step by step. On the fast and the reference path; not with
+  // use_dora or another init_lora_weights, which read the base's own numbers.
+  WeightStorage base_weights = WeightStorage::kFp32;
   ObjectiveSettings objective;  // its keys stand beside the others: see objective.h
 };
 

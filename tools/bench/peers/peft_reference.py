@@ -34,6 +34,7 @@ class Recipe:
     exclude_modules: list[str] = dataclasses.field(default_factory=list)
     rank_pattern: dict[str, int] = dataclasses.field(default_factory=dict)
     alpha_pattern: dict[str, float] = dataclasses.field(default_factory=dict)
+    modules_to_save: list[str] = dataclasses.field(default_factory=list)
     init_lora_weights: str = "kaiming"
     learning_rate: float = 3e-4
     lora_plus_ratio: float = 1
@@ -48,7 +49,9 @@ class Recipe:
     epsilon: float = 1e-8
     max_grad_norm: float = 1.0
     seed: int = 0
+    precision: str = "fp32"  # others: the model has to be bf16
     # How evolora goes about it, not what it computes:
+    path: str = "fast"
     tokens_per_micro_batch: int = 1024
     checkpoint_every_steps: int = 20
     require_end_of_turn: bool = True
@@ -81,6 +84,7 @@ def with_adapter(model: PreTrainedModel, recipe: Recipe) -> PeftModel:
                         init_lora_weights=True if init == "kaiming" else init,
                         target_modules=recipe.target_modules or "all-linear",
                         exclude_modules=recipe.exclude_modules or None,
+                        modules_to_save=recipe.modules_to_save or None,
                         rank_pattern=recipe.rank_pattern, alpha_pattern=recipe.alpha_pattern,
                         task_type="CAUSAL_LM")
     return get_peft_model(model, config)
@@ -112,7 +116,9 @@ class PeftReference:
         """Starts from the folder `init`; without one as the recipe says."""
         self._rows = rows
         self._recipe = recipe
-        self.model = (PeftModel.from_pretrained(model, init, is_trainable=True) if init else
+        widen = recipe.precision != "bf16"  # adapters that PEFT keeps in fp32 beside a bf16 model
+        self.model = (PeftModel.from_pretrained(model, init, is_trainable=True,
+                                                autocast_adapter_dtype=widen) if init else
                       with_adapter(model, recipe)).train()
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
         self._optimizer = adamw(self.model, recipe)
@@ -127,7 +133,8 @@ class PeftReference:
         started = time.perf_counter()
         indices = next(self._order)
         rows = [self._rows[i] for i in indices]
-        loss = self._loss(self._inputs(indices, rows))
+        with torch.autocast("cpu", torch.bfloat16, self._recipe.precision == "bf16-autocast"):
+            loss = self._loss(self._inputs(indices, rows))
         loss.backward()
         limit = self._recipe.max_grad_norm or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, limit)
