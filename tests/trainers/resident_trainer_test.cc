@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "evolora/core/random.h"
 #include "model/random_model.h"
+#include "support/failing_file_system.h"
 #include "support/fake_clock.h"
 #include "support/status_matchers.h"
 #include "support/temp_dir.h"
@@ -110,11 +111,11 @@ std::vector<QueuedJob> SpecialJobs(const std::shared_ptr<const LlamaWeights>& ba
 
 std::vector<JobOutcome> RunAll(const std::shared_ptr<const LlamaWeights>& base,
                                std::vector<QueuedJob> jobs, const ResidentLimits& limits = {},
-                               std::stop_token stop = {}) {
+                               std::stop_token stop = {}, FileSystem& fs = PosixFileSystem()) {
   const FakeClock clock;
   auto trainer = ResidentTrainer::Create(base, limits);
   EXPECT_THAT(trainer.status(), IsOk());
-  return (*trainer)->RunAll(std::move(jobs), PosixFileSystem(), clock, stop);
+  return (*trainer)->RunAll(std::move(jobs), fs, clock, stop);
 }
 
 absl::StatusOr<TrainedAdapter> Alone(const QueuedJob& queued) {
@@ -257,6 +258,60 @@ TEST(ResidentTrainer, JobsResumedAtDifferentStepsEndWithTheSameBytes) {
     resuming[i].stop_after = 0;
   }
   ExpectAllAsAlone(jobs, RunAll(base, resuming));
+}
+
+TEST(ResidentTrainer, KilledAtAnyWriteTheQueueResumesToTheSameBytes) {
+  const auto base = WideBase();
+  std::vector<QueuedJob> jobs = OddJobs(base);
+  jobs.resize(3);
+  for (QueuedJob& job : jobs) job.job.recipe.checkpoint_every_steps = 1;
+  std::vector<TrainedAdapter> alone;
+  for (const QueuedJob& job : jobs) {
+    ASSERT_OK_AND_ASSIGN(alone.emplace_back(), Alone(job));
+  }
+  const ResidentLimits limits = {.max_adapters = 2};
+  int kills = 0;
+  for (int n = 1;; ++n) {
+    SCOPED_TRACE(n);
+    const TempDir work;
+    std::vector<QueuedJob> working = jobs;
+    for (QueuedJob& job : working) {
+      job.options.work_dir = work.path() + "/" + job.name;
+      job.options.resume = true;
+    }
+    testing::FailingFileSystem dying(PosixFileSystem());
+    dying.CrashAt(n, testing::CrashPoint::kTorn);
+    RunAll(base, working, limits, {}, dying);  // dead: its outcomes do not matter
+    if (!dying.crashed()) break;
+    ++kills;
+    const std::vector<JobOutcome> outcomes = RunAll(base, working, limits);
+    for (size_t i = 0; i < jobs.size(); ++i) ExpectSameBytes(outcomes[i], alone[i]);
+  }
+  EXPECT_GT(kills, 8);
+}
+
+TEST(ResidentTrainer, AFullDiskEndsTheJobThatMeetsItAndLeavesItResumable) {
+  const auto base = WideBase();
+  const TempDir work;
+  std::vector<QueuedJob> jobs = OddJobs(base);
+  for (QueuedJob& job : jobs) job.options.work_dir = work.path() + "/" + job.name;
+  testing::FailingFileSystem failing(PosixFileSystem());
+  failing.FailAt(8, absl::ResourceExhaustedError("disk full"));  // five folders, then checkpoints
+  const std::vector<JobOutcome> outcomes = RunAll(base, jobs, {}, {}, failing);
+  int failed = 0;
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    ASSERT_OK_AND_ASSIGN(const TrainedAdapter alone, Alone(OddJobs(base)[i]));
+    if (outcomes[i].trained.ok()) {
+      ExpectSameBytes(outcomes[i], alone);
+      continue;
+    }
+    ++failed;
+    EXPECT_THAT(outcomes[i].trained,
+                StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("disk full")));
+    jobs[i].options.resume = true;
+    ExpectSameBytes(RunAll(base, {jobs[i]}).front(), alone);
+  }
+  EXPECT_EQ(failed, 1);
 }
 
 TEST(ResidentTrainer, AFailureEndsItsJobAlone) {
