@@ -334,7 +334,7 @@ TEST(ResidentTrainer, AFailureEndsItsJobAlone) {
 TEST(ResidentTrainer, RefusesWhatItDoesNotShare) {
   const auto base = testing::RandomWeights(testing::SmallConfig(), 7);
   const QueuedJob good = MakeJob(base, "good", 2, 4);
-  std::vector<QueuedJob> jobs(6, good);
+  std::vector<QueuedJob> jobs(8, good);
   for (size_t i = 0; i < jobs.size(); ++i) jobs[i].name = absl::StrCat(i);
   jobs[0].job.recipe.path = TrainingPath::kReference;
   jobs[1].job.recipe.init_lora_weights = LoraInit::kPissa;
@@ -342,8 +342,10 @@ TEST(ResidentTrainer, RefusesWhatItDoesNotShare) {
   jobs[3].job.base = testing::RandomWeights(testing::SmallConfig(), 8);
   const TempDir work;
   jobs[4].options.work_dir = jobs[5].options.work_dir = work.path();
+  jobs[6].job.recipe.modules_to_save = {"norm"};
+  jobs[7].job.recipe.base_weights = WeightStorage::kInt8;
   const std::vector<JobOutcome> outcomes = RunAll(base, jobs);
-  for (size_t i = 0; i < 3; ++i) {
+  for (const size_t i : {0, 1, 2, 6, 7}) {
     EXPECT_THAT(outcomes[i].trained,
                 StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("alone")));
   }
