@@ -112,6 +112,8 @@ def main() -> int:
             run_cases(args)
         if args.all or args.table:
             results = table.stored(bench_folder() / "results")
+            if not results:
+                raise BenchError(f"{bench_folder() / 'results'}: no result to make a table of")
             table.write(ROOT / "README.md", table.markdown(results))
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
