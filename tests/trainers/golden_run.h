@@ -17,7 +17,7 @@ namespace evolora::testing {
 // A formula that differs in its last fp32 digits stays below a tenth of this; a wrong
 // normalisation, order, schedule or clipping is far above.
 inline constexpr double kLossTolerance = 1e-5;  // relative, at every step
-inline constexpr double kSmallLoss = 0.1;       // at least to this: labels of either sign cancel
+inline constexpr double kSmallLoss = 0.1;  // where labels of either sign cancel: at least to this
 inline constexpr double kGradNormTolerance = 1e-5;  // relative, at every step
 inline constexpr double kWeightCosine = 0.99999;    // of each matrix after the last step
 inline constexpr double kChangeCosine = 0.99999;    // of each matrix less its start
@@ -40,9 +40,10 @@ inline LoraAdapter ReadAdapter(const std::string& name) {
   return peft->adapter;
 }
 
-// The job of a recipe on the model of tests/golden/training.
+// The job of a recipe on the model of tests/golden/training. `init`: folder of the adapter to start
+// from, or null.
 inline TrainingJob MakeGoldenJob(const Json& recipe, const std::string& rows_file,
-                                 const std::string& init) {
+                                 const Json& init) {
   const auto base = LoadBase(PosixFileSystem(), GoldenPath("training/model"));
   EXPECT_TRUE(base.ok()) << base.status();
   const auto parsed = RecipeFromJson(recipe);
@@ -51,16 +52,17 @@ inline TrainingJob MakeGoldenJob(const Json& recipe, const std::string& rows_fil
   EXPECT_TRUE(data.ok()) << data.status();
   const auto rows = ParseTrainingRows(*data, *base, parsed->objective.kind);
   EXPECT_TRUE(rows.ok()) << rows.status();
-  return {.base = base->weights,
-          .base_name = "model",
-          .base_weights_fingerprint = base->weights_fingerprint,
-          .rows = *rows,
-          .recipe = *parsed,
-          .init = ReadAdapter(init)};
+  TrainingJob job{.base = base->weights,
+                  .base_name = "model",
+                  .base_weights_fingerprint = base->weights_fingerprint,
+                  .rows = *rows,
+                  .recipe = *parsed};
+  if (!init.is_null()) job.init = ReadAdapter(init);
+  return job;
 }
 
-inline double Cosine(const std::vector<float>& x, const std::vector<float>& y,
-                     const std::vector<float>& origin) {
+template <typename T>
+double Cosine(const std::vector<T>& x, const std::vector<T>& y, const std::vector<T>& origin) {
   double xy = 0, xx = 0, yy = 0;
   for (size_t i = 0; i < x.size(); ++i) {
     const double dx = static_cast<double>(x[i]) - static_cast<double>(origin[i]);
@@ -88,17 +90,31 @@ inline void ExpectSameAdapter(const LoraAdapter& ours, const LoraAdapter& peft,
     EXPECT_DOUBLE_EQ(ours.modules[i].scale, peft.modules[i].scale);
     ExpectSameMatrix(ours.modules[i].a, peft.modules[i].a, start.modules[i].a);
     ExpectSameMatrix(ours.modules[i].b, peft.modules[i].b, start.modules[i].b);
+    ASSERT_EQ(ours.modules[i].magnitude.empty(), peft.modules[i].magnitude.empty());
+    if (peft.modules[i].magnitude.empty()) continue;
+    ExpectSameMatrix(ours.modules[i].magnitude, peft.modules[i].magnitude,
+                     start.modules[i].magnitude);
+  }
+  ASSERT_EQ(ours.saved_modules.size(), peft.saved_modules.size());
+  for (size_t i = 0; i < peft.saved_modules.size(); ++i) {
+    SCOPED_TRACE(peft.saved_modules[i].path);
+    EXPECT_EQ(ours.saved_modules[i].path, peft.saved_modules[i].path);
+    EXPECT_EQ(ours.saved_modules[i].shape, peft.saved_modules[i].shape);
+    ExpectSameMatrix(ours.saved_modules[i].weight, peft.saved_modules[i].weight,
+                     start.saved_modules[i].weight);
   }
 }
 
-inline void ExpectSameSteps(const std::vector<StepReport>& ours, const Json& expected) {
+// `small_loss`: a smaller loss is compared as if it were so large; 0 = every one by its own size.
+inline void ExpectSameSteps(const std::vector<StepReport>& ours, const Json& expected,
+                            double small_loss = 0) {
   const Json& loss = expected["loss"];
   const Json& grad_norm = expected["grad_norm"];
   ASSERT_EQ(ours.size(), loss.size());
   for (size_t i = 0; i < ours.size(); ++i) {
     SCOPED_TRACE(i);
     const double value = loss[i].get<double>();
-    EXPECT_NEAR(ours[i].loss, value, kLossTolerance * std::max(std::abs(value), kSmallLoss));
+    EXPECT_NEAR(ours[i].loss, value, kLossTolerance * std::max(std::abs(value), small_loss));
     EXPECT_NEAR(ours[i].grad_norm / grad_norm[i].get<double>(), 1, kGradNormTolerance);
   }
 }
