@@ -102,6 +102,14 @@ bool FastLayer::trains_head_norms() const {
   return config_.qk_norm && (weights_.q_norm.requires_grad() || weights_.k_norm.requires_grad());
 }
 
+TrainedParts FastLayer::trained_parts(int64_t slot) const {
+  TrainedParts parts = {.input_norm = weights_.input_norm.requires_grad(),
+                        .head_norms = trains_head_norms(),
+                        .post_norm = weights_.post_norm.requires_grad()};
+  for (size_t i = 0; i < groups_.size(); ++i) parts.stages[i] = groups_[i].adapted(slot);
+  return parts;
+}
+
 void FastLayer::PackAdapter(int64_t slot) {
   for (AdaptedGroup& group : groups_) group.PackAdapter(slot);
 }

@@ -7,15 +7,12 @@
 #include "buffer.h"
 #include "evolora/model/llama_weights.h"
 #include "evolora/model/lora_tensors.h"
+#include "lowest_stage.h"
 #include "packed_base.h"
 #include "token_layout.h"
 #include "tree_attention.h"
 
 namespace evolora {
-
-// The four places of a decoder layer that can carry adapters, in the order of the forward pass.
-enum class Stage { kQkv, kOut, kGateUp, kDown };
-constexpr int64_t kStagesPerLayer = 4;
 
 // What one layer leaves for its backward pass.
 struct LayerKept {
@@ -69,10 +66,8 @@ class FastLayer {
   void Add(int64_t slot, const LoraTensors& lora, const AdapterDropout* dropout);
   void Remove(int64_t slot);
   void PackAdapter(int64_t slot);
-  bool adapted(Stage stage, int64_t slot) const { return group(stage).adapted(slot); }
-  bool trains_input_norm() const { return weights_.input_norm.requires_grad(); }
-  bool trains_post_norm() const { return weights_.post_norm.requires_grad(); }
-  bool trains_head_norms() const;
+  // With the adapter in this slot.
+  TrainedParts trained_parts(int64_t slot) const;
 
   // x [N, D] in, [M, D] out, in place.
   void Forward(const LayerTokens& tokens, float* x, LayerKept& kept, LayerScratch& scratch) const;
@@ -89,6 +84,7 @@ class FastLayer {
                 LayerScratch& scratch) const;
 
  private:
+  bool trains_head_norms() const;
   const AdaptedGroup& group(Stage stage) const { return groups_[static_cast<size_t>(stage)]; }
   void Norm(const at::Tensor& weight, const float* x, int64_t rows, float* unit, float* factors,
             float* y) const;

@@ -46,26 +46,11 @@ void FastModel::PackAdapter(int64_t slot) {
   head_.Pack();
 }
 
-// The lowest stage of a layer at which something is trained.
-std::optional<Stage> FastModel::LowestStage(const FastLayer& layer, int64_t slot) const {
-  if (layer.trains_head_norms()) return Stage::kQkv;
-  for (const Stage stage : {Stage::kQkv, Stage::kOut, Stage::kGateUp, Stage::kDown}) {
-    // The norm lies between the two.
-    if (stage == Stage::kGateUp && layer.trains_post_norm()) return Stage::kOut;
-    if (layer.adapted(stage, slot)) return stage;
-  }
-  return std::nullopt;
-}
-
-FastModel::Lowest FastModel::LowestOf(int64_t slot) const {
+Lowest FastModel::LowestOf(int64_t slot) const {
   if (GradientOf(base_.embedding) != nullptr) return {.layer = 0, .inside = false};
-  for (int64_t i = 0; i < config_.num_layers; ++i) {
-    const FastLayer& layer = layers_[static_cast<size_t>(i)];
-    if (layer.trains_input_norm()) return {.layer = i, .inside = false};
-    const std::optional<Stage> stage = LowestStage(layer, slot);
-    if (stage.has_value()) return {.layer = i, .stage = *stage};
-  }
-  return {.layer = config_.num_layers};
+  std::vector<TrainedParts> parts;
+  for (const FastLayer& layer : layers_) parts.push_back(layer.trained_parts(slot));
+  return LowestTrained(parts);
 }
 
 FastModel::Pass FastModel::MakePass(absl::Span<const MicroBatch> batches,

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <compare>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -15,6 +14,7 @@
 #include "fast_head.h"
 #include "fast_layer.h"
 #include "loss.h"
+#include "lowest_stage.h"
 #include "packed_base.h"
 #include "token_layout.h"
 
@@ -58,20 +58,12 @@ class FastModel {
   FastHead& head() { return head_; }
 
  private:
-  // Where an adapter begins: nothing below needs a gradient for it.
-  struct Lowest {
-    int64_t layer = 0;
-    bool inside = true;  // false: at the layer's input
-    Stage stage = Stage::kQkv;
-    friend auto operator<=>(const Lowest&, const Lowest&) = default;
-  };
   // What one pass goes through the layers with.
   struct Pass {
     const TokenLayout* layout = nullptr;
     std::vector<AdapterRun> runs, runs_on;
     Lowest lowest;
   };
-  std::optional<Stage> LowestStage(const FastLayer& layer, int64_t slot) const;
   Lowest LowestOf(int64_t slot) const;
   Pass MakePass(absl::Span<const MicroBatch> batches, TokenLayout& joined) const;
   LayerKept& Kept(const Pass& pass, int64_t layer);
@@ -88,7 +80,7 @@ class FastModel {
   const LlamaConfig& config_;
   const std::shared_ptr<const PackedBase> packed_;
   std::vector<FastLayer> layers_;
-  std::vector<std::optional<Lowest>> slots_;  // nullopt: free
+  std::vector<std::optional<Lowest>> slots_;  // where each adapter begins; nullopt: free
   FastHead head_;
   std::vector<LayerKept> kept_;  // from a pass' lowest layer on
   LayerScratch scratch_;

@@ -36,6 +36,12 @@ DeviceLayer::DeviceLayer(const LlamaConfig& config, const DeviceBaseLayer& base,
   groups_.emplace_back(math, base.down, at::Tensor(), Parts{part("mlp.down_proj")});
 }
 
+TrainedParts DeviceLayer::trained_parts() const {
+  TrainedParts parts;
+  for (size_t i = 0; i < groups_.size(); ++i) parts.stages[i] = groups_[i].adapted();
+  return parts;
+}
+
 void DeviceLayer::AppendCopies(DeviceGroup::Copies& copies) const {
   for (const DeviceGroup& group : groups_) group.AppendCopies(copies);
 }

@@ -47,7 +47,7 @@ class DeviceLayer {
   DeviceLayer(const LlamaConfig& config, const DeviceBaseLayer& base, const LoraTensors& lora,
               int64_t index, const DeviceMath& math);
 
-  bool adapted(Stage stage) const { return group(stage).adapted(); }
+  TrainedParts trained_parts() const;
   void AppendCopies(DeviceGroup::Copies& copies) const;
 
   // x [N, D] becomes the output, [N or M, D]; its memory is written.

@@ -31,8 +31,10 @@ class DevicePath : public GradientPath {
       layers_.emplace_back(config_, base_.layers[static_cast<size_t>(i)], *inputs.lora, i, math_);
       layers_.back().AppendCopies(copies_);
     }
-    FindLowestStage();
-    kept_.resize(static_cast<size_t>(std::max<int64_t>(1, config_.num_layers - lowest_layer_)));
+    std::vector<TrainedParts> parts;
+    for (const DeviceLayer& layer : layers_) parts.push_back(layer.trained_parts());
+    lowest_ = LowestTrained(parts);
+    kept_.resize(static_cast<size_t>(std::max<int64_t>(1, config_.num_layers - lowest_.layer)));
   }
 
   absl::StatusOr<double> AddGradient(absl::Span<const int64_t> step_rows, double factor) override {
@@ -49,22 +51,9 @@ class DevicePath : public GradientPath {
   }
 
  private:
-  // The lowest stage that carries an adapter: nothing below it needs a gradient.
-  void FindLowestStage() {
-    for (int64_t i = 0; i < config_.num_layers; ++i) {
-      for (const Stage stage : {Stage::kQkv, Stage::kOut, Stage::kGateUp, Stage::kDown}) {
-        if (!layers_[static_cast<size_t>(i)].adapted(stage)) continue;
-        lowest_layer_ = i;
-        lowest_stage_ = stage;
-        return;
-      }
-    }
-    lowest_layer_ = config_.num_layers;
-  }
-
   // Layers below the lowest adapted one leave nothing and share one place.
   DeviceLayerKept& Kept(int64_t layer) {
-    return kept_[static_cast<size_t>(std::max<int64_t>(0, layer - lowest_layer_))];
+    return kept_[static_cast<size_t>(std::max<int64_t>(0, layer - lowest_.layer))];
   }
 
   DevicePass Pass(const DeviceTokens& tokens, int64_t layer) const {
@@ -92,8 +81,8 @@ class DevicePath : public GradientPath {
       layers_[static_cast<size_t>(i)].Forward(Pass(tokens, i), x, Kept(i), scratch_);
     }
     at::Tensor dx = Head(tokens, x, factor);
-    for (int64_t i = config_.num_layers - 1; i >= lowest_layer_; --i) {
-      const FastLayer::Until until = {.last = lowest_stage_, .through = i > lowest_layer_};
+    for (int64_t i = config_.num_layers - 1; i >= lowest_.layer; --i) {
+      const FastLayer::Until until = {.last = lowest_.stage, .through = i > lowest_.layer};
       layers_[static_cast<size_t>(i)].Backward(Pass(tokens, i), until, dx, Kept(i), scratch_);
     }
   }
@@ -116,11 +105,10 @@ class DevicePath : public GradientPath {
   const DeviceBase base_;
   std::vector<DeviceLayer> layers_;
   DeviceGroup::Copies copies_;  // of all layers
-  int64_t lowest_layer_ = 0;
-  Stage lowest_stage_ = Stage::kQkv;
+  Lowest lowest_;
   DeviceHead head_;
   at::Tensor loss_sum_;                // of a step
-  std::vector<DeviceLayerKept> kept_;  // from lowest_layer_ on
+  std::vector<DeviceLayerKept> kept_;  // from the lowest layer on
   DeviceScratch scratch_;
   at::Tensor rope_frequencies_, rope_cos_, rope_sin_;  // the last two by position
 };
