@@ -3,26 +3,17 @@
 #include <cmath>
 
 #include "evolora/core/random.h"
+#include "evolora/device/dropout_draw.h"
 
 namespace evolora {
 namespace {
 
-constexpr uint64_t kGamma = 0x9e3779b97f4a7c15u;
-
-// SplitMix64 of a counter (core/random.h), inline.
-uint64_t Mixed(uint64_t z) {
-  z += kGamma;
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-  return z ^ (z >> 31);
-}
-
 // use(i, 32 random bits) for i in [0, n): two features a word, the low half first.
 template <typename Use>
 void ForFeatures(uint64_t module_key, uint64_t token_key, int64_t n, const Use& use) {
-  uint64_t state = Mixed(module_key ^ token_key);
-  for (int64_t i = 0; i < n; i += 2, state += kGamma) {
-    const uint64_t bits = Mixed(state);
+  const uint64_t stream = DropoutStream(module_key, token_key);
+  for (int64_t i = 0; i < n; i += 2) {
+    const uint64_t bits = DropoutPair(stream, i / 2);
     use(i, bits & 0xffffffffu);
     if (i + 1 < n) use(i + 1, bits >> 32);
   }
@@ -52,9 +43,21 @@ void AdapterDropout::AddMasked(uint64_t module_key, uint64_t token_key, int64_t 
 uint64_t DropoutTokenKey(int64_t step, int64_t row, int64_t copy, int64_t position) {
   uint64_t key = 0;
   for (const int64_t part : {step, row, copy, position}) {
-    key = Mixed(key ^ static_cast<uint64_t>(part));
+    key = DrawOf(key ^ static_cast<uint64_t>(part));
   }
   return key;
+}
+
+std::vector<uint64_t> DropoutTokenKeys(int64_t step, const TokenLayout& layout,
+                                       std::unordered_map<int64_t, int64_t>& copies) {
+  std::vector<uint64_t> keys;
+  for (const TokenLayout::Segment& segment : layout.segments) {
+    const int64_t copy = copies[segment.row]++;
+    for (int64_t t = 0; t < segment.num_tokens; ++t) {
+      keys.push_back(DropoutTokenKey(step, segment.row, copy, segment.first_position + t));
+    }
+  }
+  return keys;
 }
 
 }  // namespace evolora

@@ -1,8 +1,11 @@
 #pragma once
 
 #include <cstdint>
+#include <unordered_map>
+#include <vector>
 
 #include "absl/strings/string_view.h"
+#include "token_layout.h"
 
 namespace evolora {
 
@@ -26,19 +29,27 @@ class AdapterDropout {
   uint64_t ModuleKey(absl::string_view path) const;
   // y[i] = x[i] * f[i] for the n features of one token; y may be x.
   void Mask(uint64_t module_key, uint64_t token_key, int64_t n, const float* x, float* y) const;
+  // A feature is dropped when its 32 bits (evolora/device/dropout_draw.h) are below the threshold.
+  uint64_t threshold() const { return threshold_; }
+  float kept() const { return kept_; }  // what the others are multiplied with
   // y[i] += x[i] * f[i].
   void AddMasked(uint64_t module_key, uint64_t token_key, int64_t n, const float* x,
                  float* y) const;
 
  private:
   uint64_t seed_;
-  uint64_t threshold_;  // of 32 random bits: below it a feature is dropped
-  float kept_;          // factor of the others
+  uint64_t threshold_;
+  float kept_;
 };
 
 // One token of one optimiser step (from 0): `row` is the index of its training row, `copy` counts
 // equal indices within the step (from 0; of several ranks each counts its own), `position` is its
 // place in the row.
 uint64_t DropoutTokenKey(int64_t step, int64_t row, int64_t copy, int64_t position);
+
+// Those of the tokens of a layout without shared prefixes. `copies` counts the step's rows so far,
+// by index; these are added.
+std::vector<uint64_t> DropoutTokenKeys(int64_t step, const TokenLayout& layout,
+                                       std::unordered_map<int64_t, int64_t>& copies);
 
 }  // namespace evolora

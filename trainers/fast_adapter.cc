@@ -51,13 +51,7 @@ std::vector<FastModel::MicroBatch> FastAdapter::BeginStep(int64_t step,
 
 // Keys of the tokens of a layout without shared prefixes.
 void FastAdapter::DrawKeys(int64_t step, FastModel::MicroBatch& batch) {
-  for (const TokenLayout::Segment& segment : batch.layout.segments) {
-    const int64_t copy = copies_[segment.row]++;
-    for (int64_t t = 0; t < segment.num_tokens; ++t) {
-      batch.dropout_keys.push_back(
-          DropoutTokenKey(step, segment.row, copy, segment.first_position + t));
-    }
-  }
+  batch.dropout_keys = DropoutTokenKeys(step, batch.layout, copies_);
   for (const int64_t m : batch.layout.predicting) {
     batch.predicting_keys.push_back(batch.dropout_keys[static_cast<size_t>(m)]);
   }

@@ -39,6 +39,11 @@ class GradientPath {
   // cross entropies in natural log). Uses the adapter's values as they are at the call.
   virtual absl::StatusOr<double> AddGradient(absl::Span<const int64_t> step_rows,
                                              double factor) = 0;
+  // The same in two halves, between which a path on a device leaves the host free: the gradient is
+  // on its way, in the order of whatever else is started there; and the loss_sum of that call,
+  // which waits for it. Paths on the host do all in the first one.
+  virtual absl::Status EnqueueGradient(absl::Span<const int64_t> step_rows, double factor);
+  virtual absl::StatusOr<double> LossSum() { return loss_sum_; }
   // Null: the path trains no objective that needs one. Lives as long as the path.
   virtual FrozenPass* frozen_pass() { return nullptr; }
 
@@ -50,6 +55,7 @@ class GradientPath {
 
  private:
   int64_t step_ = 0;
+  double loss_sum_ = 0;  // of the last EnqueueGradient
 };
 
 // All arguments outlive the path. `lora`'s tensors are leaves with gradient tensors (a.grad()).

@@ -7,6 +7,7 @@
 #include "device/device_errors.h"
 #include "device/device_optimizer.h"
 #include "device/device_path.h"
+#include "device/device_stream.h"
 #include "device/open_device.h"
 #include "evolora/core/status_macros.h"
 #include "evolora/model/torch_status.h"
@@ -41,17 +42,12 @@ absl::StatusOr<TrainingPath> PathOn(c10::Device device, const LoraRecipe& recipe
   if (path == TrainingPath::kDevice && !recipe.modules_to_save.empty()) {
     return absl::UnimplementedError("recipe.modules_to_save: not computed by the device path");
   }
-  if (path == TrainingPath::kDevice && (recipe.use_dora || recipe.lora_dropout > 0)) {
-    return absl::UnimplementedError(absl::StrCat("recipe.",
-                                                 recipe.use_dora ? "use_dora" : "lora_dropout",
-                                                 ": not computed by the device path"));
-  }
   return path;
 }
 
 // The gradient path of a run; of the device path its optimiser, too.
 std::unique_ptr<GradientPath> MakePath(TrainingPath kind, c10::Device device,
-                                       const LoraRecipe& recipe, ProcessGroup* group,
+                                       const LoraRecipe& recipe, const TrainOptions& options,
                                        TrainingRun& run) {
   std::unique_ptr<GradientPath> path;
   if (kind == TrainingPath::kReference) {
@@ -61,18 +57,21 @@ std::unique_ptr<GradientPath> MakePath(TrainingPath kind, c10::Device device,
   } else {
     run.parameters().MoveTo(device);
     const bool bf16 = recipe.precision == TrainingPrecision::kBf16;
-    path = MakeDevicePath(run.inputs(),
-                          {.device = device, .dtype = bf16 ? at::kBFloat16 : at::kFloat});
+    path = MakeDevicePath(run.inputs(), {.device = device,
+                                         .dtype = bf16 ? at::kBFloat16 : at::kFloat,
+                                         .graphs = options.device_graphs && device.is_cuda()});
     run.set_optimizer(std::make_unique<DeviceOptimizer>(recipe, run.parameters()));
   }
-  if (group == nullptr) return path;
-  return MakeSharedPath(std::move(path), run.parameters().gradient, *group);
+  if (options.group == nullptr) return path;
+  return MakeSharedPath(std::move(path), run.parameters().gradient, *options.group);
 }
 
 absl::Status TakeStep(GradientPath& path, TrainingRun& run) {
   const TrainingRun::Step step = run.BeginStep();
   path.set_step(step.index);
-  ASSIGN_OR_RETURN(const double loss_sum, path.AddGradient(step.rows, step.factor));
+  RETURN_IF_ERROR(path.EnqueueGradient(step.rows, step.factor));
+  run.Update(step);
+  ASSIGN_OR_RETURN(const double loss_sum, path.LossSum());
   return run.FinishStep(step, loss_sum);
 }
 
@@ -82,14 +81,17 @@ absl::StatusOr<TrainedAdapter> Train(const TrainingJob& job, const TrainOptions&
   RETURN_IF_ERROR(ValidateRecipe(job.recipe));
   ASSIGN_OR_RETURN(const c10::Device device, OpenDevice(options.device));
   ASSIGN_OR_RETURN(const TrainingPath kind, PathOn(device, job.recipe));
+  const DeviceStream stream(device);
   TrainingRun run(job, options, fs, clock);
   RETURN_IF_ERROR(run.Start());
-  const std::unique_ptr<GradientPath> path = MakePath(kind, device, job.recipe, options.group, run);
+  const std::unique_ptr<GradientPath> path = MakePath(kind, device, job.recipe, options, run);
   RETURN_IF_ERROR(run.Prepare(path->frozen_pass(), stop));
   RETURN_IF_ERROR(run.LoadProgress());
   while (!run.done()) {
     if (stop.stop_requested()) return run.Cancelled();
-    if (const absl::Status taken = TakeStep(*path, run); !taken.ok()) return run.Failed(taken);
+    const absl::Status taken =
+        CatchTorch("train", [&] { return NameOutOfMemory([&] { return TakeStep(*path, run); }); });
+    if (!taken.ok()) return run.Failed(taken);
   }
   return run.Finish();
 }

@@ -1,6 +1,7 @@
 #include "optimizer.h"
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "ATen/core/grad_mode.h"
@@ -16,21 +17,20 @@ class HostOptimizer : public Optimizer {
   HostOptimizer(const LoraRecipe& recipe, const AdapterParameters& parameters)
       : recipe_(recipe), parameters_(parameters) {}
 
-  double GradientNorm() override {
+  void Step(int64_t step, double learning_rate) override {
+    const at::NoGradGuard no_grad;
     if (keeps_bf16()) RoundToBf16(parameters_.gradient);
     norm_ = evolora::GradientNorm(parameters_.gradient.const_data_ptr<float>(),
                                   parameters_.gradient.numel());
-    return norm_;
-  }
-
-  void Update(int64_t step, double learning_rate) override {
-    const at::NoGradGuard no_grad;
+    if (!std::isfinite(norm_)) return;
     UpdateInFp32(step, learning_rate);
     if (!keeps_bf16()) return;
     for (const at::Tensor& flat : {parameters_.value, parameters_.moment1, parameters_.moment2}) {
       RoundToBf16(flat);
     }
   }
+
+  double GradientNorm() override { return norm_; }
 
  private:
   bool keeps_bf16() const { return recipe_.precision == TrainingPrecision::kBf16; }

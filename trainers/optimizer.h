@@ -15,11 +15,11 @@ namespace evolora {
 class Optimizer {
  public:
   virtual ~Optimizer() = default;
-  // The norm of the whole gradient, before clipping.
+  // Optimiser step `step`, from 0: norm, clipping, AdamW. A gradient whose norm is not finite
+  // changes nothing. On a device it is on its way when the call returns.
+  virtual void Step(int64_t step, double learning_rate) = 0;
+  // The norm of the whole gradient of the last Step, before clipping. Waits for a device.
   virtual double GradientNorm() = 0;
-  // Optimiser step `step`, from 0, with the clip factor of the last GradientNorm. REQUIRES: that
-  // norm was finite.
-  virtual void Update(int64_t step, double learning_rate) = 0;
 };
 
 // On the CPU. Both arguments outlive the object. With precision kBf16, gradient, values and moments

@@ -193,6 +193,7 @@ class Trainer : public ResidentTrainer {
   }
 
   static absl::Status FinishStep(ActiveJob& job) {
+    job.run.Update(job.step);
     const absl::Status taken = job.run.FinishStep(job.step, job.loss_sum);
     return taken.ok() ? taken : job.run.Failed(taken);
   }

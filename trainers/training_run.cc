@@ -138,6 +138,10 @@ TrainingRun::Step TrainingRun::BeginStep() {
   return step;
 }
 
+void TrainingRun::Update(const Step& step) {
+  optimizer_->Step(step.index, LearningRateAt(job_.recipe, step.index, total_steps_));
+}
+
 absl::Status TrainingRun::FinishStep(const Step& step, double loss_sum) {
   const StepSize size = SizeOfStep(job_.rows, step.rows, job_.recipe.objective.kind);
   StepReport report{.step = step.index + 1,
@@ -152,7 +156,6 @@ absl::Status TrainingRun::FinishStep(const Step& step, double loss_sum) {
                                            ", gradient norm ", report.grad_norm));
   }
   report.learning_rate = LearningRateAt(job_.recipe, step.index, total_steps_);
-  optimizer_->Update(step.index, report.learning_rate);
   report.seconds = clock_.MonotonicSeconds() - step_started_;
   report.unix_ms = clock_.NowUnixMs();
   history_.push_back(report);

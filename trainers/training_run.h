@@ -21,8 +21,8 @@
 namespace evolora {
 
 // One job of TrainLora (lora_trainer.h) on its way from step to step: everything but how gradients
-// are computed. Call Start, Prepare and LoadProgress once, in this order; then BeginStep and
-// FinishStep by turns until done(); then Finish. Errors and files are TrainLora's.
+// are computed. Call Start, Prepare and LoadProgress once, in this order; then BeginStep,
+// Update and FinishStep by turns until done(); then Finish. Errors and files are TrainLora's.
 class TrainingRun {
  public:
   // All outlive the object.
@@ -55,8 +55,10 @@ class TrainingRun {
     double factor = 1;  // what the sum of its losses is multiplied with
   };
   Step BeginStep();
-  // Takes it, from the gradient and the sum of the losses; saves when a checkpoint is due. Aborted
-  // when either is not finite.
+  // Updates the adapter from the gradient; on a device that is on its way when the call returns.
+  void Update(const Step& step);
+  // Books the step, after its Update, with the sum of its losses; saves when a checkpoint is due.
+  // Aborted when the loss or the gradient is not finite; the adapter is of no use then.
   absl::Status FinishStep(const Step& step, double loss_sum);
 
   // Writes the checkpoint and the metrics as they are now.

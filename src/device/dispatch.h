@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "column_ops.h"
 #include "evolora/device/kernels.h"
 #include "row_ops.h"
 #include "step_ops.h"
@@ -111,6 +112,48 @@ KernelError RunSwiGluBackward(const SwiGluArgs& a, const Runner& run) {
 }
 
 template <class Runner>
+KernelError RunMaskFeatures(const MaskFeaturesArgs& a, const Runner& run) {
+  return ByType(a.type, [&](auto zero) {
+    using T = decltype(zero);
+    const auto each = [&](auto op) {
+      op = {As<T>(a.x), a.row_keys, a.module_key, a.threshold, a.kept,
+            a.rows,     a.width,    a.add,        As<T>(a.y)};
+      return run.template Each<kRowThreads>(op);
+    };
+    return Packs<T>(a.width, a.x, a.y) ? each(MaskFeaturesOp<T, kAccessBytes / sizeof(T)>{})
+                                       : each(MaskFeaturesOp<T, 1>{});
+  });
+}
+
+template <class Runner>
+KernelError RunScaleColumns(const ScaleColumnsArgs& a, const Runner& run) {
+  return ByType(a.type, [&](auto zero) {
+    using T = decltype(zero);
+    const auto each = [&](auto op) {
+      op = {As<T>(a.z), a.factors, a.rows, a.width, a.add, As<T>(a.y)};
+      return run.template Each<kRowThreads>(op);
+    };
+    return Packs<T>(a.width, a.z, a.y) ? each(ScaleColumnsOp<T, kAccessBytes / sizeof(T)>{})
+                                       : each(ScaleColumnsOp<T, 1>{});
+  });
+}
+
+template <class Runner>
+KernelError RunScaleColumnsBackward(const ScaleColumnsBackwardArgs& a, const Runner& run) {
+  return ByType(a.type, [&](auto zero) {
+    using T = decltype(zero);
+    const auto each = [&](auto op) {
+      op = {As<T>(a.dy), a.factors,  a.rows,    (a.rows + kColumnRows - 1) / kColumnRows,
+            a.width,     As<T>(a.z), a.partials};
+      return run.template Each<kRowThreads>(op);
+    };
+    return Packs<T>(a.width, a.dy, a.z)
+               ? each(ScaleColumnsBackwardOp<T, kAccessBytes / sizeof(T)>{})
+               : each(ScaleColumnsBackwardOp<T, 1>{});
+  });
+}
+
+template <class Runner>
 KernelError RunCrossEntropy(const CrossEntropyArgs& a, const Runner& run) {
   return ByType(a.type, [&](auto zero) {
     using T = decltype(zero);
@@ -168,6 +211,11 @@ DeviceKernels TableOf(const char* name) {
           },
           [](const SwiGluArgs& a, void* s) { return RunSwiGlu(a, Runner{s}); },
           [](const SwiGluArgs& a, void* s) { return RunSwiGluBackward(a, Runner{s}); },
+          [](const MaskFeaturesArgs& a, void* s) { return RunMaskFeatures(a, Runner{s}); },
+          [](const ScaleColumnsArgs& a, void* s) { return RunScaleColumns(a, Runner{s}); },
+          [](const ScaleColumnsBackwardArgs& a, void* s) {
+            return RunScaleColumnsBackward(a, Runner{s});
+          },
           [](const CrossEntropyArgs& a, void* s) { return RunCrossEntropy(a, Runner{s}); },
           [](const GradientNormArgs& a, void* s) { return RunGradientNorm(a, Runner{s}); },
           [](const AdamWArgs& a, void* s) { return RunAdamW(a, Runner{s}); }};

@@ -4,11 +4,8 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__CUDACC__)
-#define EVOLORA_HOST_DEVICE __host__ __device__
-#else
-#define EVOLORA_HOST_DEVICE
-#endif
+#include "evolora/device/dropout_draw.h"
+#include "evolora/device/host_device.h"
 
 // What kernels are made of: numbers as they are stored, packs of them, and the formulas of one
 // element. Compiled for the CPU and for CUDA.

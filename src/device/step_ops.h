@@ -18,7 +18,7 @@ struct CrossEntropyOp {
   const int32_t* ids;
   const int32_t* counts;
   float* losses;
-  float factor;
+  const float* factor_at;
 
   EVOLORA_HOST_DEVICE ExpSum Partial(int64_t row, int thread, int threads) const {
     const T* x = logits + row * vocabulary;
@@ -45,6 +45,7 @@ struct CrossEntropyOp {
     const int32_t begin = first_target[row], end = first_target[row + 1];
     int32_t hits = 0;
     for (int32_t k = begin; k < end; ++k) hits += counts[k];
+    const float factor = *factor_at;
     const float weight = factor * static_cast<float>(hits);
     for (int64_t c = int64_t{thread} * kPack; c < vocabulary; c += int64_t{threads} * kPack) {
       Pack<T, kPack> pack = Load<T, kPack>(x + c);

@@ -53,6 +53,9 @@ KernelBuffer MakeBuffer(std::string name, Kind kind, const Values& values) {
       case Kind::kByte:
         Append(buffer.bytes, static_cast<uint8_t>(value));
         break;
+      case Kind::kUInt64:
+        Append(buffer.bytes, static_cast<uint64_t>(value));
+        break;
     }
   }
   return buffer;
@@ -82,6 +85,9 @@ Values KernelBuffer::Values() const {
       break;
     case Kind::kByte:
       read(uint8_t{}, same);
+      break;
+    case Kind::kUInt64:
+      read(uint64_t{}, same);
       break;
   }
   return values;

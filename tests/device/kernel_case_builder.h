@@ -62,6 +62,11 @@ inline const double* Row(const Values& values, int64_t row, int64_t width) {
   return values.data() + row * width;
 }
 
+// The cases of dropout and magnitudes.
+KernelCase MaskFeaturesCase(ElementType type, int64_t rows, int64_t width, bool add);
+KernelCase ScaleColumnsCase(ElementType type, int64_t rows, int64_t width, bool add);
+KernelCase ScaleColumnsBackwardCase(ElementType type, int64_t rows, int64_t width);
+
 // The cases of loss and optimiser.
 KernelCase CrossEntropyCase(ElementType type, int64_t rows, int64_t vocabulary, double scale);
 KernelCase GradientNormCase(int64_t count, double max_norm);

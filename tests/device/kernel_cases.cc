@@ -255,6 +255,14 @@ void AddCasesOf(ElementType type, std::vector<KernelCase>& cases) {
     cases.push_back(RmsNormBackwardCase(type, rows, width));
     cases.push_back(SwiGluCase(type, rows, width));
     cases.push_back(SwiGluBackwardCase(type, rows, width));
+    for (const bool add : {false, true}) {
+      cases.push_back(MaskFeaturesCase(type, rows, width, add));
+      cases.push_back(ScaleColumnsCase(type, rows, width, add));
+    }
+  }
+  for (const int64_t rows : {1, 31, 32, 65}) {
+    cases.push_back(ScaleColumnsBackwardCase(type, rows, 5));
+    cases.push_back(ScaleColumnsBackwardCase(type, rows, 4104));
   }
   for (const bool norm : {false, true}) {
     for (const Heads& h :

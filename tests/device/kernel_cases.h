@@ -11,7 +11,7 @@ namespace evolora::testing {
 
 // An array that a kernel reads or writes, and what it should hold afterwards.
 struct KernelBuffer {
-  enum class Kind { kFloat32, kBFloat16, kFloat64, kInt32, kByte };
+  enum class Kind { kFloat32, kBFloat16, kFloat64, kInt32, kByte, kUInt64 };
   std::string name;
   Kind kind = Kind::kFloat32;
   std::vector<unsigned char> bytes;

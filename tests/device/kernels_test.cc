@@ -80,7 +80,7 @@ TEST(HostKernels, ANormThatIsNotFiniteStopsTheUpdate) {
 
 TEST(HostKernels, ALogitThatIsNotANumberShowsInTheLoss) {
   for (const float bad : {std::numeric_limits<float>::infinity(), std::nanf("")}) {
-    std::vector<float> logits(100, 0.5f), losses(1);
+    std::vector<float> logits(100, 0.5f), losses(1), factor = {1};
     logits[60] = bad;
     const std::vector<int32_t> first = {0, 1}, ids = {3}, counts = {1};
     ASSERT_EQ(HostKernels().cross_entropy({.logits = logits.data(),
@@ -90,7 +90,7 @@ TEST(HostKernels, ALogitThatIsNotANumberShowsInTheLoss) {
                                            .ids = ids.data(),
                                            .counts = counts.data(),
                                            .losses = losses.data(),
-                                           .factor = 1},
+                                           .factor = factor.data()},
                                           nullptr),
               nullptr);
     EXPECT_FALSE(std::isfinite(losses[0]));

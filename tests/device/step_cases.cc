@@ -37,6 +37,7 @@ KernelCase CrossEntropyCase(ElementType type, int64_t rows, int64_t vocabulary, 
   b.Given("ids", Kind::kInt32, ids);
   b.Given("counts", Kind::kInt32, counts);
   b.Output("losses", Kind::kFloat32, losses);
+  b.Given("factor", Kind::kFloat32, {kFactor});
   return b.Finish([=](const DeviceKernels& k, const std::vector<void*>& d, void* stream) {
     return k.cross_entropy({.type = type,
                             .logits = d[0],
@@ -46,7 +47,7 @@ KernelCase CrossEntropyCase(ElementType type, int64_t rows, int64_t vocabulary, 
                             .ids = static_cast<const int32_t*>(d[2]),
                             .counts = static_cast<const int32_t*>(d[3]),
                             .losses = static_cast<float*>(d[4]),
-                            .factor = static_cast<float>(kFactor)},
+                            .factor = static_cast<const float*>(d[5])},
                            stream);
   });
 }

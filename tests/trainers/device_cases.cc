@@ -1,6 +1,7 @@
 #include "trainers/device_cases.h"
 
 #include <cmath>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 
@@ -13,6 +14,97 @@ Gradient DeviceGradient(const Case& c, const DevicePathOptions& options) {
     return MakeDevicePath(inputs, options);
   };
   return Compute(c, make, /*factor=*/0.1, options.device);
+}
+
+std::vector<Case> FewCases() {
+  std::vector<Case> cases = ArchitectureCases();
+  std::vector<Case> adapters = AdapterCases();
+  for (const size_t i : {1, 5, 8, 12, 14}) cases.push_back(adapters[i]);
+  return cases;
+}
+
+namespace {
+
+TrainingRow WithCounterpart(TrainingRow row, TrainingRow other) {
+  row.counterpart = {std::move(other.ids), std::move(other.labels)};
+  return row;
+}
+
+// Labelled as `row` at its end, after a hint.
+TrainingRow WithTeacher(const TrainingRow& row, const std::vector<TokenId>& hint) {
+  TrainingRow teacher{.ids = hint, .labels = std::vector<TokenId>(hint.size(), kIgnoreLabel)};
+  teacher.ids.insert(teacher.ids.end(), row.ids.begin(), row.ids.end());
+  teacher.labels.insert(teacher.labels.end(), row.labels.begin(), row.labels.end());
+  teacher.labels[hint.size()] = kIgnoreLabel;
+  return WithCounterpart(row, teacher);
+}
+
+Case ObjectiveCase(std::string name, const ObjectiveSettings& settings) {
+  return MakeCase(std::move(name), [&](Case& c) {
+    c.recipe.objective = settings;
+    const std::vector<TokenId> prompt = RandomIds(c.config, 10, 1);
+    for (uint64_t i = 0; i < 4; ++i) {
+      TrainingRow row = RandomRow(c.config, 14 + static_cast<int64_t>(5 * i), 30 + i, prompt);
+      if (settings.kind == ObjectiveKind::kDpo) {
+        row = WithCounterpart(row, RandomRow(c.config, 12, 50 + i, prompt));
+      } else if (settings.kind == ObjectiveKind::kDistill) {
+        row = WithTeacher(row, RandomIds(c.config, 3 + static_cast<int64_t>(i), 70 + i));
+      } else {
+        row.sample.advantage = 1.5 - static_cast<double>(i);
+        if (i % 2 == 0) {
+          row.sample.old_log_probs.assign(static_cast<size_t>(NumTargets(row.labels)), -3.5f);
+        }
+      }
+      c.rows.push_back(row);
+    }
+  });
+}
+
+}  // namespace
+
+std::vector<Case> ObjectiveCases() {
+  std::vector<Case> cases;
+  cases.push_back(ObjectiveCase("dpo", {.kind = ObjectiveKind::kDpo, .dpo_label_smoothing = 0.1}));
+  for (const int64_t top_k : {0, 6}) {
+    cases.push_back(ObjectiveCase(
+        absl::StrCat("distill, top ", top_k),
+        {.kind = ObjectiveKind::kDistill, .distill_top_k = top_k, .distill_temperature = 1.5}));
+  }
+  for (const PolicyLoss loss : {PolicyLoss::kGrpo, PolicyLoss::kCispo}) {
+    cases.push_back(ObjectiveCase(loss == PolicyLoss::kGrpo ? "grpo" : "cispo",
+                                  {.kind = ObjectiveKind::kPolicy,
+                                   .reference = FrozenModel::kInit,
+                                   .policy_loss = loss,
+                                   .policy_mean = PolicyMean::kSequences,
+                                   .policy_kl_beta = 0.1}));
+  }
+  return cases;
+}
+
+namespace {
+
+class FakeGraph : public RecordedGraph {
+ public:
+  FakeGraph(FakeRecorder& recorder, std::function<void()> body)
+      : recorder_(recorder), body_(std::move(body)) {
+    ++recorder_.alive;
+  }
+  ~FakeGraph() override { --recorder_.alive; }
+  void Replay() override {
+    ++recorder_.replayed;
+    body_();
+  }
+
+ private:
+  FakeRecorder& recorder_;
+  const std::function<void()> body_;
+};
+
+}  // namespace
+
+std::unique_ptr<RecordedGraph> FakeRecorder::Record(const std::function<void()>& body) {
+  ++recorded;
+  return std::make_unique<FakeGraph>(*this, body);
 }
 
 TrainingJob DeviceJob() {

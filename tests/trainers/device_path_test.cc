@@ -14,7 +14,9 @@ using testing::ArchitectureCases;
 using testing::Case;
 using testing::DeviceGradient;
 using testing::Difference;
+using testing::FewCases;
 using testing::Gradient;
+using testing::ObjectiveCases;
 using testing::ReferenceGradient;
 
 TEST(DevicePath, OnTheCpuEqualsAutogradOnEveryArchitecture) {
@@ -26,6 +28,33 @@ TEST(DevicePath, OnTheCpuEqualsAutogradOnEveryArchitecture) {
 TEST(DevicePath, OnTheCpuEqualsAutogradForEveryRankAndTargets) {
   for (const Case& c : AdapterCases()) {
     EXPECT_EQ(Difference(DeviceGradient(c, {}), ReferenceGradient(c), 1e-5), "") << c.name;
+  }
+}
+
+TEST(DevicePath, OnTheCpuEqualsAutogradWithMagnitudes) {
+  for (Case& c : FewCases()) {
+    c.recipe.use_dora = true;
+    EXPECT_EQ(Difference(DeviceGradient(c, {}), ReferenceGradient(c), 1e-5), "") << c.name;
+  }
+}
+
+TEST(DevicePath, OnTheCpuEqualsAutogradWithDropout) {
+  for (Case& c : FewCases()) {
+    c.recipe.lora_dropout = 0.4;
+    c.recipe.seed = 3;
+    c.recipe.tokens_per_micro_batch = 80;
+    c.rows.push_back(c.rows[2]);  // another copy draws for itself
+    EXPECT_EQ(Difference(DeviceGradient(c, {}), ReferenceGradient(c), 1e-5), "") << c.name;
+  }
+}
+
+TEST(DevicePath, OnTheCpuEqualsAutogradForEveryObjective) {
+  for (Case& c : ObjectiveCases()) {
+    for (const int64_t tokens : {60, 10000}) {
+      c.recipe.tokens_per_micro_batch = tokens;
+      EXPECT_EQ(Difference(DeviceGradient(c, {}), ReferenceGradient(c), 1e-5), "")
+          << c.name << ", " << tokens;
+    }
   }
 }
 

@@ -125,13 +125,13 @@ TEST(TrainLora, PreferencesAreLearnt) {
 }
 
 TEST(TrainLora, TheDevicePathRefusesWhatItDoesNotCompute) {
-  for (const char* key : {"use_dora", "lora_dropout"}) {
-    TrainingJob job = TinyJob();
-    job.recipe.path = TrainingPath::kDevice;
-    job.recipe.use_dora = key == std::string("use_dora");
-    job.recipe.lora_dropout = job.recipe.use_dora ? 0 : 0.1;
-    EXPECT_THAT(Train(job), StatusIs(absl::StatusCode::kUnimplemented, HasSubstr(key)));
-  }
+  TrainingJob job = TinyJob();
+  job.recipe.path = TrainingPath::kDevice;
+  job.recipe.modules_to_save = {"norm"};
+  EXPECT_THAT(Train(job).status().ToString(), HasSubstr("modules_to_save"));
+  job.recipe.modules_to_save = {};
+  job.recipe.base_weights = WeightStorage::kInt8;
+  EXPECT_THAT(Train(job).status().ToString(), HasSubstr("base_weights"));
 }
 
 TEST(TrainLora, RefusesTargetsThatMatchNothingAndRanksAboveTheLayer) {

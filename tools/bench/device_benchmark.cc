@@ -1,7 +1,7 @@
 // Steps of LoRA training through the device path on random weights of known models' shapes.
 //
 //   device_benchmark --model 8b|4b|1b|0.6b --length S [--tokens T] [--micro-batch T] [--steps N]
-//                    [--warmup N] [--rank R] [--precision bf16|fp32] [--device cuda]
+//                    [--warmup N] [--rank R] [--precision bf16|fp32] [--device cuda] [--no-graphs]
 //
 // A step is T tokens in rows of S, all labelled, through adapters on every linear layer, clipping
 // and AdamW included, of which --micro-batch go through the model at once. Prints one JSON object.
@@ -13,7 +13,6 @@
 #include <string>
 #include <vector>
 
-#include "ATen/Context.h"
 #include "ATen/DeviceAccelerator.h"
 #include "ATen/ops/ones.h"
 #include "ATen/ops/randn.h"
@@ -22,6 +21,7 @@
 #include "adapter_parameters.h"
 #include "device/device_optimizer.h"
 #include "device/device_path.h"
+#include "device/device_stream.h"
 #include "device/open_device.h"
 #include "evolora/core/clock.h"
 #include "evolora/core/json.h"
@@ -42,6 +42,7 @@ struct Settings {
   int64_t steps = 20;
   int64_t warmup = 5;
   int64_t rank = 16;
+  bool no_graphs = false;
 };
 
 struct Shape {
@@ -133,12 +134,10 @@ absl::StatusOr<Timing> RunSteps(const Settings& settings, const LoraRecipe& reci
   for (int64_t step = 0; step < settings.warmup + settings.steps; ++step) {
     const double started = SystemClock().MonotonicSeconds();
     parameters.gradient.zero_();
-    ASSIGN_OR_RETURN(const double loss, path.AddGradient(indices, 1 / targets));
+    RETURN_IF_ERROR(path.EnqueueGradient(indices, 1 / targets));
+    optimizer.Step(step, recipe.learning_rate);
+    ASSIGN_OR_RETURN(const double loss, path.LossSum());
     optimizer.GradientNorm();
-    optimizer.Update(step, recipe.learning_rate);
-    if (parameters.value.is_cuda()) {
-      at::accelerator::synchronizeDevice(parameters.value.device().index());
-    }
     timing.loss = loss / targets;
     if (step >= settings.warmup) {
       timing.seconds.push_back(SystemClock().MonotonicSeconds() - started);
@@ -151,6 +150,7 @@ absl::StatusOr<Timing> RunSteps(const Settings& settings, const LoraRecipe& reci
 absl::StatusOr<Json> Measure(const Settings& settings) {
   ASSIGN_OR_RETURN(const c10::Device device, OpenDevice(settings.device));
   ASSIGN_OR_RETURN(const LlamaConfig config, ConfigOf(settings.model));
+  const DeviceStream stream(device);
   const LlamaWeights base = RandomWeights(config);
   LoraRecipe recipe;
   recipe.rank = settings.rank;
@@ -159,9 +159,11 @@ absl::StatusOr<Json> Measure(const Settings& settings) {
   const std::vector<TrainingRow> rows = RandomRows(settings, config);
   ASSIGN_OR_RETURN(AdapterParameters parameters, AdapterParameters::Create(base, recipe, nullptr));
   parameters.MoveTo(device);
-  const std::unique_ptr<GradientPath> path = MakeDevicePath(
-      {.base = &base, .lora = &parameters.lora(), .recipe = &recipe, .rows = rows},
-      {.device = device, .dtype = settings.precision == "bf16" ? at::kBFloat16 : at::kFloat});
+  const std::unique_ptr<GradientPath> path =
+      MakeDevicePath({.base = &base, .lora = &parameters.lora(), .recipe = &recipe, .rows = rows},
+                     {.device = device,
+                      .dtype = settings.precision == "bf16" ? at::kBFloat16 : at::kFloat,
+                      .graphs = !settings.no_graphs && device.is_cuda()});
   ASSIGN_OR_RETURN(const Timing timing, RunSteps(settings, recipe, *path, parameters, rows));
   const double median = timing.seconds[timing.seconds.size() / 2];
   const double tokens = static_cast<double>(rows.size()) * static_cast<double>(settings.length);
@@ -172,6 +174,7 @@ absl::StatusOr<Json> Measure(const Settings& settings) {
                  {"micro_batch", recipe.tokens_per_micro_batch},
                  {"precision", settings.precision},
                  {"rank", settings.rank},
+                 {"graphs", !settings.no_graphs && device.is_cuda()},
                  {"seconds_per_step", median},
                  {"fastest_step", timing.seconds.front()},
                  {"slowest_step", timing.seconds.back()},
@@ -199,6 +202,7 @@ int main(int argc, char** argv) {
   app.add_option("--warmup", settings.warmup, "steps before")->check(CLI::Range(0, 100000));
   app.add_option("--rank", settings.rank, "of the adapters")->check(CLI::Range(1, 512));
   app.add_option("--precision", settings.precision)->check(CLI::IsMember({"bf16", "fp32"}));
+  app.add_flag("--no-graphs", settings.no_graphs, "starts every kernel by itself");
   app.add_option("--device", settings.device, "cpu, cuda or cuda:N");
   CLI11_PARSE(app, argc, argv);
   const auto result = evolora::CatchTorch("benchmark", [&] { return evolora::Measure(settings); });

@@ -31,6 +31,7 @@ struct TrainCommand {
   JobListOptions jobs;  // path empty: one adapter
   SweepCommand sweep;   // no axes: one adapter
   std::string device = "cpu";
+  bool no_graphs = false;
   bool resume = false;
   bool dry_run = false;
   double gflops = 0;
@@ -81,6 +82,7 @@ absl::Status TrainAsHelper(const GlobalOptions& global, const TrainCommand& comm
   ASSIGN_OR_RETURN(const CheckedJob checked, LoadJob(global, command));
   ASSIGN_OR_RETURN(const std::unique_ptr<ProcessGroup> group, JoinProcessGroup(ranks));
   const TrainOptions options{.device = command.device,
+                             .device_graphs = !command.no_graphs,
                              .work_dir = WorkFolder(command.files),
                              .resume = command.resume,
                              .group = group.get()};
@@ -111,6 +113,7 @@ absl::Status Train(const GlobalOptions& global, const TrainCommand& command) {
   }
   StepPrinter printer(global.json);
   const TrainOptions options{.device = command.device,
+                             .device_graphs = !command.no_graphs,
                              .work_dir = work_dir,
                              .resume = command.resume,
                              .metrics_dir = metrics_dir,
@@ -227,6 +230,8 @@ void AddTrainCommand(CLI::App& app, GlobalOptions& global) {
   AddFileOptions(*command, *options);
   AddManyOptions(*command, *options);
   command->add_option("--device", options->device, "cpu (default), cuda or cuda:N");
+  command->add_flag("--no-graphs", options->no_graphs,
+                    "on a CUDA device start every kernel by itself, without CUDA graphs");
   command->add_flag("--resume", options->resume, "go on from the checkpoint in OUT.work");
   CLI::Option* dry_run = command->add_flag(
       "--dry-run", options->dry_run,

@@ -1,38 +1,108 @@
 #include "device/device_group.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "ATen/Functions.h"
 
 namespace evolora {
+namespace {
+
+// Rows of W + scale B A that are formed at once to take their norms.
+constexpr int64_t kNormRows = 1024;
+
+}  // namespace
 
 DeviceGroup::DeviceGroup(const DeviceMath& math, at::Tensor weight, at::Tensor bias,
-                         const std::vector<Part>& parts)
-    : weight_(std::move(weight)), bias_(std::move(bias)) {
+                         const std::vector<Part>& parts, const AdapterDropout* dropout)
+    : math_(math), weight_(std::move(weight)), bias_(std::move(bias)), dropout_(dropout) {
   int64_t out_offset = 0;
+  bool has_magnitude = false;
   for (const Part& part : parts) {
     if (part.lora != nullptr) {
       const int64_t rank = part.lora->a.size(0);
-      parts_.push_back({part.lora, out_offset, part.out_features, rank_, rank,
+      parts_.push_back({part.lora, out_offset, part.out_features, rank_, rank, part.dropout_key,
                         at::empty({part.out_features, rank}, math.options())});
       rank_ += rank;
+      has_magnitude = has_magnitude || part.lora->magnitude.defined();
     }
     out_offset += part.out_features;
   }
   if (adapted()) a_ = at::empty({rank_, in_features()}, math.options());
+  if (!has_magnitude) return;
+  norms_ = at::ones({out_features()}, math.fp32());
+  factors_ = at::ones({out_features()}, math.fp32());
 }
 
 void DeviceGroup::AppendCopies(Copies& copies) const {
   for (const AdaptedPart& part : parts_) {
-    copies.to.push_back(a_.narrow(0, part.rank_offset, part.rank));
+    copies.to.push_back(part.A(a_));
     copies.from.push_back(part.lora->a.detach());
     copies.to.push_back(part.b);
     copies.from.push_back(part.lora->b.detach());
   }
 }
 
-void DeviceGroup::Forward(const at::Tensor& x, const at::Tensor& y, Store store,
-                          const at::Tensor& low) const {
+void DeviceGroup::UpdateMagnitudes() const {
+  for (const AdaptedPart& part : parts_) {
+    if (!part.lora->magnitude.defined()) continue;
+    const at::Tensor a = part.lora->a.detach(), b = part.lora->b.detach();
+    at::Tensor norms = norms_.narrow(0, part.out_offset, part.out_features);
+    for (int64_t first = 0; first < part.out_features; first += kNormRows) {
+      const int64_t count = std::min(kNormRows, part.out_features - first);
+      const at::Tensor weight = weight_.narrow(0, part.out_offset + first, count).to(at::kFloat);
+      const at::Tensor sum = at::addmm(weight, b.narrow(0, first, count), a, /*beta=*/1,
+                                       /*alpha=*/part.lora->scale);
+      norms.narrow(0, first, count).copy_(at::linalg_vector_norm(sum, 2, at::IntArrayRef{1}));
+    }
+    at::Tensor factors = factors_.narrow(0, part.out_offset, part.out_features);
+    at::div_out(factors, part.lora->magnitude.detach(), norms);
+  }
+}
+
+void DeviceGroup::MaskInto(const AdaptedPart& part, const at::Tensor& x, const Rows& rows, bool add,
+                           const at::Tensor& y) const {
+  math_.MaskFeatures(
+      {.row_keys = reinterpret_cast<const uint64_t*>(rows.dropout_keys.const_data_ptr<int64_t>()),
+       .module_key = part.dropout_key,
+       .threshold = dropout_->threshold(),
+       .kept = dropout_->kept(),
+       .add = add},
+      x, y);
+}
+
+// x with the part's features dropped, in `scratch`; x itself when nothing is.
+at::Tensor DeviceGroup::Masked(const AdaptedPart& part, const at::Tensor& x, const Rows& rows,
+                               TensorBuffer& scratch) const {
+  if (!Drops(rows)) return x;
+  const at::Tensor& masked = scratch.Reserve(x.sizes(), math_.options());
+  MaskInto(part, x, rows, /*add=*/false, masked);
+  return masked;
+}
+
+// z += scale low B^T.
+void DeviceGroup::AddLowRank(const at::Tensor& x, const Rows& rows, const at::Tensor& z, Kept& kept,
+                             TensorBuffer& scratch) const {
+  at::Tensor low = kept.low.Reserve({x.size(0), rank_}, math_.options());
+  if (!Drops(rows)) at::mm_out(low, x, a_.t());
+  for (const AdaptedPart& part : parts_) {
+    if (Drops(rows)) {
+      part.Ranks(low).addmm_(Masked(part, x, rows, scratch), part.A(a_).t(), /*beta=*/0);
+    }
+    part.Outputs(z).addmm_(part.Ranks(low), part.b.t(), /*beta=*/1, part.lora->scale);
+  }
+}
+
+void DeviceGroup::Forward(const at::Tensor& x, const Rows& rows, const at::Tensor& y, Store store,
+                          Kept& kept, TensorBuffer& scratch) const {
+  if (has_magnitudes() && !rows.bare) {
+    at::Tensor z = kept.outputs.Reserve({x.size(0), out_features()}, math_.options());
+    at::mm_out(z, x, weight_.t());
+    AddLowRank(x, rows, z, kept, scratch);
+    math_.ScaleColumns(z, factors_, store == Store::kAdd, y);
+    if (bias_.defined()) y.add_(bias_);
+    return;
+  }
   if (store == Store::kAdd) {
     y.addmm_(x, weight_.t());
     if (bias_.defined()) y.add_(bias_);
@@ -44,41 +114,60 @@ void DeviceGroup::Forward(const at::Tensor& x, const at::Tensor& y, Store store,
       at::mm_out(out, x, weight_.t());
     }
   }
-  if (!adapted()) return;
-  at::Tensor low_out = low;
-  at::mm_out(low_out, x, a_.t());
+  if (adapted() && !rows.bare) AddLowRank(x, rows, y, kept, scratch);
+}
+
+at::Tensor DeviceGroup::OutputGradient(const at::Tensor& dy, Kept& kept) const {
+  if (!has_magnitudes()) return dy;
+  const at::Tensor z = kept.outputs.get();
+  const at::Tensor partials =
+      at::empty({(dy.size(0) + kColumnRows - 1) / kColumnRows, out_features()}, math_.fp32());
+  math_.ScaleColumnsBackward(dy, factors_, z, partials);
+  const at::Tensor sums = partials.sum(0).div_(norms_);
   for (const AdaptedPart& part : parts_) {
-    part.Outputs(y).addmm_(part.Ranks(low), part.b.t(), /*beta=*/1, part.lora->scale);
+    if (!part.lora->magnitude.defined()) continue;
+    part.lora->magnitude.grad().add_(sums.narrow(0, part.out_offset, part.out_features));
+  }
+  return z;
+}
+
+void DeviceGroup::LowRankGradient(const at::Tensor& dz, const at::Tensor& d_low) const {
+  for (const AdaptedPart& part : parts_) {
+    part.Ranks(d_low).addmm_(part.Outputs(dz), part.b, /*beta=*/0, part.lora->scale);
   }
 }
 
-void DeviceGroup::LowRankGradient(const at::Tensor& dy, const at::Tensor& d_low) const {
-  for (const AdaptedPart& part : parts_) {
-    part.Ranks(d_low).addmm_(part.Outputs(dy), part.b, /*beta=*/0, part.lora->scale);
-  }
-}
-
-void DeviceGroup::InputGradient(const at::Tensor& dy, const at::Tensor& d_low,
-                                const at::Tensor& dx) const {
+void DeviceGroup::InputGradient(const at::Tensor& dz, const at::Tensor& d_low, const Rows& rows,
+                                const at::Tensor& dx, TensorBuffer& scratch) const {
   at::Tensor out = dx;
-  at::mm_out(out, dy, weight_);
-  if (adapted()) out.addmm_(d_low, a_);
+  at::mm_out(out, dz, weight_);
+  if (!adapted()) return;
+  if (!Drops(rows)) {
+    out.addmm_(d_low, a_);
+    return;
+  }
+  at::Tensor own = scratch.Reserve(dx.sizes(), math_.options());
+  for (const AdaptedPart& part : parts_) {
+    at::mm_out(own, part.Ranks(d_low), part.A(a_));
+    MaskInto(part, own, rows, /*add=*/true, out);
+  }
 }
 
 void DeviceGroup::ParameterGradients(const at::Tensor& x, const at::Tensor& column_scale,
-                                     const at::Tensor& low, const at::Tensor& dy,
-                                     const at::Tensor& d_low) const {
+                                     const Rows& rows, const Kept& kept, const at::Tensor& dz,
+                                     const at::Tensor& d_low, TensorBuffer& scratch) const {
   if (!adapted()) return;
-  const at::Tensor d_a = at::mm(d_low.t(), x);  // [rank, in]
+  const at::Tensor d_a = Drops(rows) ? at::Tensor() : at::mm(d_low.t(), x);  // [rank, in]
   for (const AdaptedPart& part : parts_) {
-    const at::Tensor own = d_a.narrow(0, part.rank_offset, part.rank);
+    const at::Tensor own =
+        d_a.defined() ? part.A(d_a) : at::mm(part.Ranks(d_low).t(), Masked(part, x, rows, scratch));
     const at::Tensor& gradient = part.lora->a.grad();
     if (column_scale.defined()) {
       gradient.addcmul_(own, column_scale);
     } else {
       gradient.add_(own);
     }
-    const at::Tensor d_b = at::mm(part.Outputs(dy).t(), part.Ranks(low));  // [out, rank]
+    const at::Tensor d_b = at::mm(part.Outputs(dz).t(), part.Ranks(kept.low.get()));  // [out, rank]
     part.lora->b.grad().add_(d_b, part.lora->scale);
   }
 }

@@ -18,22 +18,23 @@ at::Tensor Scatter(const at::Tensor& rows, const at::Tensor& places, int64_t num
 }  // namespace
 
 DeviceLayer::DeviceLayer(const LlamaConfig& config, const DeviceBaseLayer& base,
-                         const LoraTensors& lora, int64_t index, const DeviceMath& math)
+                         const LoraTensors& lora, const AdapterDropout* dropout, int64_t index,
+                         const DeviceMath& math)
     : config_(config), base_(base), math_(math), index_(index), attention_(config, math) {
   const auto part = [&](const char* name) -> DeviceGroup::Part {
     const std::string path = absl::StrCat("model.layers.", index, ".", name);
     const auto found = lora.modules.find(path);
-    return {LinearShape(config, path).first,
-            found == lora.modules.end() ? nullptr : &found->second};
+    return {LinearShape(config, path).first, found == lora.modules.end() ? nullptr : &found->second,
+            dropout == nullptr ? 0 : dropout->ModuleKey(path)};
   };
   using Parts = std::vector<DeviceGroup::Part>;
   groups_.emplace_back(
       math, base.qkv, base.qkv_bias,
-      Parts{part("self_attn.q_proj"), part("self_attn.k_proj"), part("self_attn.v_proj")});
-  groups_.emplace_back(math, base.o, base.o_bias, Parts{part("self_attn.o_proj")});
+      Parts{part("self_attn.q_proj"), part("self_attn.k_proj"), part("self_attn.v_proj")}, dropout);
+  groups_.emplace_back(math, base.o, base.o_bias, Parts{part("self_attn.o_proj")}, dropout);
   groups_.emplace_back(math, base.gate_up, at::Tensor(),
-                       Parts{part("mlp.gate_proj"), part("mlp.up_proj")});
-  groups_.emplace_back(math, base.down, at::Tensor(), Parts{part("mlp.down_proj")});
+                       Parts{part("mlp.gate_proj"), part("mlp.up_proj")}, dropout);
+  groups_.emplace_back(math, base.down, at::Tensor(), Parts{part("mlp.down_proj")}, dropout);
 }
 
 TrainedParts DeviceLayer::trained_parts() const {
@@ -44,6 +45,10 @@ TrainedParts DeviceLayer::trained_parts() const {
 
 void DeviceLayer::AppendCopies(DeviceGroup::Copies& copies) const {
   for (const DeviceGroup& group : groups_) group.AppendCopies(copies);
+}
+
+void DeviceLayer::UpdateMagnitudes() const {
+  for (const DeviceGroup& group : groups_) group.UpdateMagnitudes();
 }
 
 // In scratch.norm.
@@ -66,7 +71,7 @@ RotateHeadsArgs DeviceLayer::HeadArgs(const DevicePass& pass, DeviceLayerKept& k
                           .sin = pass.sin.const_data_ptr<float>(),
                           .eps = static_cast<float>(config_.rms_norm_eps)};
   if (!config_.qk_norm) return args;
-  const int64_t rows = pass.tokens->num_all(), turned = config_.num_heads + config_.num_kv_heads;
+  const int64_t rows = pass.tokens->shape.tokens, turned = config_.num_heads + config_.num_kv_heads;
   args.query_weight = base_.query_norm.const_data_ptr<float>();
   args.key_weight = base_.key_norm.const_data_ptr<float>();
   args.unit =
@@ -78,82 +83,93 @@ RotateHeadsArgs DeviceLayer::HeadArgs(const DevicePass& pass, DeviceLayerKept& k
 void DeviceLayer::AttentionForward(const DevicePass& pass, at::Tensor& x, DeviceLayerKept& kept,
                                    DeviceScratch& scratch) const {
   const DeviceGroup& qkv = group(Stage::kQkv);
-  const DeviceGroup& out = group(Stage::kOut);
   const at::Tensor norm = Normed(base_.input_norm, x, kept.unit1, kept.factors1, scratch);
   const int64_t all = x.size(0);
   const at::Tensor& wide = kept.qkv.Reserve({all, qkv.out_features()}, math_.options());
-  qkv.Forward(norm, wide, DeviceGroup::Store::kSet,
-              kept.low_qkv.Reserve({all, qkv.rank()}, math_.options()));
+  qkv.Forward(norm, pass.rows(), wide, DeviceGroup::Store::kSet, kept.qkv_group, scratch.group);
   math_.RotateHeads(HeadArgs(pass, kept), wide);
   kept.mixed = attention_.Forward(index_, *pass.tokens, wide, kept.attention);
   if (pass.only_predicting) {
     kept.mixed = kept.mixed.index_select(0, pass.tokens->predicting);
     x = x.index_select(0, pass.tokens->predicting);
   }
-  out.Forward(kept.mixed, x, DeviceGroup::Store::kAdd,
-              kept.low_out.Reserve({x.size(0), out.rank()}, math_.options()));
+  group(Stage::kOut)
+      .Forward(kept.mixed, pass.rows_on(), x, DeviceGroup::Store::kAdd, kept.out_group,
+               scratch.group);
 }
 
-void DeviceLayer::MlpForward(const at::Tensor& x, DeviceLayerKept& kept,
+void DeviceLayer::MlpForward(const DevicePass& pass, const at::Tensor& x, DeviceLayerKept& kept,
                              DeviceScratch& scratch) const {
-  const DeviceGroup& gate_up = group(Stage::kGateUp);
-  const DeviceGroup& down = group(Stage::kDown);
   const int64_t rows = x.size(0), mlp_width = config_.intermediate_size;
   const at::Tensor norm = Normed(base_.post_norm, x, kept.unit2, kept.factors2, scratch);
   const at::Tensor& wide = kept.gate_up.Reserve({rows, 2 * mlp_width}, math_.options());
-  gate_up.Forward(norm, wide, DeviceGroup::Store::kSet,
-                  kept.low_gate_up.Reserve({rows, gate_up.rank()}, math_.options()));
+  group(Stage::kGateUp)
+      .Forward(norm, pass.rows_on(), wide, DeviceGroup::Store::kSet, kept.gate_up_group,
+               scratch.group);
   const at::Tensor& act = scratch.act.Reserve({rows, mlp_width}, math_.options());
   math_.SwiGlu(wide, act);
-  down.Forward(act, x, DeviceGroup::Store::kAdd,
-               kept.low_down.Reserve({rows, down.rank()}, math_.options()));
+  group(Stage::kDown)
+      .Forward(act, pass.rows_on(), x, DeviceGroup::Store::kAdd, kept.down_group, scratch.group);
 }
 
 void DeviceLayer::Forward(const DevicePass& pass, at::Tensor& x, DeviceLayerKept& kept,
                           DeviceScratch& scratch) const {
   AttentionForward(pass, x, kept, scratch);
-  MlpForward(x, kept, scratch);
+  MlpForward(pass, x, kept, scratch);
 }
 
-// Returns whether the pass goes on below.
-bool DeviceLayer::MlpBackward(const FastLayer::Until& until, const at::Tensor& dx,
-                              DeviceLayerKept& kept, DeviceScratch& scratch) const {
-  const DeviceGroup& gate_up = group(Stage::kGateUp);
+// Returns whether the pass goes on below, as the next two do. Leaves the gradient of gate and up in
+// kept.gate_up.
+bool DeviceLayer::DownBackward(const DevicePass& pass, const FastLayer::Until& until,
+                               const at::Tensor& dx, DeviceLayerKept& kept,
+                               DeviceScratch& scratch) const {
   const DeviceGroup& down = group(Stage::kDown);
   const int64_t rows = dx.size(0), mlp_width = config_.intermediate_size;
   const at::Tensor& wide = kept.gate_up.get();
   const at::Tensor& act = scratch.act.Reserve({rows, mlp_width}, math_.options());
-  at::Tensor d_low = scratch.d_low.Reserve({rows, down.rank()}, math_.options());
-  down.LowRankGradient(dx, d_low);
-  const bool ends_at_down = !until.through && until.last == Stage::kDown;
-  if (ends_at_down) {
+  const at::Tensor d_out = down.OutputGradient(dx, kept.down_group);
+  const at::Tensor d_low = scratch.d_low.Reserve({rows, down.rank()}, math_.options());
+  down.LowRankGradient(d_out, d_low);
+  const bool ends = !until.through && until.last == Stage::kDown;
+  if (ends) {
     math_.SwiGlu(wide, act);
   } else {
     const at::Tensor& d_act = scratch.d_act.Reserve({rows, mlp_width}, math_.options());
-    down.InputGradient(dx, d_low, d_act);
+    down.InputGradient(d_out, d_low, pass.rows_on(), d_act, scratch.group);
     math_.SwiGluBackward(wide, d_act, act);
   }
-  down.ParameterGradients(act, {}, kept.low_down.get(), dx, d_low);
-  if (ends_at_down) return false;
-  d_low = scratch.d_low.Reserve({rows, gate_up.rank()}, math_.options());
-  gate_up.LowRankGradient(wide, d_low);
-  gate_up.ParameterGradients(kept.unit2.get(), base_.post_norm, kept.low_gate_up.get(), wide,
-                             d_low);
+  down.ParameterGradients(act, {}, pass.rows_on(), kept.down_group, d_out, d_low, scratch.group);
+  return !ends;
+}
+
+bool DeviceLayer::GateUpBackward(const DevicePass& pass, const FastLayer::Until& until,
+                                 const at::Tensor& dx, DeviceLayerKept& kept,
+                                 DeviceScratch& scratch) const {
+  const DeviceGroup& gate_up = group(Stage::kGateUp);
+  const at::Tensor d_wide = gate_up.OutputGradient(kept.gate_up.get(), kept.gate_up_group);
+  const at::Tensor d_low = scratch.d_low.Reserve({dx.size(0), gate_up.rank()}, math_.options());
+  gate_up.LowRankGradient(d_wide, d_low);
+  gate_up.ParameterGradients(kept.unit2.get(), base_.post_norm, pass.rows_on(), kept.gate_up_group,
+                             d_wide, d_low, scratch.group);
   if (!until.through && until.last == Stage::kGateUp) return false;
   const at::Tensor& d_norm = scratch.norm.Reserve(dx.sizes(), math_.options());
-  gate_up.InputGradient(wide, d_low, d_norm);
+  gate_up.InputGradient(d_wide, d_low, pass.rows_on(), d_norm, scratch.group);
   math_.RmsNormBackward(d_norm, base_.post_norm, {kept.unit2.get(), kept.factors2.get()}, dx);
   return true;
 }
 
-bool DeviceLayer::OutBackward(const FastLayer::Until& until, const at::Tensor& dx,
-                              DeviceLayerKept& kept, DeviceScratch& scratch) const {
+bool DeviceLayer::OutBackward(const DevicePass& pass, const FastLayer::Until& until,
+                              const at::Tensor& dx, DeviceLayerKept& kept,
+                              DeviceScratch& scratch) const {
   const DeviceGroup& out = group(Stage::kOut);
+  const at::Tensor d_out = out.OutputGradient(dx, kept.out_group);
   const at::Tensor& d_low = scratch.d_low.Reserve({dx.size(0), out.rank()}, math_.options());
-  out.LowRankGradient(dx, d_low);
-  out.ParameterGradients(kept.mixed, {}, kept.low_out.get(), dx, d_low);
+  out.LowRankGradient(d_out, d_low);
+  out.ParameterGradients(kept.mixed, {}, pass.rows_on(), kept.out_group, d_out, d_low,
+                         scratch.group);
   if (!until.through && until.last == Stage::kOut) return false;
-  out.InputGradient(dx, d_low, scratch.d_mixed.Reserve(kept.mixed.sizes(), math_.options()));
+  out.InputGradient(d_out, d_low, pass.rows_on(),
+                    scratch.d_mixed.Reserve(kept.mixed.sizes(), math_.options()), scratch.group);
   return true;
 }
 
@@ -163,24 +179,27 @@ void DeviceLayer::QkvBackward(const DevicePass& pass, const FastLayer::Until& un
   const DeviceGroup& qkv = group(Stage::kQkv);
   const DeviceTokens& tokens = *pass.tokens;
   at::Tensor d_mixed = scratch.d_mixed.get();
-  if (pass.only_predicting) d_mixed = Scatter(d_mixed, tokens.predicting, tokens.num_all());
+  if (pass.only_predicting) d_mixed = Scatter(d_mixed, tokens.predicting, tokens.shape.tokens);
   const at::Tensor& d_qkv = scratch.d_qkv.Reserve(kept.qkv.get().sizes(), math_.options());
   attention_.Backward(index_, tokens, kept.qkv.get(), kept.attention, d_mixed, d_qkv);
   math_.RotateHeadsBackward(HeadArgs(pass, kept), d_qkv);
-  const at::Tensor& d_low = scratch.d_low.Reserve({tokens.num_all(), qkv.rank()}, math_.options());
-  qkv.LowRankGradient(d_qkv, d_low);
-  qkv.ParameterGradients(kept.unit1.get(), base_.input_norm, kept.low_qkv.get(), d_qkv, d_low);
+  const at::Tensor d_out = qkv.OutputGradient(d_qkv, kept.qkv_group);
+  const at::Tensor& d_low = scratch.d_low.Reserve({d_qkv.size(0), qkv.rank()}, math_.options());
+  qkv.LowRankGradient(d_out, d_low);
+  qkv.ParameterGradients(kept.unit1.get(), base_.input_norm, pass.rows(), kept.qkv_group, d_out,
+                         d_low, scratch.group);
   if (!until.through) return;
   const at::Tensor& d_norm = scratch.norm.Reserve(dx.sizes(), math_.options());
-  qkv.InputGradient(d_qkv, d_low, d_norm);
+  qkv.InputGradient(d_out, d_low, pass.rows(), d_norm, scratch.group);
   math_.RmsNormBackward(d_norm, base_.input_norm, {kept.unit1.get(), kept.factors1.get()}, dx);
 }
 
 void DeviceLayer::Backward(const DevicePass& pass, const FastLayer::Until& until, at::Tensor& dx,
                            DeviceLayerKept& kept, DeviceScratch& scratch) const {
-  if (!MlpBackward(until, dx, kept, scratch)) return;
-  if (!OutBackward(until, dx, kept, scratch)) return;
-  if (pass.only_predicting) dx = Scatter(dx, pass.tokens->predicting, pass.tokens->num_all());
+  if (!DownBackward(pass, until, dx, kept, scratch)) return;
+  if (!GateUpBackward(pass, until, dx, kept, scratch)) return;
+  if (!OutBackward(pass, until, dx, kept, scratch)) return;
+  if (pass.only_predicting) dx = Scatter(dx, pass.tokens->predicting, pass.tokens->shape.tokens);
   QkvBackward(pass, until, dx, kept, scratch);
 }
 

@@ -20,10 +20,10 @@ struct DeviceLayerKept {
   TensorBuffer qkv;                  // [N, (H + 2 K) E], as attention reads it
   TensorBuffer qk_unit, qk_factors;  // of the norms of q and k: [N, H + K, E], [N, H + K]
   DeviceAttention::Kept attention;
-  at::Tensor mixed;                                      // [M, H E]
-  TensorBuffer unit2, factors2;                          // of the second norm: [M, D], [M]
-  TensorBuffer gate_up;                                  // [M, 2 F]; becomes its own gradient
-  TensorBuffer low_qkv, low_out, low_gate_up, low_down;  // [N or M, rank]
+  at::Tensor mixed;              // [M, H E]
+  TensorBuffer unit2, factors2;  // of the second norm: [M, D], [M]
+  TensorBuffer gate_up;          // [M, 2 F]; becomes its own gradient
+  DeviceGroup::Kept qkv_group, out_group, gate_up_group, down_group;
 };
 
 // What layers share, one after the other.
@@ -31,6 +31,7 @@ struct DeviceScratch {
   TensorBuffer norm;        // [N, D]
   TensorBuffer act, d_act;  // [M, F]
   TensorBuffer d_mixed, d_qkv, d_low;
+  TensorBuffer group;  // what a group works with
 };
 
 struct DevicePass {
@@ -38,17 +39,26 @@ struct DevicePass {
   at::Tensor cos, sin;  // by position, [.., E / 2] fp32
   // Only the predicting tokens go on after attention: in the last layer.
   bool only_predicting = false;
+  bool bare = false;  // the base alone
+  // The rows of the groups before and after attention.
+  DeviceGroup::Rows rows() const { return {bare, tokens->dropout_keys}; }
+  DeviceGroup::Rows rows_on() const {
+    return {bare, only_predicting ? tokens->predicting_keys : tokens->dropout_keys};
+  }
 };
 
 // FastLayer on a device: the same formulas, over tensors.
 class DeviceLayer {
  public:
-  // All outlive the object.
+  // All outlive the object; `dropout` null: none.
   DeviceLayer(const LlamaConfig& config, const DeviceBaseLayer& base, const LoraTensors& lora,
-              int64_t index, const DeviceMath& math);
+              const AdapterDropout* dropout, int64_t index, const DeviceMath& math);
 
   TrainedParts trained_parts() const;
+  // As DeviceGroup's.
   void AppendCopies(DeviceGroup::Copies& copies) const;
+  void UpdateMagnitudes() const;
+  bool is_plain() const { return attention_.is_plain(); }
 
   // x [N, D] becomes the output, [N or M, D]; its memory is written.
   void Forward(const DevicePass& pass, at::Tensor& x, DeviceLayerKept& kept,
@@ -65,11 +75,14 @@ class DeviceLayer {
   RotateHeadsArgs HeadArgs(const DevicePass& pass, DeviceLayerKept& kept) const;
   void AttentionForward(const DevicePass& pass, at::Tensor& x, DeviceLayerKept& kept,
                         DeviceScratch& scratch) const;
-  void MlpForward(const at::Tensor& x, DeviceLayerKept& kept, DeviceScratch& scratch) const;
-  bool MlpBackward(const FastLayer::Until& until, const at::Tensor& dx, DeviceLayerKept& kept,
-                   DeviceScratch& scratch) const;
-  bool OutBackward(const FastLayer::Until& until, const at::Tensor& dx, DeviceLayerKept& kept,
-                   DeviceScratch& scratch) const;
+  void MlpForward(const DevicePass& pass, const at::Tensor& x, DeviceLayerKept& kept,
+                  DeviceScratch& scratch) const;
+  bool DownBackward(const DevicePass& pass, const FastLayer::Until& until, const at::Tensor& dx,
+                    DeviceLayerKept& kept, DeviceScratch& scratch) const;
+  bool GateUpBackward(const DevicePass& pass, const FastLayer::Until& until, const at::Tensor& dx,
+                      DeviceLayerKept& kept, DeviceScratch& scratch) const;
+  bool OutBackward(const DevicePass& pass, const FastLayer::Until& until, const at::Tensor& dx,
+                   DeviceLayerKept& kept, DeviceScratch& scratch) const;
   void QkvBackward(const DevicePass& pass, const FastLayer::Until& until, const at::Tensor& dx,
                    DeviceLayerKept& kept, DeviceScratch& scratch) const;
 

@@ -93,6 +93,42 @@ void DeviceMath::SwiGluBackward(const at::Tensor& gate_up, const at::Tensor& d_a
         "swiglu_backward");
 }
 
+void DeviceMath::MaskFeatures(MaskFeaturesArgs args, const at::Tensor& x,
+                              const at::Tensor& y) const {
+  args.type = type();
+  args.x = x.const_data_ptr();
+  args.rows = x.size(0);
+  args.width = x.size(1);
+  args.y = y.mutable_data_ptr();
+  Check(kernels_->mask_features(args, stream()), "mask_features");
+}
+
+void DeviceMath::ScaleColumns(const at::Tensor& z, const at::Tensor& factors, bool add,
+                              const at::Tensor& y) const {
+  Check(kernels_->scale_columns({.type = type(),
+                                 .z = z.const_data_ptr(),
+                                 .factors = ConstFloats(factors),
+                                 .rows = z.size(0),
+                                 .width = z.size(1),
+                                 .add = add,
+                                 .y = y.mutable_data_ptr()},
+                                stream()),
+        "scale_columns");
+}
+
+void DeviceMath::ScaleColumnsBackward(const at::Tensor& dy, const at::Tensor& factors,
+                                      const at::Tensor& z, const at::Tensor& partials) const {
+  Check(kernels_->scale_columns_backward({.type = type(),
+                                          .dy = dy.const_data_ptr(),
+                                          .factors = ConstFloats(factors),
+                                          .rows = dy.size(0),
+                                          .width = dy.size(1),
+                                          .z = z.mutable_data_ptr(),
+                                          .partials = Floats(partials)},
+                                         stream()),
+        "scale_columns_backward");
+}
+
 void DeviceMath::CrossEntropy(CrossEntropyArgs args, const at::Tensor& logits) const {
   args.type = type();
   args.logits = logits.mutable_data_ptr();

@@ -43,6 +43,14 @@ class DeviceMath {
   void SwiGluBackward(const at::Tensor& gate_up, const at::Tensor& d_act,
                       const at::Tensor& act) const;
 
+  // y = or += x with features dropped; `args` without type, sizes and what tensors say.
+  void MaskFeatures(MaskFeaturesArgs args, const at::Tensor& x, const at::Tensor& y) const;
+  // y = or += z * factors; see ScaleColumnsBackwardArgs for the gradient.
+  void ScaleColumns(const at::Tensor& z, const at::Tensor& factors, bool add,
+                    const at::Tensor& y) const;
+  void ScaleColumnsBackward(const at::Tensor& dy, const at::Tensor& factors, const at::Tensor& z,
+                            const at::Tensor& partials) const;
+
   // `args` without type, logits and sizes: see CrossEntropyArgs.
   void CrossEntropy(CrossEntropyArgs args, const at::Tensor& logits) const;
 

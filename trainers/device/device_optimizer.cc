@@ -17,19 +17,14 @@ DeviceOptimizer::DeviceOptimizer(const LoraRecipe& recipe, const AdapterParamete
   for (const at::Tensor& part : parameters.PartsB(groups_)) part.fill_(1);
 }
 
-double DeviceOptimizer::GradientNorm() {
+void DeviceOptimizer::Step(int64_t step, double learning_rate) {
+  const at::NoGradGuard no_grad;
   const c10::DeviceGuard guard(math_.device());
   math_.GradientNorm({.gradient = parameters_.gradient.const_data_ptr<float>(),
                       .count = parameters_.gradient.numel(),
                       .max_norm = static_cast<float>(recipe_.max_grad_norm),
                       .partials = partials_.mutable_data_ptr<double>(),
                       .norm_clip = norm_clip_.mutable_data_ptr<float>()});
-  return norm_clip_.select(0, 0).item<double>();
-}
-
-void DeviceOptimizer::Update(int64_t step, double learning_rate) {
-  const at::NoGradGuard no_grad;
-  const c10::DeviceGuard guard(math_.device());
   const AdapterParameters& p = parameters_;
   math_.AdamW({.value = p.value.mutable_data_ptr<float>(),
                .gradient = p.gradient.const_data_ptr<float>(),
@@ -45,5 +40,7 @@ void DeviceOptimizer::Update(int64_t step, double learning_rate) {
                .weight_decay = recipe_.weight_decay,
                .step = step + 1});
 }
+
+double DeviceOptimizer::GradientNorm() { return norm_clip_.select(0, 0).item<double>(); }
 
 }  // namespace evolora

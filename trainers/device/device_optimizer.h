@@ -16,10 +16,8 @@ class DeviceOptimizer : public Optimizer {
   // Both outlive the object.
   DeviceOptimizer(const LoraRecipe& recipe, const AdapterParameters& parameters);
 
-  // The host waits for it.
+  void Step(int64_t step, double learning_rate) override;
   double GradientNorm() override;
-  // Changes nothing when the norm was not finite.
-  void Update(int64_t step, double learning_rate) override;
 
  private:
   const LoraRecipe& recipe_;

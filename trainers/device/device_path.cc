@@ -1,116 +1,156 @@
-// N tokens, M tokens that predict something, D model width.
 #include "device/device_path.h"
 
-#include <algorithm>
+#include <optional>
+#include <unordered_map>
 #include <vector>
 
 #include "ATen/Functions.h"
 #include "ATen/core/grad_mode.h"
+#include "adapter_dropout.h"
 #include "c10/core/DeviceGuard.h"
-#include "device/device_base.h"
-#include "device/device_head.h"
-#include "device/device_layer.h"
+#include "device/device_model.h"
 #include "device/device_tokens.h"
-#include "evolora/model/rope.h"
 #include "token_layout.h"
 
 namespace evolora {
 namespace {
 
-class DevicePath : public GradientPath {
+std::optional<AdapterDropout> DropoutOf(const LoraRecipe& recipe) {
+  if (recipe.lora_dropout == 0) return std::nullopt;
+  return AdapterDropout(recipe.lora_dropout, recipe.seed);
+}
+
+std::shared_ptr<GraphRecorder> RecorderOf(const DevicePathOptions& options) {
+  if (!options.graphs || options.recorder != nullptr) return options.recorder;
+  return MakeCudaGraphRecorder(options.device);
+}
+
+class DevicePath : public GradientPath, public FrozenPass {
  public:
   DevicePath(const GradientPathInputs& inputs, const DevicePathOptions& options)
       : inputs_(inputs),
-        config_(inputs.base->config),
+        own_loss_(inputs.loss == nullptr ? MakeCrossEntropy(inputs.rows) : nullptr),
+        loss_(inputs.loss == nullptr ? *own_loss_ : *inputs.loss),
+        dropout_(DropoutOf(*inputs.recipe)),
         math_(options.device, options.dtype),
-        base_(CopyBase(*inputs.base, math_)),
-        head_(math_, base_.head, options.logits_per_chunk),
+        model_(*inputs.base, *inputs.lora, dropout_ ? &*dropout_ : nullptr, math_,
+               options.logits_per_chunk),
+        upload_(math_, {.places = model_.is_plain(), .dropout = dropout_.has_value()}),
+        frozen_upload_(math_, {.places = model_.is_plain()}),
         loss_sum_(at::zeros({}, math_.fp32().dtype(at::kDouble))),
-        rope_frequencies_(RopeInverseFrequencies(config_)) {
-    for (int64_t i = 0; i < config_.num_layers; ++i) {
-      layers_.emplace_back(config_, base_.layers[static_cast<size_t>(i)], *inputs.lora, i, math_);
-      layers_.back().AppendCopies(copies_);
-    }
-    std::vector<TrainedParts> parts;
-    for (const DeviceLayer& layer : layers_) parts.push_back(layer.trained_parts());
-    lowest_ = LowestTrained(parts);
-    kept_.resize(static_cast<size_t>(std::max<int64_t>(1, config_.num_layers - lowest_.layer)));
-  }
+        buckets_(options.graphs),
+        graphs_(RecorderOf(options)) {}
 
-  absl::StatusOr<double> AddGradient(absl::Span<const int64_t> step_rows, double factor) override {
+  absl::Status EnqueueGradient(absl::Span<const int64_t> step_rows, double factor) override {
     const at::NoGradGuard no_grad;
     const c10::DeviceGuard guard(math_.device());
-    at::_foreach_copy_(copies_.to, copies_.from);
+    model_.TakeAdapter();
     loss_sum_.zero_();
+    host_loss_sum_ = 0;
+    copies_.clear();
+    const absl::Span<const TrainingRow> sequences = loss_.sequences();
     for (const std::vector<int64_t>& indices :
-         PackedMicroBatches(inputs_.rows, step_rows, inputs_.recipe->tokens_per_micro_batch,
-                            /*share_prefixes=*/false)) {
-      MicroBatch(LayOutTokens(inputs_.rows, indices, /*share_prefixes=*/false), factor);
+         PackedMicroBatches(sequences, step_rows, inputs_.recipe->tokens_per_micro_batch,
+                            /*share_prefixes=*/false, loss_.sequences_per_row())) {
+      const TokenLayout layout = LayOutTokens(sequences, indices, /*share_prefixes=*/false);
+      const std::vector<uint64_t> keys =
+          dropout_ ? DropoutTokenKeys(step(), layout, copies_) : std::vector<uint64_t>();
+      if (!layout.predicting.empty()) MicroBatch(layout, keys, factor);
     }
-    return loss_sum_.item<double>();
+    return absl::OkStatus();
   }
+
+  absl::StatusOr<double> LossSum() override { return host_loss_sum_ + loss_sum_.item<double>(); }
+
+  absl::StatusOr<double> AddGradient(absl::Span<const int64_t> step_rows, double factor) override {
+    if (const absl::Status started = EnqueueGradient(step_rows, factor); !started.ok()) {
+      return started;
+    }
+    return LossSum();
+  }
+
+  FrozenPass* frozen_pass() override { return this; }
+
+  absl::StatusOr<std::vector<at::Tensor>> TargetHidden(absl::Span<const TrainingRow> sequences,
+                                                       absl::Span<const int64_t> indices,
+                                                       FrozenModel model) override {
+    const at::NoGradGuard no_grad;
+    const c10::DeviceGuard guard(math_.device());
+    model_.TakeAdapter();
+    graphs_.Forget();
+    std::vector<at::Tensor> all;
+    std::unordered_map<int64_t, size_t> place;  // in `all`, by sequence
+    for (const int64_t i : indices) {
+      place[i] = all.size();
+      all.push_back(at::empty(
+          {NumTargets(sequences[static_cast<size_t>(i)].labels), model_.config().hidden_size},
+          at::kFloat));
+    }
+    for (const std::vector<int64_t>& batch :
+         PackedMicroBatches(sequences, indices, inputs_.recipe->tokens_per_micro_batch,
+                            /*share_prefixes=*/false)) {
+      const TokenLayout layout = LayOutTokens(sequences, batch, /*share_prefixes=*/false);
+      if (layout.predicting.empty()) continue;
+      const at::Tensor hidden = FrozenHidden(layout, model == FrozenModel::kBase);
+      for (const TokenLayout::Target& target : layout.targets) {
+        const TokenLayout::Label& label = layout.labels[static_cast<size_t>(target.first_label)];
+        all[place[label.sequence]].select(0, label.ordinal).copy_(hidden.select(0, target.row));
+      }
+    }
+    return all;
+  }
+
+  void Logits(const float* hidden, int64_t rows, float* logits) override {
+    const at::NoGradGuard no_grad;
+    model_.head().Logits(hidden, rows, logits);
+  }
+  int64_t vocabulary() const override { return model_.config().vocab_size; }
 
  private:
-  // Layers below the lowest adapted one leave nothing and share one place.
-  DeviceLayerKept& Kept(int64_t layer) {
-    return kept_[static_cast<size_t>(std::max<int64_t>(0, layer - lowest_.layer))];
-  }
+  bool on_host() const { return inputs_.recipe->objective.kind != ObjectiveKind::kSft; }
 
-  DevicePass Pass(const DeviceTokens& tokens, int64_t layer) const {
-    return {.tokens = &tokens,
-            .cos = rope_cos_,
-            .sin = rope_sin_,
-            .only_predicting = layer == config_.num_layers - 1};
-  }
-
-  void GrowRope(int64_t positions) {
-    const int64_t have = rope_cos_.defined() ? rope_cos_.size(0) : 0;
-    if (positions <= have) return;
-    const RopeTables tables =
-        RopeAt(rope_frequencies_, at::arange(std::max(positions, 2 * have), at::kLong));
-    rope_cos_ = tables.cos.to(math_.device());
-    rope_sin_ = tables.sin.to(math_.device());
-  }
-
-  void MicroBatch(const TokenLayout& layout, double factor) {
-    if (layout.predicting.empty()) return;
-    const DeviceTokens tokens = MoveTokens(layout, math_);
-    GrowRope(tokens.longest_row);
-    at::Tensor x = base_.embedding.index_select(0, tokens.ids);
-    for (int64_t i = 0; i < config_.num_layers; ++i) {
-      layers_[static_cast<size_t>(i)].Forward(Pass(tokens, i), x, Kept(i), scratch_);
+  void MicroBatch(const TokenLayout& layout, absl::Span<const uint64_t> keys, double factor) {
+    BatchShape shape = ShapeOf(layout);
+    if (buckets_) shape = Bucket(shape, inputs_.recipe->tokens_per_micro_batch);
+    model_.ReservePositions(shape.longest_row);
+    upload_.Move(layout, shape, factor, keys);
+    if (on_host()) {
+      const DeviceTokens tokens = upload_.TokensOf(shape);
+      const at::Tensor hidden = model_.Hidden(tokens, /*bare=*/false);
+      const at::Tensor d_hidden = at::empty_like(hidden);
+      host_loss_sum_ += model_.head().HostLoss(layout, loss_, factor, hidden, d_hidden);
+      return model_.Backward(tokens, d_hidden);
     }
-    at::Tensor dx = Head(tokens, x, factor);
-    for (int64_t i = config_.num_layers - 1; i >= lowest_.layer; --i) {
-      const FastLayer::Until until = {.last = lowest_.stage, .through = i > lowest_.layer};
-      layers_[static_cast<size_t>(i)].Backward(Pass(tokens, i), until, dx, Kept(i), scratch_);
-    }
+    graphs_.Run(shape, [this, shape] {
+      const DeviceTokens tokens = upload_.TokensOf(shape);
+      const at::Tensor hidden = model_.Hidden(tokens, /*bare=*/false);
+      const at::Tensor d_hidden = at::empty_like(hidden);
+      model_.head().CrossEntropy(tokens, hidden, d_hidden, loss_sum_);
+      model_.Backward(tokens, d_hidden);
+    });
   }
 
-  // The gradient of the last layer's output x, [M, D].
-  at::Tensor Head(const DeviceTokens& tokens, const at::Tensor& x, double factor) {
-    const DeviceMath::KeptNorm kept = {.unit = at::empty_like(x),
-                                       .factors = at::empty({x.size(0)}, math_.fp32())};
-    const at::Tensor hidden = at::empty_like(x), d_hidden = at::empty_like(x);
-    math_.RmsNorm(x, base_.final_norm, config_.rms_norm_eps, kept, hidden);
-    head_.LossAndGradient(tokens, hidden, factor, d_hidden, loss_sum_);
-    const at::Tensor dx = at::zeros_like(x);
-    math_.RmsNormBackward(d_hidden, base_.final_norm, kept, dx);
-    return dx;
+  // On the host, fp32.
+  at::Tensor FrozenHidden(const TokenLayout& layout, bool bare) {
+    const BatchShape shape = ShapeOf(layout);
+    model_.ReservePositions(shape.longest_row);
+    frozen_upload_.Move(layout, shape, /*factor=*/0, /*dropout_keys=*/{});
+    return model_.Hidden(frozen_upload_.TokensOf(shape), bare)
+        .to(at::device(at::kCPU).dtype(at::kFloat));
   }
 
   const GradientPathInputs inputs_;
-  const LlamaConfig& config_;
+  const std::unique_ptr<Loss> own_loss_;  // null: given
+  Loss& loss_;
+  const std::optional<AdapterDropout> dropout_;
   const DeviceMath math_;
-  const DeviceBase base_;
-  std::vector<DeviceLayer> layers_;
-  DeviceGroup::Copies copies_;  // of all layers
-  Lowest lowest_;
-  DeviceHead head_;
-  at::Tensor loss_sum_;                // of a step
-  std::vector<DeviceLayerKept> kept_;  // from the lowest layer on
-  DeviceScratch scratch_;
-  at::Tensor rope_frequencies_, rope_cos_, rope_sin_;  // the last two by position
+  DeviceModel model_;
+  TokenUpload upload_, frozen_upload_;
+  at::Tensor loss_sum_;       // of a step, on the device
+  double host_loss_sum_ = 0;  // of a step, of losses computed on the host
+  const bool buckets_;
+  std::unordered_map<int64_t, int64_t> copies_;  // rows of this step so far, by index
+  GraphCache graphs_;
 };
 
 }  // namespace

@@ -1,76 +1,128 @@
+// N tokens, S rows, L places of a row, M predicting tokens, T targets.
 #include "device/device_tokens.h"
 
 #include <algorithm>
 
-#include "ATen/ops/empty.h"
-
 namespace evolora {
 namespace {
 
-// Collects arrays for one transfer.
-class Packer {
- public:
-  template <typename Values, typename Get>
-  void Add(const Values& values, const Get& get) {
-    begins_.push_back(static_cast<int64_t>(all_.size()));
-    for (const auto& value : values) all_.push_back(static_cast<int32_t>(get(value)));
-  }
-  // One more value of the array before.
-  void Last(int64_t value) { all_.push_back(static_cast<int32_t>(value)); }
+using Segment = TokenLayout::Segment;
+using Target = TokenLayout::Target;
 
-  // The arrays in the order of Add.
-  std::vector<at::Tensor> Move(const DeviceMath& math) {
-    begins_.push_back(static_cast<int64_t>(all_.size()));
-    // From pinned memory the copy runs beside the host.
-    at::Tensor host =
-        at::empty({begins_.back()}, at::dtype(at::kInt).pinned_memory(math.device().is_cuda()));
-    std::copy(all_.begin(), all_.end(), host.mutable_data_ptr<int32_t>());
-    const at::Tensor moved = host.to(math.device(), /*non_blocking=*/true);
-    std::vector<at::Tensor> arrays;
-    for (size_t i = 0; i + 1 < begins_.size(); ++i) {
-      arrays.push_back(moved.narrow(0, begins_[i], begins_[i + 1] - begins_[i]));
-    }
-    return arrays;
-  }
-
- private:
-  std::vector<int32_t> all_;
-  std::vector<int64_t> begins_;
+enum ArrayIndex : size_t {
+  kIds,
+  kPositions,
+  kRowBegin,
+  kPredicting,
+  kFirstTarget,
+  kTargetIds,
+  kTargetCounts,
+  kFactor,
+  kDropoutKeys,
+  kPredictingKeys,
+  kTokenOfPlace,
 };
+
+std::vector<ArrayUpload::Size> SizesOf(const BatchShape& s, const TokenUpload::Parts& parts) {
+  const int64_t keyed = parts.dropout ? 1 : 0, placed = parts.places ? 1 : 0;
+  return {{s.tokens, at::kInt},
+          {s.tokens, at::kInt},
+          {s.rows + 1, at::kInt},
+          {s.predicting, at::kLong},
+          {s.predicting + 1, at::kInt},
+          {s.targets, at::kInt},
+          {s.targets, at::kInt},
+          {1, at::kFloat},
+          {keyed * s.tokens, at::kLong},
+          {keyed * s.predicting, at::kLong},
+          {placed * s.rows * s.longest_row, at::kLong}};
+}
+
+// Tokens, positions and the beginnings of rows: those of the layout, then padding.
+void FillRows(const TokenLayout& layout, const BatchShape& shape,
+              const ArrayUpload::Staging& staging) {
+  const auto ids = staging.Array<int32_t>(kIds), positions = staging.Array<int32_t>(kPositions);
+  const auto row_begin = staging.Array<int32_t>(kRowBegin);
+  std::copy(layout.ids.begin(), layout.ids.end(), ids.begin());
+  std::copy(layout.positions.begin(), layout.positions.end(), positions.begin());
+  size_t row = 0;
+  for (const Segment& segment : layout.segments) {
+    row_begin[row++] = static_cast<int32_t>(segment.first_token);
+  }
+  const auto tokens = static_cast<int64_t>(layout.ids.size());
+  for (int64_t t = tokens; t < shape.tokens; ++t) {
+    const int64_t place = (t - tokens) % shape.longest_row;
+    positions[static_cast<size_t>(t)] = static_cast<int32_t>(place);
+    if (place == 0) row_begin[row++] = static_cast<int32_t>(t);
+  }
+  std::fill(row_begin.begin() + row, row_begin.end(), static_cast<int32_t>(shape.tokens));
+}
+
+void FillTargets(const TokenLayout& layout, const ArrayUpload::Staging& staging) {
+  const auto predicting = staging.Array<int64_t>(kPredicting);
+  const auto first_target = staging.Array<int32_t>(kFirstTarget);
+  // The last token of a row predicts nothing.
+  std::fill(predicting.begin(), predicting.end(), static_cast<int64_t>(layout.ids.size()) - 1);
+  std::copy(layout.predicting.begin(), layout.predicting.end(), predicting.begin());
+  std::fill(first_target.begin(), first_target.end(), static_cast<int32_t>(layout.targets.size()));
+  for (size_t t = layout.targets.size(); t-- > 0;) {
+    const Target& target = layout.targets[t];
+    first_target[static_cast<size_t>(target.row)] = static_cast<int32_t>(t);
+    staging.Array<int32_t>(kTargetIds)[t] = target.id;
+    staging.Array<int32_t>(kTargetCounts)[t] = static_cast<int32_t>(target.count);
+  }
+}
+
+void FillKeys(const TokenLayout& layout, absl::Span<const uint64_t> keys,
+              const ArrayUpload::Staging& staging) {
+  std::copy(keys.begin(), keys.end(), staging.Array<uint64_t>(kDropoutKeys).begin());
+  const auto predicting_keys = staging.Array<uint64_t>(kPredictingKeys);
+  for (size_t m = 0; m < layout.predicting.size(); ++m) {
+    predicting_keys[m] = keys[static_cast<size_t>(layout.predicting[m])];
+  }
+}
+
+void FillPlaces(const BatchShape& shape, const ArrayUpload::Staging& staging) {
+  const auto row_begin = staging.Array<int32_t>(kRowBegin);
+  const auto token_of_place = staging.Array<int64_t>(kTokenOfPlace);
+  std::fill(token_of_place.begin(), token_of_place.end(), shape.tokens);
+  for (int64_t row = 0; row < shape.rows; ++row) {
+    const int64_t begin = row_begin[static_cast<size_t>(row)];
+    for (int64_t t = begin; t < row_begin[static_cast<size_t>(row) + 1]; ++t) {
+      token_of_place[static_cast<size_t>(row * shape.longest_row + t - begin)] = t;
+    }
+  }
+}
 
 }  // namespace
 
-DeviceTokens MoveTokens(const TokenLayout& layout, const DeviceMath& math) {
-  using Segment = TokenLayout::Segment;
-  using Target = TokenLayout::Target;
-  const auto same = [](int64_t value) { return value; };
-  Packer packer;
-  packer.Add(layout.ids, same);
-  packer.Add(layout.positions, same);
-  packer.Add(layout.segments, [](const Segment& segment) { return segment.first_token; });
-  packer.Last(static_cast<int64_t>(layout.ids.size()));
-  packer.Add(layout.predicting, same);
-  std::vector<int64_t> first_target(layout.predicting.size(), 0);
-  for (size_t t = layout.targets.size(); t-- > 0;) {
-    first_target[static_cast<size_t>(layout.targets[t].row)] = static_cast<int64_t>(t);
-  }
-  packer.Add(first_target, same);
-  packer.Last(static_cast<int64_t>(layout.targets.size()));
-  packer.Add(layout.targets, [](const Target& target) { return target.id; });
-  packer.Add(layout.targets, [](const Target& target) { return target.count; });
+void TokenUpload::Move(const TokenLayout& layout, const BatchShape& shape, double factor,
+                       absl::Span<const uint64_t> dropout_keys) {
+  const ArrayUpload::Staging staging(SizesOf(shape, parts_), math_.device());
+  FillRows(layout, shape, staging);
+  FillTargets(layout, staging);
+  staging.Array<float>(kFactor)[0] = static_cast<float>(factor);
+  if (parts_.dropout) FillKeys(layout, dropout_keys, staging);
+  if (parts_.places) FillPlaces(shape, staging);
+  upload_.Move(staging, math_.device());
+}
 
-  const std::vector<at::Tensor> arrays = packer.Move(math);
-  DeviceTokens tokens{.ids = arrays[0],
-                      .positions = arrays[1],
-                      .row_begin = arrays[2],
-                      .predicting = arrays[3].to(at::kLong),
-                      .first_target = arrays[4],
-                      .target_ids = arrays[5],
-                      .target_counts = arrays[6]};
-  for (const Segment& segment : layout.segments) {
-    tokens.row_lengths.push_back(segment.num_tokens);
-    tokens.longest_row = std::max(tokens.longest_row, segment.num_tokens);
+DeviceTokens TokenUpload::TokensOf(const BatchShape& shape) const {
+  const std::vector<at::Tensor> arrays = upload_.Views(SizesOf(shape, parts_));
+  DeviceTokens tokens = {.shape = shape,
+                         .ids = arrays[kIds],
+                         .positions = arrays[kPositions],
+                         .row_begin = arrays[kRowBegin],
+                         .predicting = arrays[kPredicting],
+                         .first_target = arrays[kFirstTarget],
+                         .target_ids = arrays[kTargetIds],
+                         .target_counts = arrays[kTargetCounts],
+                         .factor = arrays[kFactor]};
+  if (parts_.dropout) {
+    tokens.dropout_keys = arrays[kDropoutKeys];
+    tokens.predicting_keys = arrays[kPredictingKeys];
   }
+  if (parts_.places) tokens.token_of_place = arrays[kTokenOfPlace];
   return tokens;
 }
 

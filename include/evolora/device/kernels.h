@@ -70,6 +70,45 @@ struct SwiGluArgs {
   int64_t width = 0;
 };
 
+// y = x f or y += x f: dropout of the features of each row, f = 0 where a feature's 32 bits are
+// below `threshold` and `kept` elsewhere. Bits: DropoutPair (dropout_draw.h) of the stream of
+// module_key and the row's key. Nothing is kept: the same call masks a gradient.
+struct MaskFeaturesArgs {
+  ElementType type = ElementType::kFloat32;  // of x and y
+  const void* x = nullptr;                   // [rows, width]
+  const uint64_t* row_keys = nullptr;        // [rows]
+  uint64_t module_key = 0;
+  uint64_t threshold = 0;  // at most 2^32
+  float kept = 1;
+  int64_t rows = 0;
+  int64_t width = 0;
+  bool add = false;
+  void* y = nullptr;  // [rows, width]; may be x
+};
+
+// y = z * factors or y += z * factors, column by column.
+struct ScaleColumnsArgs {
+  ElementType type = ElementType::kFloat32;  // of z and y
+  const void* z = nullptr;                   // [rows, width]
+  const float* factors = nullptr;            // [width]
+  int64_t rows = 0;
+  int64_t width = 0;
+  bool add = false;
+  void* y = nullptr;  // [rows, width]
+};
+
+// z becomes dy * factors; partials, the sums of dy z over kColumnRows rows each, column by column.
+constexpr int64_t kColumnRows = 32;
+struct ScaleColumnsBackwardArgs {
+  ElementType type = ElementType::kFloat32;  // of dy and z
+  const void* dy = nullptr;                  // [rows, width]
+  const float* factors = nullptr;            // [width]
+  int64_t rows = 0;
+  int64_t width = 0;
+  void* z = nullptr;          // [rows, width]
+  float* partials = nullptr;  // [ceil(rows / kColumnRows), width]
+};
+
 // Cross entropy of a row's targets; the logits become
 //   factor * d(sum of losses) / d logits = factor * (sum of counts * softmax - counts at targets).
 struct CrossEntropyArgs {
@@ -81,8 +120,8 @@ struct CrossEntropyArgs {
   const int32_t* first_target = nullptr;  // [rows + 1]
   const int32_t* ids = nullptr;           // different within a row
   const int32_t* counts = nullptr;
-  float* losses = nullptr;  // count * -log softmax(logits)[id]
-  float factor = 0;
+  float* losses = nullptr;        // count * -log softmax(logits)[id]
+  const float* factor = nullptr;  // [1]
 };
 
 // norm = the 2-norm of a gradient; clip = min(1, max_norm / (norm + 1e-6)), 1 without a limit, NaN
@@ -128,6 +167,9 @@ struct DeviceKernels {
   KernelError (*rotate_heads_backward)(const RotateHeadsArgs& args, void* stream);
   KernelError (*swiglu)(const SwiGluArgs& args, void* stream);
   KernelError (*swiglu_backward)(const SwiGluArgs& args, void* stream);
+  KernelError (*mask_features)(const MaskFeaturesArgs& args, void* stream);
+  KernelError (*scale_columns)(const ScaleColumnsArgs& args, void* stream);
+  KernelError (*scale_columns_backward)(const ScaleColumnsBackwardArgs& args, void* stream);
   KernelError (*cross_entropy)(const CrossEntropyArgs& args, void* stream);
   KernelError (*gradient_norm)(const GradientNormArgs& args, void* stream);
   KernelError (*adamw)(const AdamWArgs& args, void* stream);

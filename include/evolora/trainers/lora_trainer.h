@@ -57,8 +57,11 @@ struct StepReport {
 
 struct TrainOptions {
   std::string device = "cpu";  // or "cuda", "cuda:N"; no part of a checkpoint's identity
-  std::string work_dir;        // holds the checkpoint; created if missing; "" = no checkpoints
-  bool resume = false;         // go on from the checkpoint in work_dir if there is one
+  // On CUDA: pads micro-batches to few shapes and replays what comes again as CUDA graphs. The same
+  // numbers up to the order of fp32 sums; no part of a checkpoint's identity.
+  bool device_graphs = true;
+  std::string work_dir;  // holds the checkpoint; created if missing; "" = no checkpoints
+  bool resume = false;   // go on from the checkpoint in work_dir if there is one
   // Where the curves go (files: trainers/metrics_files.h), one run per folder; "" = nowhere.
   // Written with each checkpoint and at the end, also of a run whose loss became non-finite.
   std::string metrics_dir;
@@ -110,8 +113,7 @@ absl::string_view Bf16Units();
 //                              objective needs
 //           FailedPrecondition the checkpoint or the metrics belong to another job; no such device,
 //                              or a build without CUDA
-//           Unimplemented      on the device path: use_dora, lora_dropout, modules_to_save, an
-//                              objective but sft
+//           Unimplemented      modules_to_save on the device path
 //           ResourceExhausted  out of memory (the device's too) or disk; work_dir stays resumable
 //           Aborted            the loss became non-finite; names step and loss
 //           Unavailable        another rank of options.group is lost; the checkpoint holds the last

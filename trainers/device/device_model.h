@@ -1,0 +1,58 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "ATen/core/Tensor.h"
+#include "device/device_base.h"
+#include "device/device_head.h"
+#include "device/device_layer.h"
+#include "device/device_math.h"
+#include "device/device_tokens.h"
+#include "evolora/model/llama_weights.h"
+#include "evolora/model/lora_tensors.h"
+
+namespace evolora {
+
+// A frozen base with one adapter on a device, and the memory of its passes. Whatever a pass depends
+// on lies on the device: the same calls with tokens of the same shape start the same work there.
+class DeviceModel {
+ public:
+  // `base` is copied; `lora`, on the device of `math`, and the others outlive the object. `dropout`
+  // null: none.
+  DeviceModel(const LlamaWeights& base, const LoraTensors& lora, const AdapterDropout* dropout,
+              const DeviceMath& math, int64_t logits_per_chunk);
+
+  // Takes over the adapter's present values: before its first pass and after every update.
+  void TakeAdapter() const;
+  // Makes room for rows of so many tokens: before a pass, which depends on where it is.
+  void ReservePositions(int64_t positions);
+  // Whether tokens need token_of_place.
+  bool is_plain() const { return layers_.empty() || layers_.front().is_plain(); }
+
+  // The hidden states of tokens.predicting after the final norm, [M, D]. bare: without the adapter.
+  at::Tensor Hidden(const DeviceTokens& tokens, bool bare);
+  // Adds to the gradients of the adapter, after Hidden of the same tokens with the adapter.
+  void Backward(const DeviceTokens& tokens, const at::Tensor& d_hidden);
+
+  DeviceHead& head() { return head_; }
+  const LlamaConfig& config() const { return config_; }
+
+ private:
+  DeviceLayerKept& Kept(int64_t layer);
+  DevicePass Pass(const DeviceTokens& tokens, int64_t layer, bool bare) const;
+
+  const LlamaConfig& config_;
+  const DeviceMath& math_;
+  const DeviceBase base_;
+  std::vector<DeviceLayer> layers_;
+  DeviceGroup::Copies copies_;  // of all layers
+  Lowest lowest_;
+  DeviceHead head_;
+  std::vector<DeviceLayerKept> kept_;  // from the lowest layer on
+  DeviceScratch scratch_;
+  TensorBuffer unit_, factors_;                        // of the final norm: [M, D], [M]
+  at::Tensor rope_frequencies_, rope_cos_, rope_sin_;  // the last two by position
+};
+
+}  // namespace evolora
