@@ -5,9 +5,12 @@
 #include <utility>
 #include <vector>
 
+#include "ATen/core/Tensor.h"
+#include "ATen/core/grad_mode.h"
 #include "ATen/ops/from_blob.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "device/nccl_sum.h"
 #include "evolora/core/status_macros.h"
 #include "evolora/model/torch_status.h"
 #include "torch/csrc/distributed/c10d/ProcessGroupGloo.hpp"
@@ -29,10 +32,10 @@ class GlooGroup : public ProcessGroup {
     store_options.numWorkers = static_cast<size_t>(options.size);
     store_options.waitWorkers = true;
     store_options.timeout = timeout;
-    const auto store = c10::make_intrusive<c10d::TCPStore>(options.address, store_options);
+    store_ = c10::make_intrusive<c10d::TCPStore>(options.address, store_options);
     const auto gloo = c10d::ProcessGroupGloo::Options::create_default(timeout);
     gloo->devices.push_back(LocalDevice(options));
-    backend_ = std::make_unique<c10d::ProcessGroupGloo>(store, options.rank, options.size, gloo);
+    backend_ = std::make_unique<c10d::ProcessGroupGloo>(store_, options.rank, options.size, gloo);
   }
 
   int rank() const override { return options_.rank; }
@@ -40,8 +43,23 @@ class GlooGroup : public ProcessGroup {
 
   absl::Status Sum(absl::Span<float> values) override { return Sum(values, at::kFloat); }
   absl::Status Sum(absl::Span<double> values) override { return Sum(values, at::kDouble); }
+  absl::Status Sum(const at::Tensor& values) override {
+    if (values.is_cuda() && nccl_ == nullptr) RETURN_IF_ERROR(JoinNccl());
+    return values.is_cuda() && nccl_ != nullptr ? nccl_->Sum(values) : ProcessGroup::Sum(values);
+  }
 
  private:
+  // Leaves nccl_ null where there is none.
+  absl::Status JoinNccl() {
+    const absl::Status joined = CatchTorch("join by NCCL", [&]() -> absl::Status {
+      nccl_ = MakeNcclSum(store_, rank(), size(), options_.timeout_seconds);
+      return absl::OkStatus();
+    });
+    if (joined.ok()) return joined;
+    return absl::UnavailableError(
+        absl::StrCat("rank ", rank(), " of ", size(), ": ", joined.message()));
+  }
+
   // On one machine by the loopback device: a host's own name need not lead back to it.
   static std::shared_ptr<::gloo::transport::Device> LocalDevice(
       const ProcessGroupOptions& options) {
@@ -64,7 +82,9 @@ class GlooGroup : public ProcessGroup {
   }
 
   const ProcessGroupOptions options_;
+  c10::intrusive_ptr<c10d::Store> store_;
   std::unique_ptr<c10d::ProcessGroupGloo> backend_;
+  std::unique_ptr<NcclSum> nccl_;  // null: not joined
 };
 
 absl::StatusOr<int> ReadNumber(const char* (*get)(const char*), const char* name, int low,
@@ -82,6 +102,15 @@ absl::StatusOr<int> ReadNumber(const char* (*get)(const char*), const char* name
 }
 
 }  // namespace
+
+absl::Status ProcessGroup::Sum(const at::Tensor& values) {
+  const at::NoGradGuard no_grad;
+  const at::Tensor host = values.cpu();  // itself, when it is there
+  RETURN_IF_ERROR(
+      Sum(absl::MakeSpan(host.mutable_data_ptr<float>(), static_cast<size_t>(host.numel()))));
+  if (!values.is_cpu()) at::Tensor(values).copy_(host);
+  return absl::OkStatus();
+}
 
 absl::StatusOr<ProcessGroupOptions> ProcessGroupOptionsFromEnvironment(
     const char* (*get)(const char* name)) {

@@ -2,7 +2,6 @@
 
 #include <utility>
 
-#include "ATen/core/grad_mode.h"
 #include "evolora/core/status_macros.h"
 
 namespace evolora {
@@ -16,11 +15,12 @@ class SharedPath : public GradientPath {
   absl::StatusOr<double> AddGradient(absl::Span<const int64_t> step_rows, double factor) override {
     const absl::Span<const int64_t> mine = ShareOf(step_rows, group_.rank(), group_.size());
     inner_->set_step(step());
+    if (!mine.empty()) RETURN_IF_ERROR(inner_->EnqueueGradient(mine, factor));
+    RETURN_IF_ERROR(group_.Sum(gradient_));
     double loss_sum = 0;
     if (!mine.empty()) {
-      ASSIGN_OR_RETURN(loss_sum, inner_->AddGradient(mine, factor));
+      ASSIGN_OR_RETURN(loss_sum, inner_->LossSum());
     }
-    RETURN_IF_ERROR(SumGradient());
     RETURN_IF_ERROR(group_.Sum(absl::MakeSpan(&loss_sum, 1)));
     return loss_sum;
   }
@@ -28,15 +28,6 @@ class SharedPath : public GradientPath {
   FrozenPass* frozen_pass() override { return inner_->frozen_pass(); }
 
  private:
-  absl::Status SumGradient() {
-    const at::NoGradGuard no_grad;
-    const at::Tensor host = gradient_.cpu();  // itself, when it is there
-    RETURN_IF_ERROR(group_.Sum(
-        absl::MakeSpan(host.mutable_data_ptr<float>(), static_cast<size_t>(host.numel()))));
-    if (!gradient_.is_cpu()) gradient_.copy_(host);
-    return absl::OkStatus();
-  }
-
   std::unique_ptr<GradientPath> inner_;
   at::Tensor gradient_;
   ProcessGroup& group_;

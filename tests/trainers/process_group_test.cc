@@ -6,6 +6,7 @@
 #include <thread>
 #include <vector>
 
+#include "ATen/ATen.h"
 #include "support/free_port.h"
 #include "support/status_matchers.h"
 
@@ -42,6 +43,21 @@ TEST(ProcessGroup, SumsToTheSameBitsOnEveryRank) {
   EXPECT_THAT(losses, ElementsAre(111, 111, 111));
   EXPECT_NEAR(sums[0][7], 3 * 0.7 + 1, 1e-5);
   for (int rank = 1; rank < kRanks; ++rank) EXPECT_EQ(sums[static_cast<size_t>(rank)], sums[0]);
+}
+
+TEST(ProcessGroup, SumsATensorWhereItIs) {
+  const int port = testing::FreePort();
+  std::vector<at::Tensor> values = {at::full({7}, 1.5f), at::full({7}, 2.0f)};
+  std::vector<std::thread> ranks;
+  for (int rank = 0; rank < 2; ++rank) {
+    ranks.emplace_back([&, rank] {
+      const auto group = JoinProcessGroup(RankOf(rank, 2, port));
+      ASSERT_TRUE(group.ok()) << group.status();
+      EXPECT_TRUE((*group)->Sum(values[static_cast<size_t>(rank)]).ok());
+    });
+  }
+  for (std::thread& rank : ranks) rank.join();
+  for (const at::Tensor& value : values) EXPECT_TRUE(value.equal(at::full({7}, 3.5f)));
 }
 
 TEST(ProcessGroup, ALostRankIsAnErrorOfTheOthers) {

@@ -7,6 +7,10 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 
+namespace at {
+class Tensor;
+}
+
 namespace evolora {
 
 // The processes that train one adapter together, one rank each. Every rank makes the same calls in
@@ -25,6 +29,9 @@ class ProcessGroup {
   // values[i] becomes the sum of all ranks' values[i]: the same bits on every rank.
   virtual absl::Status Sum(absl::Span<float> values) = 0;
   virtual absl::Status Sum(absl::Span<double> values) = 0;
+  // Of a contiguous fp32 tensor, where it is: on the CPU as above; on CUDA by NCCL, each rank on a
+  // device of its own, or through the host in a build without NCCL. Waits for the sums.
+  virtual absl::Status Sum(const at::Tensor& values);
 };
 
 struct ProcessGroupOptions {
@@ -41,8 +48,8 @@ struct ProcessGroupOptions {
 absl::StatusOr<ProcessGroupOptions> ProcessGroupOptionsFromEnvironment(
     const char* (*get)(const char* name));
 
-// Joins a group over TCP by c10d's Gloo backend. Waits for the other ranks.
-// Errors: Unavailable  not all ranks came in time, or rank 0 cannot listen
+// Joins a group over TCP by c10d's Gloo backend; NCCL joins at the first sum on a device. Waits for
+// the other ranks. Errors: Unavailable  not all ranks came in time, or rank 0 cannot listen
 absl::StatusOr<std::unique_ptr<ProcessGroup>> JoinProcessGroup(const ProcessGroupOptions& options);
 
 }  // namespace evolora
