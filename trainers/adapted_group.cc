@@ -5,12 +5,13 @@
 
 namespace evolora {
 
-AdaptedGroup::AdaptedGroup(std::vector<at::Tensor> weights, PackedMatrix packed)
-    : in_(packed.in_features()),
-      out_(packed.out_features()),
-      weights_(std::move(weights)),
-      packed_(std::move(packed)) {
-  for (const at::Tensor& weight : weights_) part_outs_.push_back(weight.size(0));
+AdaptedGroup::AdaptedGroup(std::vector<at::Tensor> weights)
+    : in_(weights.front().size(1)), weights_(std::move(weights)) {
+  for (const at::Tensor& weight : weights_) {
+    part_outs_.push_back(weight.size(0));
+    weight_rows_.push_back({weight.const_data_ptr<float>(), weight.size(0)});
+    out_ += weight.size(0);
+  }
 }
 
 AdaptedGroup::AdaptedGroup(std::vector<int64_t> part_outs, const CompactMatrix& compact)
@@ -69,7 +70,7 @@ Product AdaptedGroup::Frozen(const float* x) const {
   if (compact_ != nullptr) {
     return {.left = x, .ldl = in_, .depth = in_, .weight = compact_, .weight_transposed = true};
   }
-  return {.left = x, .ldl = in_features(), .depth = in_features(), .right = packed_.panels()};
+  return {.left = x, .ldl = in_, .depth = in_, .weight_rows = weight_rows_};
 }
 
 void AdaptedGroup::ForwardBare(const float* x, int64_t rows, float* y, GemmStore store) const {

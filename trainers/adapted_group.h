@@ -8,7 +8,6 @@
 #include "absl/types/span.h"
 #include "adapter_dropout.h"
 #include "buffer.h"
-#include "evolora/model/packed_matrix.h"
 #include "low_rank_group.h"
 #include "products.h"
 
@@ -39,8 +38,8 @@ struct AdapterRun {
 // has the bits that it has without any other run.
 class AdaptedGroup {
  public:
-  // `weights` of the parts, [out, in], fp32, contiguous; `packed` of the same.
-  AdaptedGroup(std::vector<at::Tensor> weights, PackedMatrix packed);
+  // `weights` of the parts, [out, in], fp32, contiguous; read at every pass.
+  explicit AdaptedGroup(std::vector<at::Tensor> weights);
   // Weights in few bits, stacked; it outlives the group, whose adapters have no magnitudes.
   // `part_outs`: outputs of each part.
   AdaptedGroup(std::vector<int64_t> part_outs, const CompactMatrix& compact);
@@ -105,7 +104,7 @@ class AdaptedGroup {
   std::vector<int64_t> part_outs_;
   int64_t in_ = 0, out_ = 0;
   std::vector<at::Tensor> weights_;                      // empty beside compact_
-  PackedMatrix packed_;                                  // likewise
+  std::vector<Product::Rows> weight_rows_;               // theirs
   const CompactMatrix* compact_ = nullptr;               // null: the two above
   std::vector<std::unique_ptr<LowRankGroup>> adapters_;  // by slot; null: none, or nothing here
 };

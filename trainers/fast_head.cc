@@ -2,7 +2,6 @@
 #include "fast_head.h"
 
 #include <algorithm>
-#include <utility>
 
 #include "evolora/model/compact_weights.h"
 #include "log_probs.h"
@@ -22,12 +21,11 @@ int64_t NumRows(const TokenLayout& layout) {
 
 }  // namespace
 
-FastHead::FastHead(const LlamaWeights& weights, PackedMatrix packed, int64_t logits_per_chunk)
+FastHead::FastHead(const LlamaWeights& weights, int64_t logits_per_chunk)
     : vocabulary_(weights.config.vocab_size),
       width_(weights.config.hidden_size),
       compact_(weights.head.defined() ? nullptr : &weights.compact->head),
       head_VD_(weights.head),
-      packed_(std::move(packed)),
       logits_per_chunk_(logits_per_chunk) {}
 
 FastHead::FastHead(const at::Tensor& head_VD, int64_t logits_per_chunk)
@@ -35,14 +33,7 @@ FastHead::FastHead(const at::Tensor& head_VD, int64_t logits_per_chunk)
       width_(head_VD.size(1)),
       compact_(nullptr),
       head_VD_(head_VD),
-      packed_({head_VD}),
       logits_per_chunk_(logits_per_chunk) {}
-
-void FastHead::Pack() {
-  if (GradientOf(head_VD_) == nullptr) return;
-  packed_ = PackedMatrix();  // not two at once
-  packed_ = PackedMatrix({head_VD_});
-}
 
 int64_t FastHead::RowsPerChunk() const {
   return std::max(kMinRowsPerChunk, logits_per_chunk_ / vocabulary_);
@@ -50,11 +41,13 @@ int64_t FastHead::RowsPerChunk() const {
 
 void FastHead::Logits(const float* hidden, int64_t rows, float* logits) const {
   Product product = {.left = hidden, .ldl = width_, .depth = width_};
+  Product::Rows head;
   if (compact_ != nullptr) {
     product.weight = compact_;
     product.weight_transposed = true;
   } else {
-    product.right = packed_.panels();
+    head = {head_VD_.const_data_ptr<float>(), vocabulary_};
+    product.weight_rows = absl::MakeConstSpan(&head, 1);
   }
   SumOfProducts({product}, rows, vocabulary_, logits, vocabulary_, GemmStore::kSet);
 }

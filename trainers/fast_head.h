@@ -8,7 +8,6 @@
 #include "buffer.h"
 #include "evolora/model/compact_matrix.h"
 #include "evolora/model/llama_weights.h"
-#include "evolora/model/packed_matrix.h"
 #include "loss.h"
 #include "token_layout.h"
 
@@ -19,16 +18,12 @@ class FastHead {
  public:
   static constexpr int64_t kLogitsPerChunk = int64_t{4} << 20;
 
-  // The head of `weights`, which outlive the object; `packed` of the same (empty beside weights in
-  // few bits). Of logits, no more than about `logits_per_chunk` exist at once (but always those of
-  // 16 rows). A head that requires a gradient is trained, too.
-  FastHead(const LlamaWeights& weights, PackedMatrix packed,
-           int64_t logits_per_chunk = kLogitsPerChunk);
+  // The head of `weights`, which outlive the object. Of logits, no more than about
+  // `logits_per_chunk` exist at once (but always those of 16 rows). A head that requires a gradient
+  // is trained, too.
+  explicit FastHead(const LlamaWeights& weights, int64_t logits_per_chunk = kLogitsPerChunk);
   // head_VD fp32, contiguous.
   explicit FastHead(const at::Tensor& head_VD, int64_t logits_per_chunk = kLogitsPerChunk);
-
-  // Takes over a trained head's present values: before the first pass and after every update.
-  void Pack();
 
   // A micro-batch with its loss.
   struct Part {
@@ -70,9 +65,8 @@ class FastHead {
   void AddHeadGradient(const float* d_logits, const float* hidden, int64_t rows) const;
 
   const int64_t vocabulary_, width_;
-  const CompactMatrix* compact_;  // null: the two below
+  const CompactMatrix* compact_;  // null: head_VD_
   at::Tensor head_VD_;
-  PackedMatrix packed_;
   int64_t logits_per_chunk_;
   Buffer logits_;
   std::vector<double> log_probs_;  // of the labels of a micro-batch

@@ -54,7 +54,7 @@ void Scatter(const std::vector<int64_t>& rows, int64_t num_all, int64_t width, f
 
 }  // namespace
 
-FastLayer::FastLayer(const LlamaWeights& weights, const PackedLayer& packed, int64_t index)
+FastLayer::FastLayer(const LlamaWeights& weights, int64_t index)
     : config_(weights.config),
       weights_(weights.layers[static_cast<size_t>(index)]),
       index_(index),
@@ -75,10 +75,10 @@ FastLayer::FastLayer(const LlamaWeights& weights, const PackedLayer& packed, int
     return;
   }
   using Weights = std::vector<at::Tensor>;
-  groups_.emplace_back(Weights{weights_.q, weights_.k, weights_.v}, packed.qkv);
-  groups_.emplace_back(Weights{weights_.o}, packed.out);
-  groups_.emplace_back(Weights{weights_.gate, weights_.up}, packed.gate_up);
-  groups_.emplace_back(Weights{weights_.down}, packed.down);
+  groups_.emplace_back(Weights{weights_.q, weights_.k, weights_.v});
+  groups_.emplace_back(Weights{weights_.o});
+  groups_.emplace_back(Weights{weights_.gate, weights_.up});
+  groups_.emplace_back(Weights{weights_.down});
 }
 
 void FastLayer::Add(int64_t slot, const LoraTensors& lora, const AdapterDropout* dropout) {

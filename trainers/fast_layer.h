@@ -8,7 +8,6 @@
 #include "evolora/model/llama_weights.h"
 #include "evolora/model/lora_tensors.h"
 #include "lowest_stage.h"
-#include "packed_base.h"
 #include "token_layout.h"
 #include "tree_attention.h"
 
@@ -58,9 +57,9 @@ struct LayerTokens {
 // reference_forward.cc.
 class FastLayer {
  public:
-  // `weights` outlive the object; `packed` are theirs, of layer `index`. Norms that require a
-  // gradient are trained, too.
-  FastLayer(const LlamaWeights& weights, const PackedLayer& packed, int64_t index);
+  // Layer `index` of `weights`, which outlive the object. Norms that require a gradient are
+  // trained, too.
+  FastLayer(const LlamaWeights& weights, int64_t index);
 
   // As AdaptedGroup's.
   void Add(int64_t slot, const LoraTensors& lora, const AdapterDropout* dropout);

@@ -13,15 +13,14 @@
 
 namespace evolora {
 
-FastModel::FastModel(const LlamaWeights& base, std::shared_ptr<const PackedBase> packed)
+FastModel::FastModel(const LlamaWeights& base)
     : base_(base),
       config_(base.config),
-      packed_(std::move(packed)),
-      head_(base, packed_->head),
+      head_(base),
       scratch_(config_),
       rope_frequencies_(RopeInverseFrequencies(config_)) {
   for (int64_t i = 0; i < config_.num_layers; ++i) {
-    layers_.emplace_back(base_, packed_->layers[static_cast<size_t>(i)], i);
+    layers_.emplace_back(base_, i);
   }
 }
 
@@ -43,7 +42,6 @@ void FastModel::PackAdapter(int64_t slot) {
   at::parallel_for(0, config_.num_layers, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) layers_[static_cast<size_t>(i)].PackAdapter(slot);
   });
-  head_.Pack();
 }
 
 Lowest FastModel::LowestOf(int64_t slot) const {

@@ -15,7 +15,6 @@
 #include "fast_layer.h"
 #include "loss.h"
 #include "lowest_stage.h"
-#include "packed_base.h"
 #include "token_layout.h"
 
 namespace evolora {
@@ -25,9 +24,9 @@ namespace evolora {
 // bits that it has alone. Not thread-safe; a pass uses all threads.
 class FastModel {
  public:
-  // `base` outlives the object; `packed` is made of it. Where its embedding, head or norms require
-  // a gradient they are trained with the one adapter there is.
-  FastModel(const LlamaWeights& base, std::shared_ptr<const PackedBase> packed);
+  // `base` outlives the object; its weights are read where they lie, at every pass. Where its
+  // embedding, head or norms require a gradient they are trained with the one adapter there is.
+  explicit FastModel(const LlamaWeights& base);
 
   // Gives an adapter a slot. `lora` and `dropout` (null: none) outlive its stay.
   int64_t Add(const LoraTensors& lora, const AdapterDropout* dropout);
@@ -78,7 +77,6 @@ class FastModel {
 
   const LlamaWeights& base_;
   const LlamaConfig& config_;
-  const std::shared_ptr<const PackedBase> packed_;
   std::vector<FastLayer> layers_;
   std::vector<std::optional<Lowest>> slots_;  // where each adapter begins; nullopt: free
   FastHead head_;

@@ -13,7 +13,7 @@ class FastPath : public GradientPath {
  public:
   explicit FastPath(const GradientPathInputs& inputs)
       : weights_(WithModules(*inputs.base, inputs.lora->saved)),
-        model_(weights_, PackBase(weights_)),
+        model_(weights_),
         adapter_(model_, inputs) {}
 
   absl::StatusOr<double> AddGradient(absl::Span<const int64_t> step_rows, double factor) override {

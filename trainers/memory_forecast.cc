@@ -46,9 +46,8 @@ LayerGroups GroupsOf(const LlamaConfig& c, const std::vector<PlannedModule>& mod
   return groups;
 }
 
-int64_t PanelFloats(const Group& group, bool base) {
-  return RoundUp(group.out, kPanel) * ((base ? group.in : 0) + group.rank) +
-         RoundUp(group.rank, kPanel) * group.in;
+int64_t PanelFloats(const Group& group) {
+  return RoundUp(group.out, kPanel) * group.rank + RoundUp(group.rank, kPanel) * group.in;
 }
 
 int64_t RankOf(const LayerGroups& g) {
@@ -99,14 +98,12 @@ int64_t HeadFloats(const LlamaConfig& c, int64_t predicting) {
 
 }  // namespace
 
-int64_t PackedBytes(const LlamaConfig& c, const LoraRecipe& recipe,
-                    const std::vector<PlannedModule>& modules) {
-  const bool base = recipe.base_weights == WeightStorage::kFp32;
-  int64_t floats = base ? RoundUp(c.vocab_size, kPanel) * c.hidden_size : 0;
+int64_t PackedBytes(const LlamaConfig& c, const std::vector<PlannedModule>& modules) {
+  int64_t floats = 0;
   for (int64_t layer = 0; layer < c.num_layers; ++layer) {
     const LayerGroups g = GroupsOf(c, modules, layer);
     for (const Group* group : {&g.qkv, &g.out, &g.gate_up, &g.down}) {
-      floats += PanelFloats(*group, base);
+      floats += PanelFloats(*group);
     }
   }
   return floats * kFloat;

@@ -15,11 +15,10 @@ struct LargestMicroBatch {
   int64_t row_tokens = 0;  // of its longest row
 };
 
-// Bytes of the packed copies, and of all buffers, of the fast path (fast_path.cc, fast_layer.h,
+// Bytes of the adapter's panels, and of all buffers, of the fast path (fast_path.cc, fast_layer.h,
 // tree_attention.h, fast_head.h): the sizes those reserve, summed. Buffers used one after the other
-// by several layers count once. Of a base in few bits nothing is packed but the adapters.
-int64_t PackedBytes(const LlamaConfig& config, const LoraRecipe& recipe,
-                    const std::vector<PlannedModule>& modules);
+// by several layers count once.
+int64_t PackedBytes(const LlamaConfig& config, const std::vector<PlannedModule>& modules);
 int64_t ArenaBytes(const LlamaConfig& config, const LoraRecipe& recipe,
                    const std::vector<PlannedModule>& modules, const LargestMicroBatch& largest,
                    int64_t num_threads);

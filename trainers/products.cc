@@ -1,8 +1,10 @@
 #include "products.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "ATen/Parallel.h"
+#include "absl/container/inlined_vector.h"
 
 namespace evolora {
 namespace {
@@ -12,6 +14,9 @@ namespace {
 // panel.
 constexpr int64_t kDepthBlock = 1536;
 static_assert(kDepthBlock % kCompactBlock == 0);
+// Most of the depth of products with rows of their own that joins a step over all rows.
+constexpr int64_t kOwnDepthBlock = 512;
+static_assert(kOwnDepthBlock % kCompactBlock == 0);
 // Up to so many rows a panel is read so few times that copying it costs more than it saves.
 constexpr int64_t kRowsWithoutCopy = 24;
 constexpr int64_t kMinRowsPerTile = 48;
@@ -53,6 +58,70 @@ Tiling MakeTiling(int64_t rows, int64_t columns) {
   return {rows, columns, num_panels, rows_per_tile, (rows + rows_per_tile - 1) / rows_per_tile};
 }
 
+// A part of a product's depth.
+struct Slice {
+  const Product* product;
+  DepthRange depth;
+};
+
+// Slices whose products are added before the sum is stored.
+struct Step {
+  absl::InlinedVector<Slice, 4> slices;
+  int64_t depth = 0;
+};
+using Steps = absl::InlinedVector<Step, 2>;
+
+void AppendSlice(const Slice& slice, int64_t most, Steps& steps) {
+  if (steps.empty() || steps.back().depth + slice.depth.count > most) steps.emplace_back();
+  steps.back().slices.push_back(slice);
+  steps.back().depth += slice.depth.count;
+}
+
+// Cuts the product into even slices no deeper than `most`.
+void AppendProduct(const Product& product, int64_t most, Steps& steps) {
+  const int64_t num_slices = (product.depth + most - 1) / most;
+  if (num_slices == 0) return;
+  int64_t depth = (product.depth + num_slices - 1) / num_slices;
+  if (product.weight != nullptr) {  // whole blocks of it
+    depth = (depth + kCompactBlock - 1) / kCompactBlock * kCompactBlock;
+  }
+  for (int64_t k = 0; k < product.depth; k += depth) {
+    AppendSlice({&product, {k, std::min(depth, product.depth - k)}}, most, steps);
+  }
+}
+
+bool IsOfAllRows(const Product& product) { return product.num_rows == Product::kAllRows; }
+
+// Neighbouring rows with the same products. The first of their own steps joins the last step over
+// all rows, the others follow it.
+struct Band {
+  int64_t first_row;
+  int64_t end_row;
+  Steps own;
+};
+
+absl::InlinedVector<Band, 1> MakeBands(absl::Span<const Product> products, int64_t rows) {
+  std::vector<int64_t> cuts = {0, rows};
+  for (const Product& product : products) {
+    if (IsOfAllRows(product)) continue;
+    cuts.push_back(std::min(rows, product.first_row));
+    cuts.push_back(std::min(rows, product.first_row + product.num_rows));
+  }
+  std::sort(cuts.begin(), cuts.end());
+  cuts.erase(std::unique(cuts.begin(), cuts.end()), cuts.end());
+  absl::InlinedVector<Band, 1> bands;
+  for (size_t i = 0; i + 1 < cuts.size(); ++i) {
+    Band band = {cuts[i], cuts[i + 1], {}};
+    for (const Product& product : products) {
+      const bool covers = product.first_row <= band.first_row &&
+                          band.end_row <= product.first_row + product.num_rows;
+      if (!IsOfAllRows(product) && covers) AppendProduct(product, kOwnDepthBlock, band.own);
+    }
+    bands.push_back(std::move(band));
+  }
+  return bands;
+}
+
 // Copies `depth` rows of `columns` values into a panel, zeros behind them.
 void CopyPanel(const float* from, int64_t ldr, int64_t depth, int64_t columns, float* panel) {
   for (int64_t k = 0; k < depth; ++k) {
@@ -61,101 +130,187 @@ void CopyPanel(const float* from, int64_t ldr, int64_t depth, int64_t columns, f
   }
 }
 
-// Adds one product's part of the depth to the tiles [begin, end).
-class DepthStep {
- public:
-  DepthStep(const Product& product, const Tiling& tiling, float* y, int64_t ldy)
-      : product_(product), tiling_(tiling), y_(y), ldy_(ldy) {}
+// The columns of a panel that a weight's rows give, zeros behind the last.
+void TransposeRows(const Slice& slice, const Tile& tile, float* panel) {
+  const int64_t first = tile.panel * kPanelColumns, end = first + tile.columns;
+  int64_t begin = 0;  // of the part
+  for (const Product::Rows& part : slice.product->weight_rows) {
+    const int64_t from = std::max(first, begin), to = std::min(end, begin + part.count);
+    if (from < to) {
+      const float* rows = part.data + (from - begin) * slice.product->depth + slice.depth.begin;
+      Kernels().transpose(rows, slice.product->depth, to - from, slice.depth.count, 1,
+                          panel + (from - first), kPanelColumns);
+    }
+    begin += part.count;
+  }
+  for (int64_t k = 0; tile.columns < kPanelColumns && k < slice.depth.count; ++k) {
+    float* row = panel + k * kPanelColumns;
+    std::fill(row + tile.columns, row + kPanelColumns, 0.0f);
+  }
+}
 
-  void Run(int64_t begin, int64_t end, const DepthRange& depth, GemmStore store) const {
-    alignas(64) float scratch[kDepthBlock * kPanelColumns];
-    int64_t widened = -1;  // the panel of the weight that is in `scratch`
+void WidenWeight(const Slice& slice, const Tile& tile, float* panel) {
+  const int64_t first = tile.panel * kPanelColumns;
+  const CompactMatrix& weight = *slice.product->weight;
+  if (slice.product->weight_transposed) {
+    weight.WidenTransposed(slice.depth.begin, slice.depth.count, first, panel);
+  } else {
+    weight.WidenPanel(slice.depth.begin, slice.depth.count, first, panel);
+  }
+}
+
+// Where the right side of a slice is, for one panel of y.
+class RightSide {
+ public:
+  // `room`: [depth of the slice, 32], for a copy. `rows`: of y, that are going to be computed.
+  RightSide(const Slice& slice, const Tile& tile, float* room) : depth_(slice.depth) {
+    const Product& product = *slice.product;
+    const bool is_rows = !product.weight_rows.empty();
+    if (is_rows || product.weight != nullptr) {
+      is_rows ? TransposeRows(slice, tile, room) : WidenWeight(slice, tile, room);
+      panel_ = room;
+    } else if (product.ldr == 0) {
+      UsePanels(product, tile.panel);
+    } else {
+      UseMatrix(product, tile, room);
+    }
+  }
+
+  bool empty() const { return depth_.count <= 0; }
+
+  // The product's rows [first_row, first_row + rows) of y. From its second use on it may be a copy
+  // that the first one makes.
+  GemmTerm Term(const Product& product, int64_t first_row, int64_t rows) {
+    const int64_t row = first_row - product.first_row;
+    const float* left = product.left + (product.transposed ? row + depth_.begin * product.ldl
+                                                           : row * product.ldl + depth_.begin);
+    GemmTerm term = {.x = left,
+                     .ldx = product.ldl,
+                     .panel = panel_,
+                     .depth = depth_.count,
+                     .ldp = ldp_,
+                     .transposed = product.transposed};
+    if (copy_ != nullptr && rows > kRowsWithoutCopy) {
+      term.copy = copy_;
+      panel_ = copy_;
+      ldp_ = kPanelColumns;
+      copy_ = nullptr;
+    }
+    return term;
+  }
+
+ private:
+  void UsePanels(const Product& product, int64_t panel) {
+    if (product.ranges != nullptr) {
+      const DepthRange& used = product.ranges[panel];
+      const int64_t end = std::min(depth_.begin + depth_.count, used.begin + used.count);
+      depth_.begin = std::max(depth_.begin, used.begin);
+      depth_.count = end - depth_.begin;
+    }
+    panel_ = product.right + (panel * product.depth + depth_.begin) * kPanelColumns;
+  }
+
+  void UseMatrix(const Product& product, const Tile& tile, float* room) {
+    panel_ = product.right + depth_.begin * product.ldr + tile.panel * kPanelColumns;
+    ldp_ = product.ldr;
+    if (tile.columns % kVector != 0) {
+      CopyPanel(panel_, product.ldr, depth_.count, tile.columns, room);
+      panel_ = room;
+      ldp_ = kPanelColumns;
+    } else if (tile.columns == kPanelColumns) {
+      copy_ = room;
+    }
+  }
+
+  DepthRange depth_;
+  const float* panel_ = nullptr;
+  int64_t ldp_ = kPanelColumns;
+  float* copy_ = nullptr;  // not yet made
+};
+
+struct Result {
+  float* y;
+  int64_t ldy;
+};
+
+// One step of the sums of tiles.
+class TileStep {
+ public:
+  // `own`: of the bands, too.
+  TileStep(const Step& step, absl::Span<const Band> bands, bool own, const Result& result)
+      : step_(step), bands_(bands), own_(own), result_(result) {}
+
+  void Run(const Tiling& tiling, int64_t begin, int64_t end, GemmStore store) {
+    alignas(64) float room[(kDepthBlock + kOwnDepthBlock) * kPanelColumns];
+    int64_t panel = -1;
     for (int64_t i = begin; i < end; ++i) {
-      const Tile tile = Cut(tiling_.At(i));
-      if (tile.rows <= 0) continue;
-      if (product_.weight != nullptr && tile.panel != widened) {
-        Widen(tile, depth, scratch);
-        widened = tile.panel;
+      const Tile tile = tiling.At(i);
+      if (tile.panel != panel) sides_.clear();
+      panel = tile.panel;
+      if (own_) {
+        RunBands(tile, store, room);
+      } else {
+        RunRows({}, tile, store, room);
       }
-      GemmArgs args = ArgsOf(tile, depth, scratch);
-      if (args.depth <= 0) continue;
-      args.store = store;
-      Kernels().gemm(args);
     }
   }
 
  private:
-  void Widen(const Tile& tile, const DepthRange& depth, float* scratch) const {
-    const int64_t first = tile.panel * kPanelColumns;
-    if (product_.weight_transposed) {
-      product_.weight->WidenTransposed(depth.begin, depth.count, first, scratch);
-    } else {
-      product_.weight->WidenPanel(depth.begin, depth.count, first, scratch);
+  void RunBands(const Tile& tile, GemmStore store, float* room) {
+    for (const Band& band : bands_) {
+      Tile cut = tile;
+      cut.first_row = std::max(tile.first_row, band.first_row);
+      cut.rows = std::min(tile.first_row + tile.rows, band.end_row) - cut.first_row;
+      if (cut.rows <= 0) continue;
+      const auto joined = absl::MakeConstSpan(band.own).subspan(0, 1);
+      RunRows(joined.empty() ? absl::Span<const Slice>() : joined[0].slices, cut, store, room);
+      for (size_t i = 1; i < band.own.size(); ++i) {
+        terms_.clear();
+        AppendOwn(band.own[i].slices, cut, room + kDepthBlock * kPanelColumns);
+        Store(cut, GemmStore::kAdd);
+      }
     }
   }
 
-  GemmArgs ArgsOf(const Tile& tile, const DepthRange& depth, float* scratch) const {
-    if (product_.weight == nullptr) {
-      return product_.ldr == 0 ? FromPanels(tile, depth) : FromRows(tile, depth, scratch);
+  void RunRows(absl::Span<const Slice> own, const Tile& tile, GemmStore store, float* room) {
+    terms_.clear();
+    float* next = room;
+    for (size_t i = 0; i < step_.slices.size(); ++i) {
+      const Slice& slice = step_.slices[i];
+      if (sides_.size() <= i) sides_.emplace_back(slice, tile, next);
+      next += slice.depth.count * kPanelColumns;
+      if (sides_[i].empty()) continue;
+      terms_.push_back(sides_[i].Term(*slice.product, tile.first_row, tile.rows));
     }
-    GemmArgs args = Args(tile, depth);
-    args.panel = scratch;
-    return args;
+    AppendOwn(own, tile, room + kDepthBlock * kPanelColumns);
+    Store(tile, store);
   }
 
-  // The rows of the tile that the product has.
-  Tile Cut(Tile tile) const {
-    const int64_t end =
-        std::min(tile.first_row + tile.rows, product_.first_row + product_.num_rows);
-    tile.first_row = std::max(tile.first_row, product_.first_row);
-    tile.rows = end - tile.first_row;
-    return tile;
-  }
-
-  GemmArgs Args(const Tile& tile, const DepthRange& depth) const {
-    const int64_t row = tile.first_row - product_.first_row;
-    const float* left = product_.left + (product_.transposed ? row + depth.begin * product_.ldl
-                                                             : row * product_.ldl + depth.begin);
-    return {.x = left,
-            .ldx = product_.ldl,
-            .rows = tile.rows,
-            .depth = depth.count,
-            .y = y_ + tile.first_row * ldy_ + tile.panel * kPanelColumns,
-            .ldy = ldy_,
-            .columns = tile.columns,
-            .transposed = product_.transposed};
-  }
-
-  GemmArgs FromPanels(const Tile& tile, DepthRange depth) const {
-    if (product_.ranges != nullptr) {
-      const DepthRange& used = product_.ranges[tile.panel];
-      const int64_t end = std::min(depth.begin + depth.count, used.begin + used.count);
-      depth.begin = std::max(depth.begin, used.begin);
-      depth.count = end - depth.begin;
+  void AppendOwn(absl::Span<const Slice> slices, const Tile& tile, float* room) {
+    for (const Slice& slice : slices) {
+      RightSide side(slice, tile, room);
+      room += slice.depth.count * kPanelColumns;
+      if (!side.empty()) terms_.push_back(side.Term(*slice.product, tile.first_row, tile.rows));
     }
-    GemmArgs args = Args(tile, depth);
-    args.panel = product_.right + (tile.panel * product_.depth + depth.begin) * kPanelColumns;
-    return args;
   }
 
-  GemmArgs FromRows(const Tile& tile, const DepthRange& depth, float* scratch) const {
-    GemmArgs args = Args(tile, depth);
-    args.panel = product_.right + depth.begin * product_.ldr + tile.panel * kPanelColumns;
-    args.ldp = product_.ldr;
-    if (tile.columns % kVector != 0) {
-      CopyPanel(args.panel, product_.ldr, depth.count, tile.columns, scratch);
-      args.panel = scratch;
-      args.ldp = kPanelColumns;
-    } else if (tile.columns == kPanelColumns && tile.rows > kRowsWithoutCopy) {
-      args.copy = scratch;
-    }
-    return args;
+  void Store(const Tile& tile, GemmStore store) const {
+    if (terms_.empty()) return;
+    Kernels().gemm({.terms = terms_.data(),
+                    .num_terms = static_cast<int64_t>(terms_.size()),
+                    .rows = tile.rows,
+                    .y = result_.y + tile.first_row * result_.ldy + tile.panel * kPanelColumns,
+                    .ldy = result_.ldy,
+                    .columns = tile.columns,
+                    .store = store});
   }
 
-  const Product& product_;
-  const Tiling& tiling_;
-  float* y_;
-  int64_t ldy_;
+  const Step& step_;
+  absl::Span<const Band> bands_;
+  bool own_;
+  Result result_;
+  absl::InlinedVector<RightSide, 4> sides_;  // of the step's slices, for the present panel
+  absl::InlinedVector<GemmTerm, 8> terms_;
 };
 
 }  // namespace
@@ -164,24 +319,21 @@ void SumOfProducts(absl::Span<const Product> products, int64_t rows, int64_t col
                    int64_t ldy, GemmStore store) {
   if (rows == 0 || columns == 0) return;
   const Tiling tiling = MakeTiling(rows, columns);
+  const absl::InlinedVector<Band, 1> bands = MakeBands(products, rows);
+  Steps steps;
   int64_t depth = 0;
-  for (const Product& product : products) depth += product.depth;
+  for (const Product& product : products) {
+    depth += product.depth;
+    if (IsOfAllRows(product)) AppendProduct(product, kDepthBlock, steps);
+  }
   // Below about 64k multiply-adds a task costs less than waking a thread.
   const int64_t work = std::max<int64_t>(1, tiling.rows_per_tile * depth * kPanelColumns);
   const int64_t grain = std::max<int64_t>(1, (int64_t{1} << 16) / work);
   at::parallel_for(0, tiling.size(), grain, [&](int64_t begin, int64_t end) {
-    for (const Product& product : products) {
-      const DepthStep step(product, tiling, y, ldy);
-      const int64_t num_blocks = (product.depth + kDepthBlock - 1) / kDepthBlock;
-      int64_t block = (product.depth + num_blocks - 1) / num_blocks;
-      if (product.weight != nullptr) {  // whole blocks of it
-        block = (block + kCompactBlock - 1) / kCompactBlock * kCompactBlock;
-      }
-      for (int64_t k = 0; k < product.depth; k += block) {
-        const bool first = &product == &products.front() && k == 0;
-        step.Run(begin, end, {k, std::min(block, product.depth - k)},
-                 first ? store : GemmStore::kAdd);
-      }
+    for (const Step& step : steps) {
+      const bool first = &step == &steps.front(), last = &step == &steps.back();
+      TileStep(step, bands, last, {y, ldy})
+          .Run(tiling, begin, end, first ? store : GemmStore::kAdd);
     }
   });
 }

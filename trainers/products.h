@@ -27,9 +27,15 @@ struct Product {
   // Panels only: outside ranges[p] the rows of panel p are zero and may be skipped. Null: none is;
   // REQUIRED of the first product of a sum that is stored with kSet.
   const DepthRange* ranges = nullptr;
-  // Not null: in place of `right`, a frozen weight W [out, in] in few bits, which is widened panel
-  // by panel into a buffer of each thread. right = W (depth = out), or W^T (depth = in) when
-  // weight_transposed.
+  // In place of `right`, not empty: right = W^T of a weight W [columns, depth] whose rows lie in
+  // one or several matrices, stacked; transposed panel by panel into a buffer of each thread.
+  struct Rows {
+    const float* data = nullptr;  // [count, depth], without gaps
+    int64_t count = 0;
+  };
+  absl::Span<const Rows> weight_rows;
+  // In place of `right`, not null: a frozen weight W [out, in] in few bits, which is widened
+  // likewise. right = W (depth = out), or W^T (depth = in) when weight_transposed.
   const CompactMatrix* weight = nullptr;
   bool weight_transposed = false;
   // The rows of y that this product belongs to; `left` begins with the first of them. All by
@@ -40,8 +46,8 @@ struct Product {
 };
 
 // y [rows, columns] = the sum of the products, or y += it; all have y's columns, and its rows or
-// some of them. Uses all threads. Every output is summed in an order that depends on the depths
-// alone: not on the other rows, nor on the threads.
+// some of them. Uses all threads. Every output is summed in an order that depends on the depths of
+// the products of its row alone: not on the other rows, nor on the threads.
 void SumOfProducts(absl::Span<const Product> products, int64_t rows, int64_t columns, float* y,
                    int64_t ldy, GemmStore store);
 

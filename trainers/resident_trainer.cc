@@ -10,7 +10,6 @@
 #include "evolora/model/torch_status.h"
 #include "fast_adapter.h"
 #include "fast_model.h"
-#include "packed_base.h"
 #include "training_run.h"
 
 namespace evolora {
@@ -66,7 +65,7 @@ int64_t MeanStepTokens(const TrainingJob& job) {
 class Trainer : public ResidentTrainer {
  public:
   Trainer(std::shared_ptr<const LlamaWeights> base, const ResidentLimits& limits)
-      : limits_(limits), base_(std::move(base)), model_(*base_, PackBase(*base_)) {}
+      : limits_(limits), base_(std::move(base)), model_(*base_) {}
 
   absl::Status Run(const NextJob& next, const TakeOutcome& take, FileSystem& fs, const Clock& clock,
                    std::stop_token stop) override {

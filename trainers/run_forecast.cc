@@ -159,7 +159,7 @@ class Walk {
                                : "; what the device path holds on its device is not counted";
       return;
     }
-    out_.memory.packed = PackedBytes(job_.base->config, job_.recipe, modules_);
+    out_.memory.packed = PackedBytes(job_.base->config, modules_);
     out_.memory.arena =
         ArenaBytes(job_.base->config, job_.recipe, modules_, largest_, at::get_num_threads());
   }

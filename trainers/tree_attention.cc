@@ -29,17 +29,18 @@ struct Operand {
 void Multiply(const Operand& left, const Operand& right, int64_t rows, int64_t depth,
               int64_t columns, GemmStore store, float* y, int64_t ldy) {
   for (int64_t first = 0; first < columns; first += kPanelColumns) {
-    Kernels().gemm({.x = left.data,
-                    .ldx = left.ld,
+    const GemmTerm term = {.x = left.data,
+                           .ldx = left.ld,
+                           .panel = right.data + first,
+                           .depth = depth,
+                           .ldp = right.ld,
+                           .transposed = left.transposed};
+    Kernels().gemm({.terms = &term,
                     .rows = rows,
-                    .panel = right.data + first,
-                    .depth = depth,
                     .y = y + first,
                     .ldy = ldy,
                     .columns = std::min(kPanelColumns, columns - first),
-                    .store = store,
-                    .ldp = right.ld,
-                    .transposed = left.transposed});
+                    .store = store});
   }
 }
 

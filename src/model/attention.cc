@@ -71,11 +71,13 @@ void Attention::RunTask(const Task& task, int64_t layer, const float* q, int64_t
 // scores = queries K^T, unscaled, for whole panels of keys.
 void Attention::ScoreKeys(const Task& task, int64_t layer, Work& work) const {
   for (int64_t panel = 0; panel < work.num_panels; ++panel) {
-    Kernels().gemm({.x = work.queries.data(),
-                    .ldx = config_.head_dim,
+    const GemmTerm term = {
+        .x = work.queries.data(),
+        .ldx = config_.head_dim,
+        .panel = task.cache->KeyPanel(layer, task.kv_head, work.first_panel + panel),
+        .depth = config_.head_dim};
+    Kernels().gemm({.terms = &term,
                     .rows = task.num_tokens * group_,
-                    .panel = task.cache->KeyPanel(layer, task.kv_head, work.first_panel + panel),
-                    .depth = config_.head_dim,
                     .y = work.scores.data() + panel * kPanelColumns,
                     .ldy = work.stride(),
                     .columns = kPanelColumns});
@@ -101,12 +103,13 @@ void Attention::WeighKeys(const Task& task, Work& work) const {
 void Attention::MixValues(const Task& task, int64_t layer, Work& work) const {
   const int64_t width = config_.head_dim;
   for (int64_t panel = 0; panel * kPanelColumns < width; ++panel) {
-    Kernels().gemm({.x = work.scores.data(),
-                    .ldx = work.stride(),
+    const GemmTerm term = {.x = work.scores.data(),
+                           .ldx = work.stride(),
+                           .panel = task.cache->ValuePanel(layer, task.kv_head, panel) +
+                                    work.first_key() * kPanelColumns,
+                           .depth = task.first_position + task.num_tokens - work.first_key()};
+    Kernels().gemm({.terms = &term,
                     .rows = task.num_tokens * group_,
-                    .panel = task.cache->ValuePanel(layer, task.kv_head, panel) +
-                             work.first_key() * kPanelColumns,
-                    .depth = task.first_position + task.num_tokens - work.first_key(),
                     .y = work.mixed.data() + panel * kPanelColumns,
                     .ldy = width,
                     .columns = std::min(kPanelColumns, width - panel * kPanelColumns)});

@@ -79,11 +79,9 @@ void Int8Matrix::Run(const float* x, int64_t ldx, int64_t rows, float* y, int64_
       const int64_t first = p * kPanelColumns;
       const Int8Panel panel{values_.get() + p * in_ * kPanelColumns,
                             scales_.get() + p * num_blocks * kPanelColumns};
-      const GemmArgs args{.x = x,
-                          .ldx = ldx,
+      const GemmTerm term = {.x = x, .ldx = ldx, .panel = wide.data(), .depth = in_};
+      const GemmArgs args{.terms = &term,
                           .rows = rows,
-                          .panel = wide.data(),
-                          .depth = in_,
                           .y = y + first,
                           .ldy = ldy,
                           .columns = std::min(kPanelColumns, out_ - first),

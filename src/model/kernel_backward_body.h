@@ -52,15 +52,3 @@ void SoftmaxBackward(const float* p, float* dp, int64_t n, float scale) {
   const float sum = RoundToFloat(SumLanes(lanes));
   for (int64_t j = 0; j < n; ++j) dp[j] = scale * p[j] * (dp[j] - sum);
 }
-
-void Transpose(const float* src, int64_t lds, int64_t rows, int64_t depth, float factor, float* dst,
-               int64_t ldd) {
-  constexpr int64_t kBlock = 16;
-  for (int64_t first = 0; first < depth; first += kBlock) {
-    const int64_t last = first + kBlock < depth ? first + kBlock : depth;
-    for (int64_t j = 0; j < rows; ++j) {
-      const float* row = src + j * lds;
-      for (int64_t k = first; k < last; ++k) dst[k * ldd + j] = factor * row[k];
-    }
-  }
-}

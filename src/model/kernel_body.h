@@ -51,24 +51,25 @@ inline double SumLanes(const double* lanes) {
 // How far ahead of the sums a panel with distant rows is fetched.
 constexpr int64_t kRowsAhead = 16;
 
-// kVectors: 1 for up to 16 columns, 2 for up to 32. kCopy: also writes the panel to args.copy.
+// kVectors: 1 for up to 16 columns, 2 for up to 32.
+template <int kRows, int kVectors>
+using Sums = Lanes[kRows][kVectors];
+
+// Adds a term's product for kRows rows. kCopy: also writes the panel to term.copy.
 template <int kRows, int kVectors, bool kTransposed, bool kCopy>
-__attribute__((always_inline)) inline void GemmBlock(const GemmArgs& args, int64_t first_row) {
-  const float* x = args.x + (kTransposed ? first_row : first_row * args.ldx);
-  const int64_t row_step = kTransposed ? 1 : args.ldx;
-  const int64_t depth_step = kTransposed ? args.ldx : 1;
-  const float* panel = args.panel;
-  float* copy = args.copy;
-  Lanes sums[kRows][kVectors];
-  for (int i = 0; i < kRows; ++i) {
-    for (int v = 0; v < kVectors; ++v) sums[i][v] = Lanes{};
-  }
-  for (int64_t k = 0; k < args.depth; ++k) {
+__attribute__((always_inline)) inline void AddTerm(const GemmTerm& term, int64_t first_row,
+                                                   const float* panel, int64_t ldp,
+                                                   Sums<kRows, kVectors>& sums) {
+  const float* x = term.x + (kTransposed ? first_row : first_row * term.ldx);
+  const int64_t row_step = kTransposed ? 1 : term.ldx;
+  const int64_t depth_step = kTransposed ? term.ldx : 1;
+  float* copy = term.copy;
+  for (int64_t k = 0; k < term.depth; ++k) {
     Lanes columns[kVectors];
     for (int v = 0; v < kVectors; ++v) {
       columns[v] = *reinterpret_cast<const Lanes*>(panel + v * kLanes);
       if constexpr (kCopy) {
-        __builtin_prefetch(panel + kRowsAhead * args.ldp + v * kLanes);
+        __builtin_prefetch(panel + kRowsAhead * ldp + v * kLanes);
         *reinterpret_cast<Lanes*>(copy + v * kLanes) = columns[v];
       }
     }
@@ -76,9 +77,42 @@ __attribute__((always_inline)) inline void GemmBlock(const GemmArgs& args, int64
       const float value = x[i * row_step];
       for (int v = 0; v < kVectors; ++v) sums[i][v] += value * columns[v];
     }
-    panel += args.ldp;
+    panel += ldp;
     x += depth_step;
     if constexpr (kCopy) copy += kPanelColumns;
+  }
+}
+
+template <int kRows, int kVectors>
+__attribute__((always_inline)) inline void AddTermOfAnyKind(const GemmTerm& term, int64_t first_row,
+                                                            Sums<kRows, kVectors>& sums) {
+  const bool copied = term.copy != nullptr && first_row > 0;
+  const float* panel = copied ? term.copy : term.panel;
+  const int64_t ldp = copied ? kPanelColumns : term.ldp;
+  if constexpr (kVectors == 2) {
+    if (term.copy != nullptr && !copied) {
+      if (term.transposed) return AddTerm<kRows, 2, true, true>(term, 0, panel, ldp, sums);
+      return AddTerm<kRows, 2, false, true>(term, 0, panel, ldp, sums);
+    }
+  }
+  if (term.transposed) {
+    return AddTerm<kRows, kVectors, true, false>(term, first_row, panel, ldp, sums);
+  }
+  AddTerm<kRows, kVectors, false, false>(term, first_row, panel, ldp, sums);
+}
+
+template <int kRows, int kVectors>
+__attribute__((always_inline)) inline void GemmBlock(const GemmArgs& args, int64_t first_row) {
+  Sums<kRows, kVectors> sums;
+  for (int i = 0; i < kRows; ++i) {
+    for (int v = 0; v < kVectors; ++v) {
+      sums[i][v] = Lanes{};
+      // What the last store would wait for.
+      __builtin_prefetch(args.y + (first_row + i) * args.ldy + v * kLanes, 1);
+    }
+  }
+  for (int64_t t = 0; t < args.num_terms; ++t) {
+    AddTermOfAnyKind<kRows, kVectors>(args.terms[t], first_row, sums);
   }
   const bool add = args.store == GemmStore::kAdd;
   for (int i = 0; i < kRows; ++i) {
@@ -97,13 +131,11 @@ __attribute__((always_inline)) inline void GemmBlock(const GemmArgs& args, int64
 }
 
 // Runs the block of exactly `rows` <= kRows rows.
-template <int kRows, int kVectors, bool kTransposed, bool kCopy>
+template <int kRows, int kVectors>
 __attribute__((always_inline)) inline void GemmTail(const GemmArgs& args, int64_t first_row,
                                                     int64_t rows) {
-  if (rows == kRows) return GemmBlock<kRows, kVectors, kTransposed, kCopy>(args, first_row);
-  if constexpr (kRows > 1) {
-    GemmTail<kRows - 1, kVectors, kTransposed, kCopy>(args, first_row, rows);
-  }
+  if (rows == kRows) return GemmBlock<kRows, kVectors>(args, first_row);
+  if constexpr (kRows > 1) GemmTail<kRows - 1, kVectors>(args, first_row, rows);
 }
 
 inline int64_t RowsOfBlock(int64_t left) {
@@ -112,31 +144,18 @@ inline int64_t RowsOfBlock(int64_t left) {
   return left < 2 * EVOLORA_GEMM_ROWS ? (left + 1) / 2 : EVOLORA_GEMM_ROWS;
 }
 
-template <int kVectors, bool kTransposed>
-void GemmRows(const GemmArgs& args, int64_t row) {
+template <int kVectors>
+void GemmRows(const GemmArgs& args) {
+  int64_t row = 0;
   while (row < args.rows) {
     const int64_t take = RowsOfBlock(args.rows - row);
-    GemmTail<EVOLORA_GEMM_ROWS, kVectors, kTransposed, false>(args, row, take);
+    GemmTail<EVOLORA_GEMM_ROWS, kVectors>(args, row, take);
     row += take;
   }
 }
 
-template <bool kTransposed>
-void GemmCopy(const GemmArgs& args) {
-  const int64_t first = RowsOfBlock(args.rows);
-  GemmTail<EVOLORA_GEMM_ROWS, 2, kTransposed, true>(args, 0, first);
-  GemmArgs rest = args;
-  rest.panel = args.copy;
-  rest.ldp = kPanelColumns;
-  GemmRows<2, kTransposed>(rest, first);
-}
-
 void Gemm(const GemmArgs& args) {
-  if (args.copy != nullptr) return args.transposed ? GemmCopy<true>(args) : GemmCopy<false>(args);
-  if (args.columns > kLanes) {
-    return args.transposed ? GemmRows<2, true>(args, 0) : GemmRows<2, false>(args, 0);
-  }
-  return args.transposed ? GemmRows<1, true>(args, 0) : GemmRows<1, false>(args, 0);
+  return args.columns > kLanes ? GemmRows<2>(args) : GemmRows<1>(args);
 }
 
 #include "kernel_int8_body.h"
@@ -222,6 +241,7 @@ double LogSumExp(const float* x, int64_t n) {
 
 #include "kernel_backward_body.h"
 #include "kernel_compact_body.h"
+#include "kernel_transpose_body.h"
 
 }  // namespace
 

@@ -37,19 +37,20 @@ void WidenInt8(const Int8Panel& panel, int64_t depth, float* out) {
 template <int kRows>
 __attribute__((always_inline)) inline void Int8Block(const GemmArgs& args, const Int8Panel& panel,
                                                      int64_t first_row) {
-  const float* x = args.x + first_row * args.ldx;
+  const GemmTerm& term = *args.terms;
+  const float* x = term.x + first_row * term.ldx;
   Lanes sums[kRows][2];
   for (int i = 0; i < kRows; ++i) sums[i][0] = sums[i][1] = Lanes{};
-  for (int64_t begin = 0; begin < args.depth; begin += kInt8Block) {
+  for (int64_t begin = 0; begin < term.depth; begin += kInt8Block) {
     const float* scales = panel.scales + begin / kInt8Block * kPanelColumns;
     const Lanes left_scale = Load(scales);
     const Lanes right_scale = Load(scales + kLanes);
-    const int64_t end = begin + kInt8Block < args.depth ? begin + kInt8Block : args.depth;
+    const int64_t end = begin + kInt8Block < term.depth ? begin + kInt8Block : term.depth;
     for (int64_t k = begin; k < end; ++k) {
       const Lanes left = Widen(panel.values + k * kPanelColumns, left_scale);
       const Lanes right = Widen(panel.values + k * kPanelColumns + kLanes, right_scale);
       for (int i = 0; i < kRows; ++i) {
-        const float value = x[i * args.ldx + k];
+        const float value = x[i * term.ldx + k];
         sums[i][0] += value * left;
         sums[i][1] += value * right;
       }

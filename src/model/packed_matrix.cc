@@ -67,11 +67,10 @@ void PackedMatrix::Run(const float* x, int64_t ldx, int64_t rows, float* y, int6
   at::parallel_for(0, num_panels, grain, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
       const int64_t first = p * kPanelColumns;
-      kernels.gemm({.x = x,
-                    .ldx = ldx,
+      const GemmTerm term = {
+          .x = x, .ldx = ldx, .panel = panels_.get() + p * in_ * kPanelColumns, .depth = in_};
+      kernels.gemm({.terms = &term,
                     .rows = rows,
-                    .panel = panels_.get() + p * in_ * kPanelColumns,
-                    .depth = in_,
                     .y = y + first,
                     .ldy = ldy,
                     .columns = std::min(kPanelColumns, out_ - first),

@@ -37,11 +37,9 @@ struct GemmSize {
 std::vector<float> RunGemm(const KernelTable& table, const GemmSize& s, const float* x,
                            const float* panel, GemmStore store) {
   std::vector<float> y(static_cast<size_t>(s.rows * s.columns), 0.5f);
-  table.gemm({.x = x,
-              .ldx = s.depth,
+  const GemmTerm term = {.x = x, .ldx = s.depth, .panel = panel, .depth = s.depth};
+  table.gemm({.terms = &term,
               .rows = s.rows,
-              .panel = panel,
-              .depth = s.depth,
               .y = y.data(),
               .ldy = s.columns,
               .columns = s.columns,
@@ -83,17 +81,18 @@ TEST(Kernels, GemmReadsTransposedRowsAndPanelsOfAnyStride) {
   ForEachTable([&](const KernelTable& table) {
     for (const GemmSize& s : {GemmSize{1, 50, 16}, {13, 50, 5}, {40, 50, 32}, {31, 3, 20}}) {
       std::vector<float> y(static_cast<size_t>(s.rows * s.columns), 0.5f);
-      table.gemm({.x = x.data(),
-                  .ldx = 40,
+      const GemmTerm term = {.x = x.data(),
+                             .ldx = 40,
+                             .panel = panel.data(),
+                             .depth = s.depth,
+                             .ldp = 48,
+                             .transposed = true};
+      table.gemm({.terms = &term,
                   .rows = s.rows,
-                  .panel = panel.data(),
-                  .depth = s.depth,
                   .y = y.data(),
                   .ldy = s.columns,
                   .columns = s.columns,
-                  .store = GemmStore::kAdd,
-                  .ldp = 48,
-                  .transposed = true});
+                  .store = GemmStore::kAdd});
       for (int64_t m = 0; m < s.rows; ++m) {
         for (int64_t n = 0; n < s.columns; ++n) {
           double sum = 0.5;
@@ -115,19 +114,17 @@ TEST(Kernels, GemmOverACopiedPanelGivesTheSameBits) {
     for (const bool transposed : {false, true}) {
       for (const int64_t rows : {1, 12, 13, 30, 50}) {
         std::vector<float> y(static_cast<size_t>(rows * 32)), direct = y, copy(50 * 32);
-        GemmArgs args = {.x = x.data(),
+        GemmTerm term = {.x = x.data(),
                          .ldx = 50,
-                         .rows = rows,
                          .panel = panel.data(),
                          .depth = 50,
-                         .y = direct.data(),
-                         .ldy = 32,
-                         .columns = 32,
                          .ldp = 48,
                          .transposed = transposed};
+        GemmArgs args = {
+            .terms = &term, .rows = rows, .y = direct.data(), .ldy = 32, .columns = 32};
         table.gemm(args);
         args.y = y.data();
-        args.copy = copy.data();
+        term.copy = copy.data();
         table.gemm(args);
         EXPECT_EQ(y, direct) << rows;
         for (size_t k = 0; k < 50; ++k) {
@@ -136,6 +133,60 @@ TEST(Kernels, GemmOverACopiedPanelGivesTheSameBits) {
       }
     }
   });
+}
+
+// Of three depths, read in three ways.
+TEST(Kernels, GemmOverTermsIsOneSumOverTheirDepths) {
+  const int64_t depth = 40;
+  const std::vector<float> x = Values(31 * depth, 1);
+  const std::vector<float> panel = Values(depth * 32, 2);
+  ForEachTable([&](const KernelTable& table) {
+    for (const int64_t rows : {1, 13, 31}) {
+      const GemmSize size = {rows, depth, 32};
+      std::vector<float> left(static_cast<size_t>(rows * 9)), copy(9 * 32);
+      for (int64_t k = 0; k < 9; ++k) {
+        for (int64_t m = 0; m < rows; ++m) {
+          left[static_cast<size_t>(k * rows + m)] = x[static_cast<size_t>(m * depth + 20 + k)];
+        }
+      }
+      const GemmTerm terms[] = {
+          {.x = x.data(), .ldx = depth, .panel = panel.data(), .depth = 20},
+          {.x = left.data(),
+           .ldx = rows,
+           .panel = panel.data() + 20 * 32,
+           .depth = 9,
+           .transposed = true,
+           .copy = copy.data()},
+          {.x = x.data() + 29, .ldx = depth, .panel = panel.data() + 29 * 32, .depth = 11}};
+      std::vector<float> y(static_cast<size_t>(rows * 32), 0.5f);
+      table.gemm({.terms = terms,
+                  .num_terms = 3,
+                  .rows = rows,
+                  .y = y.data(),
+                  .ldy = 32,
+                  .columns = 32,
+                  .store = GemmStore::kAdd});
+      EXPECT_EQ(y, RunGemm(table, size, x.data(), panel.data(), GemmStore::kAdd)) << rows;
+    }
+  });
+}
+
+TEST(Kernels, TransposeMovesEveryValue) {
+  for (const auto& [rows, depth] :
+       {std::pair<int64_t, int64_t>{32, 48}, {1, 1}, {16, 16}, {37, 53}, {8, 100}}) {
+    const int64_t lds = depth + 3, ldd = rows + 2;
+    const std::vector<float> source = Values(rows * lds, 3);
+    ForEachTable([&, rows = rows, depth = depth](const KernelTable& table) {
+      std::vector<float> out(static_cast<size_t>(depth * ldd), 7.0f);
+      table.transpose(source.data(), lds, rows, depth, -2, out.data(), ldd);
+      for (int64_t k = 0; k < depth; ++k) {
+        for (int64_t j = 0; j < ldd; ++j) {
+          const float expected = j < rows ? -2 * source[static_cast<size_t>(j * lds + k)] : 7.0f;
+          ASSERT_EQ(out[static_cast<size_t>(k * ldd + j)], expected) << j << " " << k;
+        }
+      }
+    });
+  }
 }
 
 TEST(Kernels, AGemmRowsBitsDoNotDependOnTheNumberOfRows) {

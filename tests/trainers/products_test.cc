@@ -32,33 +32,44 @@ at::Tensor Sum(const std::vector<Product>& products, const Sizes& s, GemmStore s
   return y;
 }
 
-// Rows around those of a tile, in any layout.
-TEST(SumOfProducts, AProductOfSomeRowsAddsToThoseAloneAndWithTheBitsOfASumOfItsOwn) {
+// Two products over all rows; then, over some of them each, one that is deep and one that is not.
+TEST(SumOfProducts, ARowHasTheBitsOfASumOverTheProductsThatItIsIn) {
   at::manual_seed(2);
   for (const Sizes& s : kSizes) {
     SCOPED_TRACE(::testing::Message() << s.rows << " " << s.depth << " " << s.columns);
+    const int64_t deep = 1100, first = s.rows / 3, end = (2 * s.rows + 2) / 3;
     const at::Tensor left = at::randn({s.rows, s.depth}), right = at::randn({s.depth, s.columns});
-    const Product all = {.left = left.const_data_ptr<float>(),
-                         .ldl = s.depth,
-                         .depth = s.depth,
-                         .right = right.const_data_ptr<float>(),
-                         .ldr = s.columns};
-    for (const int64_t first : {int64_t{0}, s.rows / 3, s.rows - 1}) {
-      Product some = all;
-      some.left += first * s.depth;
-      some.first_row = first;
-      some.num_rows = (s.rows - first + 1) / 2;
-      at::Tensor expected = Sum({all}, s, GemmStore::kSet);
-      SumOfProducts({Product{.left = some.left,
-                             .ldl = s.depth,
-                             .depth = s.depth,
-                             .right = all.right,
-                             .ldr = s.columns}},
-                    some.num_rows, s.columns,
-                    expected.mutable_data_ptr<float>() + first * s.columns, s.columns,
-                    GemmStore::kAdd);
-      EXPECT_TRUE(Sum({all, some}, s, GemmStore::kSet).equal(expected)) << first;
+    const at::Tensor own_left = at::randn({s.rows, deep}), own = at::randn({deep, s.columns});
+    const auto product = [&](const at::Tensor& l, const at::Tensor& r, int64_t begin,
+                             int64_t depth) {
+      return Product{.left = l.const_data_ptr<float>() + begin * l.size(1),
+                     .ldl = l.size(1),
+                     .depth = depth,
+                     .right = r.const_data_ptr<float>(),
+                     .ldr = s.columns};
+    };
+    const auto of = [](Product p, int64_t begin, int64_t count) {
+      p.first_row = begin;
+      p.num_rows = count;
+      return p;
+    };
+    const Product all = product(left, right, 0, s.depth);
+    const at::Tensor together = Sum({all, all, of(product(own_left, own, 0, deep), 0, end),
+                                     of(product(own_left, own, first, 7), first, s.rows - first)},
+                                    s, GemmStore::kAdd);
+    for (int64_t m = 0; m < s.rows; ++m) {
+      const Product base = product(left, right, m, s.depth);
+      std::vector<Product> products = {base, base};
+      if (m < end) products.push_back(of(product(own_left, own, m, deep), 0, 1));
+      if (m >= first) products.push_back(of(product(own_left, own, m, 7), 0, 1));
+      const at::Tensor alone = Sum(products, {1, s.depth, s.columns}, GemmStore::kAdd);
+      ASSERT_TRUE(alone[0].equal(together[m])) << m;
     }
+    at::Tensor expected = 1 + 2 * at::mm(left, right);
+    expected.narrow(0, 0, end) += at::mm(own_left.narrow(0, 0, end), own);
+    expected.narrow(0, first, s.rows - first) +=
+        at::mm(own_left.narrow(0, first, s.rows - first).narrow(1, 0, 7), own.narrow(0, 0, 7));
+    EXPECT_LT(Error(together, expected), 2e-6);
   }
 }
 
@@ -81,11 +92,20 @@ TEST(SumOfProducts, EqualsTheMatrixProductInEveryLayout) {
     transposed.left = left_t.const_data_ptr<float>();
     transposed.ldl = s.rows;
     transposed.transposed = true;
-    for (const Product& product : {rows, panels, transposed}) {
+    Product stacked = rows;
+    stacked.right = nullptr;
+    stacked.ldr = 0;
+    const at::Tensor right_t = right.t().contiguous();
+    const float* weight = right_t.const_data_ptr<float>();
+    const int64_t upper = s.columns / 3;
+    const Product::Rows parts[] = {{weight, upper}, {weight + upper * s.depth, s.columns - upper}};
+    stacked.weight_rows = parts;
+    for (const Product& product : {rows, panels, transposed, stacked}) {
       EXPECT_LT(Error(Sum({product}, s, GemmStore::kSet), expected), 2e-6);
       EXPECT_LT(Error(Sum({product}, s, GemmStore::kAdd), expected + 1), 2e-6);
     }
-    EXPECT_LT(Error(Sum({rows, panels, transposed}, s, GemmStore::kSet), expected * 3), 2e-6);
+    EXPECT_LT(Error(Sum({rows, panels, transposed, stacked}, s, GemmStore::kSet), expected * 4),
+              2e-6);
   }
 }
 

@@ -85,7 +85,7 @@ std::string ForecastText(const RunForecast& f, const TimeEstimate& time) {
   const MemoryForecast& m = f.memory;
   add("peak memory", Mebibytes(m.total()));
   add("  base weights", Mebibytes(m.weights));
-  add("  packed copies", Mebibytes(m.packed));
+  add("  packed adapter", Mebibytes(m.packed));
   add("  activations", Mebibytes(m.arena));
   add("  adapter and moments", Mebibytes(m.optimiser));
   add("  writing a checkpoint", Mebibytes(m.checkpoint));

@@ -15,23 +15,30 @@ constexpr int64_t kPanelColumns = 32;
 
 enum class GemmStore { kSet, kAdd };
 
-struct GemmArgs {
-  const float* x = nullptr;  // [rows, depth], row stride ldx; transposed: [depth, rows]
+// One product of a sum: x [rows, depth] times panel [depth, columns].
+struct GemmTerm {
+  const float* x = nullptr;  // row stride ldx; transposed: [depth, rows]
   int64_t ldx = 0;
-  int64_t rows = 0;
-  // [depth, columns] with row stride ldp. `columns` rounded up to 16 are read of each row.
+  // Row stride ldp. `columns` of the sum, rounded up to 16, are read of each row.
   const float* panel = nullptr;
   int64_t depth = 0;
-  float* y = nullptr;  // [rows, columns], row stride ldy
-  int64_t ldy = 0;
-  int64_t columns = 0;  // <= 32; the panel's further columns are computed and dropped
-  GemmStore store = GemmStore::kSet;
   int64_t ldp = kPanelColumns;
   bool transposed = false;
   // Not null: room for [depth, 32], 64-byte aligned. The panel is copied there by the first block
   // of rows, on the way through, and read from there by the others: for panels of a wide matrix,
   // whose rows lie far apart. REQUIRES: columns > 16, and 32 floats readable in each row.
   float* copy = nullptr;
+};
+
+// y [rows, columns] = the sum of the terms, or y += it.
+struct GemmArgs {
+  const GemmTerm* terms = nullptr;
+  int64_t num_terms = 1;
+  int64_t rows = 0;
+  float* y = nullptr;  // row stride ldy
+  int64_t ldy = 0;
+  int64_t columns = 0;  // <= 32; the panels' further columns are computed and dropped
+  GemmStore store = GemmStore::kSet;
 };
 
 // A panel of int8 weights: weight[k][j] = values[k * 32 + j] * scales[k / 32 * 32 + j].
@@ -57,7 +64,7 @@ struct Q4Weights {  // weight i = low + value i * scale; value i + 16 is the hig
 
 struct KernelTable {
   const char* name;
-  // y = x panel, or y += x panel; sums run over depth in ascending order.
+  // Each output is one sum, over the terms in order and each one's depth in ascending order.
   void (*gemm)(const GemmArgs& args);
   // y = weight * x / sqrt(mean(x^2) + eps), over n values.
   void (*rms_norm)(const float* x, const float* weight, int64_t n, float eps, float* y);
@@ -71,7 +78,8 @@ struct KernelTable {
   double (*log_sum_exp)(const float* x, int64_t n);
   // The panel as fp32, [depth, 32].
   void (*widen_int8)(const Int8Panel& panel, int64_t depth, float* out);
-  // gemm over the panel (args.panel is not read): the bits that gemm gives over the widened panel.
+  // gemm of one term over the panel (the term's own is not read): the bits that gemm gives over the
+  // widened panel.
   void (*gemm_int8)(const GemmArgs& args, const Int8Panel& panel);
 
   // For the backward pass. rms_norm that also keeps unit = x / sqrt(mean(x^2) + eps) and returns

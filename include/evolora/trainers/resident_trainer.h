@@ -48,7 +48,7 @@ struct JobOutcome {
   std::optional<double> held_out_loss;  // mean cross entropy of the labels of QueuedJob::held_out
 };
 
-// Trains many LoRA adapters over one base that stays in memory, packed once. The jobs at work take
+// Trains many LoRA adapters over one base that stays in memory. The jobs at work take
 // their optimiser steps together: the frozen products run once over the rows of all of them, each
 // adapter's own products over its own rows. Jobs differ in all that a recipe and a data set say,
 // and end at different times; a new one joins between two steps.
@@ -59,12 +59,12 @@ struct JobOutcome {
 // Refused:  Unimplemented for what the fast path on the CPU does not share: recipe.path but kFast,
 //           precision but kFp32, modules_to_save, base_weights, init_lora_weights kPissa or kOlora
 //           (they change the base), another device, a process group.
-// Cost:     joining: one adapter's start and the digest of its rows; no pass, no packing of the
+// Cost:     joining: one adapter's start and the digest of its rows; no pass over the
 //           base. Adapters with magnitudes (use_dora) run their forward frozen products apart.
 // Threads:  one call at a time, on the calling thread, which uses all threads of LibTorch.
 class ResidentTrainer {
  public:
-  // InvalidArgument: limits. ResourceExhausted: no memory for the packed copy.
+  // InvalidArgument: limits.
   static absl::StatusOr<std::unique_ptr<ResidentTrainer>> Create(
       std::shared_ptr<const LlamaWeights> base, const ResidentLimits& limits);
   virtual ~ResidentTrainer() = default;

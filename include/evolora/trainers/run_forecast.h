@@ -12,7 +12,7 @@ namespace evolora {
 // Peak memory of a run beside the program and its libraries, in bytes, counted from shapes.
 struct MemoryForecast {
   int64_t weights = 0;     // the base, fp32
-  int64_t packed = 0;      // its second copy in panels, and the adapter's panels; fast path only
+  int64_t packed = 0;      // a second copy of the adapter, in panels; fast path only
   int64_t arena = 0;       // activations and scratch of the largest micro-batch; fast path only
   int64_t optimiser = 0;   // values, gradients and both moments of the adapter
   int64_t checkpoint = 0;  // copies made while a checkpoint is written
