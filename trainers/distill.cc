@@ -22,13 +22,6 @@ using Label = TokenLayout::Label;
 // Far below any logit: the kernels' exp gives 0.
 constexpr float kGone = -1e30f;
 
-// The teacher's likeliest tokens at one label, and how likely all others are together.
-struct TopK {
-  std::vector<TokenId> ids;       // [K]
-  std::vector<double> log_probs;  // [K]
-  double log_rest = 0;
-};
-
 double Divided(float* logits, int64_t vocabulary, float inverse_temperature) {
   if (inverse_temperature != 1.0f) {
     for (int64_t v = 0; v < vocabulary; ++v) logits[v] *= inverse_temperature;
@@ -106,6 +99,12 @@ class Distill : public Loss {
     int64_t labels = 0;
     for (const int64_t i : step_rows) labels += NumTargets(rows_[static_cast<size_t>(i)].labels);
     return static_cast<double>(labels);
+  }
+
+  LossParts parts() const override {
+    return DistillParts{settings_.distill_temperature,
+                        model_ == nullptr || is_whole() ? 0 : settings_.distill_top_k, top_,
+                        hidden_};
   }
 
   double LossAndGradient(const LogitsChunk& chunk, double factor) override {

@@ -12,16 +12,6 @@
 namespace evolora {
 namespace {
 
-// log sigmoid(x) without overflow.
-double LogSigmoid(double x) { return std::min(x, 0.0) - std::log1p(std::exp(-std::abs(x))); }
-double Sigmoid(double x) { return std::exp(LogSigmoid(x)); }
-
-// Sums of log-probabilities over the two answers of a row.
-struct AnswerSums {
-  double chosen = 0;
-  double rejected = 0;
-};
-
 class Dpo : public Loss {
  public:
   Dpo(const ObjectiveSettings& settings, absl::Span<const TrainingRow> rows) : settings_(settings) {
@@ -87,6 +77,15 @@ class Dpo : public Loss {
     });
   }
 
+  LossParts parts() const override { return DpoParts{form(), reference_}; }
+
+  void AddTerms(absl::Span<const double> sums) override {
+    figures_.pairs += sums[0];
+    figures_.reward_chosen += sums[1];
+    figures_.reward_rejected += sums[2];
+    figures_.right += sums[3];
+  }
+
   std::map<std::string, double> TakeFigures() override {
     const Figures f = std::exchange(figures_, Figures());
     const double pairs = std::max(1.0, f.pairs);
@@ -107,20 +106,19 @@ class Dpo : public Loss {
   // Loss of a pair; leaves the weights of its labels.
   double TakeRow(int64_t row, const AnswerSums& sums, int64_t times) {
     const AnswerSums& reference = reference_[static_cast<size_t>(row)];
-    const double beta = settings_.dpo_beta, smoothing = settings_.dpo_label_smoothing;
-    const double chosen = beta * (sums.chosen - reference.chosen);
-    const double rejected = beta * (sums.rejected - reference.rejected);
-    const double h = chosen - rejected;
-    const double slope = smoothing * Sigmoid(h) - (1 - smoothing) * Sigmoid(-h);  // d loss / d h
-    weights_[static_cast<size_t>(2 * row)] = -slope * beta;
-    weights_[static_cast<size_t>(2 * row + 1)] = slope * beta;
+    const DpoTerm term =
+        DpoTermOf(form(), sums.chosen - reference.chosen, sums.rejected - reference.rejected);
+    weights_[static_cast<size_t>(2 * row)] = term.chosen_weight;
+    weights_[static_cast<size_t>(2 * row + 1)] = -term.chosen_weight;
     const auto count = static_cast<double>(times);
     figures_.pairs += count;
-    figures_.reward_chosen += count * chosen;
-    figures_.reward_rejected += count * rejected;
-    figures_.right += chosen > rejected ? count : 0;
-    return -(1 - smoothing) * LogSigmoid(h) - smoothing * LogSigmoid(-h);
+    figures_.reward_chosen += count * term.reward_chosen;
+    figures_.reward_rejected += count * term.reward_rejected;
+    figures_.right += term.reward_chosen > term.reward_rejected ? count : 0;
+    return term.loss;
   }
+
+  DpoForm form() const { return {settings_.dpo_beta, settings_.dpo_label_smoothing}; }
 
   const ObjectiveSettings settings_;
   std::vector<TrainingRow> sequences_;

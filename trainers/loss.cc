@@ -12,6 +12,8 @@ double Loss::TakeLogProbs(absl::Span<const TokenLayout::Label> /*labels*/,
   return 0;
 }
 
+void Loss::AddTerms(absl::Span<const double> /*sums*/) {}
+
 absl::StatusOr<std::unique_ptr<Loss>> MakeLoss(const ObjectiveSettings& settings,
                                                absl::Span<const TrainingRow> rows) {
   switch (settings.kind) {

@@ -5,9 +5,13 @@
 #include <memory>
 #include <stop_token>
 #include <string>
+#include <variant>
+#include <vector>
 
+#include "ATen/core/Tensor.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "evolora/device/label_loss.h"
 #include "evolora/trainers/objective.h"
 #include "evolora/trainers/training_data.h"
 #include "token_layout.h"
@@ -25,6 +29,40 @@ struct LogitsChunk {
   absl::Span<const TokenLayout::Target> targets;  // those of these rows, ascending by row
   absl::Span<const TokenLayout::Label> labels;    // what Target::first_label counts in
 };
+
+// Sums of log-probabilities over the two answers of a row.
+struct AnswerSums {
+  double chosen = 0;
+  double rejected = 0;
+};
+
+// What a loss is made of, for paths that compute it where the logits are. Spans are
+// by row of training; lists in them by label.
+struct PolicyParts {
+  PolicyForm form;
+  absl::Span<const double> advantages;
+  absl::Span<const std::vector<double>> old_log_probs;
+  absl::Span<const std::vector<double>> references;  // lists may be empty: not used
+  absl::Span<const double> shares;                   // what a label's loss is multiplied with
+};
+struct DpoParts {
+  DpoForm form;
+  absl::Span<const AnswerSums> references;
+};
+// The teacher's likeliest tokens at one label, the likeliest first, and how likely all others are
+// together.
+struct TopK {
+  std::vector<TokenId> ids;       // [K]
+  std::vector<double> log_probs;  // [K]
+  double log_rest = 0;
+};
+struct DistillParts {
+  double temperature = 1;
+  int64_t top_k = 0;                            // 0: the whole vocabulary
+  absl::Span<const std::vector<TopK>> top;      // of each label, with top_k
+  absl::Span<const at::Tensor> teacher_hidden;  // [labels, D] fp32 on the CPU, without
+};
+using LossParts = std::variant<std::monostate, PolicyParts, DpoParts, DistillParts>;
 
 // What a run minimises, as both gradient paths see it: token sequences that go through the model,
 // and a function of the logits where they have labels.
@@ -59,6 +97,12 @@ class Loss {
   // Turns the logits into factor * d loss / d logits, in place, and returns the loss of the chunk
   // (with wants_log_probs: 0). Uses all threads; the bits do not depend on their number.
   virtual double LossAndGradient(const LogitsChunk& chunk, double factor) = 0;
+
+  // Valid after Prepare, for the life of the loss; the kind of it before, too. monostate: cross
+  // entropy.
+  virtual LossParts parts() const { return {}; }
+  // Sums of the terms of label_kernels.h but the first, of a path that computes the loss itself.
+  virtual void AddTerms(absl::Span<const double> sums);
 
   // Figures of the micro-batches since the last call, by name; means over rows unless the name says
   // otherwise.

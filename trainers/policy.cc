@@ -62,6 +62,10 @@ class Policy : public Loss {
   Policy(const ObjectiveSettings& settings, absl::Span<const TrainingRow> rows,
          std::vector<double> advantages)
       : settings_(settings),
+        form_{.cispo = settings.policy_loss == PolicyLoss::kCispo,
+              .low = 1 - settings.policy_clip_low,
+              .high = 1 + settings.policy_clip_high,
+              .kl_beta = settings.policy_kl_beta},
         rows_(rows),
         advantages_(std::move(advantages)),
         old_(rows.size()),
@@ -70,6 +74,8 @@ class Policy : public Loss {
       const std::vector<float>& given = rows[i].sample.old_log_probs;
       old_[i].assign(given.begin(), given.end());
       num_labels_.push_back(static_cast<double>(NumTargets(rows[i].labels)));
+      const bool by_sequence = settings.policy_mean == PolicyMean::kSequences;
+      shares_.push_back(by_sequence ? 1 / num_labels_.back() : 1);
     }
   }
 
@@ -98,7 +104,9 @@ class Policy : public Loss {
   double LossAndGradient(const LogitsChunk& chunk, double factor) override {
     at_.resize(chunk.labels.size());
     const double loss = LogProbLoss(chunk, factor, [&](size_t i, double log_prob) {
-      return Count(chunk.labels[i], log_prob, at_[i]);
+      const auto row = static_cast<size_t>(chunk.labels[i].sequence);
+      at_[i] = TermOf(chunk.labels[i], log_prob);
+      return LabelLoss{at_[i].loss * shares_[row], at_[i].weight * shares_[row]};
     });
     const auto first = static_cast<size_t>(chunk.targets.front().first_label);
     const auto last =
@@ -106,10 +114,21 @@ class Policy : public Loss {
     for (size_t i = first; i < last; ++i) {
       figures_.labels += 1;
       figures_.ratio += at_[i].ratio;
-      figures_.clipped += at_[i].clipped ? 1 : 0;
+      figures_.clipped += at_[i].clipped;
       figures_.kl += at_[i].old_kl;
     }
     return loss;
+  }
+
+  LossParts parts() const override {
+    return PolicyParts{form_, advantages_, old_, reference_, shares_};
+  }
+
+  void AddTerms(absl::Span<const double> sums) override {
+    figures_.labels += sums[0];
+    figures_.ratio += sums[1];
+    figures_.clipped += sums[2];
+    figures_.kl += sums[3];
   }
 
   std::map<std::string, double> TakeFigures() override {
@@ -121,12 +140,6 @@ class Policy : public Loss {
   }
 
  private:
-  // What the figures need of a label.
-  struct AtLabel {
-    double ratio = 0;
-    bool clipped = false;
-    double old_kl = 0;
-  };
   struct Figures {
     double labels = 0;
     double ratio = 0;
@@ -143,50 +156,22 @@ class Policy : public Loss {
     return absl::OkStatus();
   }
 
-  LabelLoss Count(const Label& label, double log_prob, AtLabel& at) const {
+  PolicyTerm TermOf(const Label& label, double log_prob) const {
     const auto row = static_cast<size_t>(label.sequence);
     const auto place = static_cast<size_t>(label.ordinal);
-    const double log_ratio = log_prob - old_[row][place];
-    at.ratio = std::exp(log_ratio);
-    at.old_kl = std::exp(-log_ratio) + log_ratio - 1;
-    LabelLoss loss = settings_.policy_loss == PolicyLoss::kGrpo
-                         ? Grpo(advantages_[row], at)
-                         : Cispo(advantages_[row], log_prob, at);
-    if (settings_.policy_kl_beta > 0) {
-      const double d = reference_[row][place] - log_prob;
-      loss.loss += settings_.policy_kl_beta * (std::exp(d) - d - 1);
-      loss.weight += settings_.policy_kl_beta * (std::exp(d) - 1);
-    }
-    if (settings_.policy_mean == PolicyMean::kSequences) {
-      loss.loss /= num_labels_[row];
-      loss.weight /= num_labels_[row];
-    }
-    return loss;
-  }
-
-  // d r / d(-log p) = -r; none where the clipped side is the smaller one.
-  LabelLoss Grpo(double advantage, AtLabel& at) const {
-    const double low = 1 - settings_.policy_clip_low, high = 1 + settings_.policy_clip_high;
-    const double clipped = std::clamp(at.ratio, low, high);
-    at.clipped = clipped * advantage < at.ratio * advantage;
-    if (at.clipped) return {.loss = -clipped * advantage, .weight = 0};
-    return {.loss = -at.ratio * advantage, .weight = at.ratio * advantage};
-  }
-
-  LabelLoss Cispo(double advantage, double log_prob, AtLabel& at) const {
-    const double high = 1 + settings_.policy_clip_high;
-    at.clipped = at.ratio > high;
-    const double weight = std::min(at.ratio, high) * advantage;
-    return {.loss = -weight * log_prob, .weight = weight};
+    const double reference = form_.kl_beta > 0 ? reference_[row][place] : 0;
+    return PolicyTermOf(form_, {log_prob, old_[row][place], reference, advantages_[row]});
   }
 
   const ObjectiveSettings settings_;
+  const PolicyForm form_;
   const absl::Span<const TrainingRow> rows_;
   const std::vector<double> advantages_;        // by row
   std::vector<std::vector<double>> old_;        // by row and label: log-probabilities
   std::vector<std::vector<double>> reference_;  // the same
   std::vector<double> num_labels_;              // by row
-  std::vector<AtLabel> at_;                     // of a chunk
+  std::vector<double> shares_;                  // by row: of a label's loss
+  std::vector<PolicyTerm> at_;                  // of a chunk
   Figures figures_;
 };
 

@@ -4,7 +4,9 @@
 #include <cstdint>
 
 #include "column_ops.h"
+#include "dispatch_types.h"
 #include "evolora/device/kernels.h"
+#include "label_dispatch.h"
 #include "row_ops.h"
 #include "step_ops.h"
 
@@ -15,33 +17,6 @@
 //   Each<kThreads>(op)   for those with Run alone
 // and both return a KernelError.
 namespace evolora {
-
-constexpr int kWarp = 32;
-constexpr int kRowThreads = 256;
-constexpr int kVocabularyThreads = 512;
-constexpr int64_t kAccessBytes = 16;
-
-// Whether rows of `width` elements at `pointers` can be read in accesses of kAccessBytes.
-template <class T, class... Pointers>
-bool Packs(int64_t width, Pointers... pointers) {
-  const bool whole = width % (kAccessBytes / static_cast<int64_t>(sizeof(T))) == 0;
-  return whole && ((reinterpret_cast<uintptr_t>(pointers) % kAccessBytes == 0) && ...);
-}
-
-template <class T>
-const T* As(const void* data) {
-  return static_cast<const T*>(data);
-}
-template <class T>
-T* As(void* data) {
-  return static_cast<T*>(data);
-}
-
-// Calls body(zero of the element type).
-template <class Body>
-KernelError ByType(ElementType type, Body body) {
-  return type == ElementType::kFloat32 ? body(float{}) : body(BFloat16{});
-}
 
 template <class Runner>
 KernelError RunRmsNorm(const RmsNormArgs& a, const Runner& run) {
@@ -217,6 +192,12 @@ DeviceKernels TableOf(const char* name) {
             return RunScaleColumnsBackward(a, Runner{s});
           },
           [](const CrossEntropyArgs& a, void* s) { return RunCrossEntropy(a, Runner{s}); },
+          [](const LabelLogProbsArgs& a, void* s) { return RunLabelLogProbs(a, Runner{s}); },
+          [](const LabelGradientArgs& a, void* s) { return RunLabelGradient(a, Runner{s}); },
+          [](const PolicyLossArgs& a, void* s) { return RunPolicyLoss(a, Runner{s}); },
+          [](const DpoLossArgs& a, void* s) { return RunDpoLoss(a, Runner{s}); },
+          [](const DistillTopArgs& a, void* s) { return RunDistillTop(a, Runner{s}); },
+          [](const DistillWholeArgs& a, void* s) { return RunDistillWhole(a, Runner{s}); },
           [](const GradientNormArgs& a, void* s) { return RunGradientNorm(a, Runner{s}); },
           [](const AdamWArgs& a, void* s) { return RunAdamW(a, Runner{s}); }};
 }

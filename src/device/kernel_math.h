@@ -100,7 +100,27 @@ EVOLORA_HOST_DEVICE inline ExpSum Join(const ExpSum& a, const ExpSum& b) {
   const float max = a.max > b.max ? a.max : b.max;
   return {max, a.sum * expf(a.max - max) + b.sum * expf(b.max - max)};
 }
+// Of the packs of a row that are a thread's own.
+template <class T, int kPack>
+EVOLORA_HOST_DEVICE inline ExpSum ExpSumOf(const T* x, int64_t width, int thread, int threads) {
+  ExpSum s;
+  for (int64_t c = int64_t{thread} * kPack; c < width; c += int64_t{threads} * kPack) {
+    const Pack<T, kPack> in = Load<T, kPack>(x + c);
+    float max = s.max;
+    for (int i = 0; i < kPack; ++i) {
+      const float value = ToFloat(in.values[i]);
+      max = value > max ? value : max;
+    }
+    s.sum *= expf(s.max - max);
+    s.max = max;
+    for (int i = 0; i < kPack; ++i) s.sum += expf(ToFloat(in.values[i]) - max);
+  }
+  return s;
+}
 EVOLORA_HOST_DEVICE inline float LogOf(const ExpSum& s) { return s.max + logf(s.sum); }
+EVOLORA_HOST_DEVICE inline double WideLogOf(const ExpSum& s) {
+  return static_cast<double>(s.max) + log(static_cast<double>(s.sum));
+}
 
 struct AdamWState {
   float value;

@@ -21,20 +21,7 @@ struct CrossEntropyOp {
   const float* factor_at;
 
   EVOLORA_HOST_DEVICE ExpSum Partial(int64_t row, int thread, int threads) const {
-    const T* x = logits + row * vocabulary;
-    ExpSum s;
-    for (int64_t c = int64_t{thread} * kPack; c < vocabulary; c += int64_t{threads} * kPack) {
-      const Pack<T, kPack> in = Load<T, kPack>(x + c);
-      float max = s.max;
-      for (int i = 0; i < kPack; ++i) {
-        const float value = ToFloat(in.values[i]);
-        max = value > max ? value : max;
-      }
-      s.sum *= expf(s.max - max);
-      s.max = max;
-      for (int i = 0; i < kPack; ++i) s.sum += expf(ToFloat(in.values[i]) - max);
-    }
-    return s;
+    return ExpSumOf<T, kPack>(logits + row * vocabulary, vocabulary, thread, threads);
   }
   static EVOLORA_HOST_DEVICE ExpSum Join(const ExpSum& a, const ExpSum& b) {
     return evolora::Join(a, b);

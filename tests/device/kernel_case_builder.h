@@ -67,6 +67,14 @@ KernelCase MaskFeaturesCase(ElementType type, int64_t rows, int64_t width, bool 
 KernelCase ScaleColumnsCase(ElementType type, int64_t rows, int64_t width, bool add);
 KernelCase ScaleColumnsBackwardCase(ElementType type, int64_t rows, int64_t width);
 
+// The cases of label losses.
+KernelCase LabelLogProbsCase(ElementType type, int64_t rows, int64_t vocabulary);
+KernelCase LabelGradientCase(ElementType type, int64_t rows, int64_t vocabulary);
+KernelCase PolicyLossCase(int64_t labels, bool cispo);
+KernelCase DpoLossCase(int64_t pairs);
+KernelCase DistillTopCase(ElementType type, int64_t rows, int64_t vocabulary, int64_t kept);
+KernelCase DistillWholeCase(ElementType type, int64_t rows, int64_t vocabulary);
+
 // The cases of loss and optimiser.
 KernelCase CrossEntropyCase(ElementType type, int64_t rows, int64_t vocabulary, double scale);
 KernelCase GradientNormCase(int64_t count, double max_norm);

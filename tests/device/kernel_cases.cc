@@ -273,6 +273,13 @@ void AddCasesOf(ElementType type, std::vector<KernelCase>& cases) {
   }
   for (const int64_t vocabulary : {1, 37, 512, 4097, 8200}) {
     cases.push_back(CrossEntropyCase(type, 6, vocabulary, 5));
+    cases.push_back(LabelLogProbsCase(type, 6, vocabulary));
+    cases.push_back(LabelGradientCase(type, 6, vocabulary));
+    cases.push_back(DistillWholeCase(type, 4, vocabulary));
+    if (vocabulary == 1) continue;
+    for (const int64_t kept : {1, 7, 36}) {
+      cases.push_back(DistillTopCase(type, 4, vocabulary, kept));
+    }
   }
   cases.push_back(CrossEntropyCase(type, 4, 1000, 200));
 }
@@ -283,6 +290,10 @@ std::vector<KernelCase> AllKernelCases() {
   std::vector<KernelCase> cases;
   AddCasesOf(ElementType::kFloat32, cases);
   AddCasesOf(ElementType::kBFloat16, cases);
+  for (const int64_t labels : {1, 300}) {
+    for (const bool cispo : {false, true}) cases.push_back(PolicyLossCase(labels, cispo));
+  }
+  for (const int64_t pairs : {1, 5}) cases.push_back(DpoLossCase(pairs));
   for (const int64_t count : {1, 255, 70001}) {
     for (const double max_norm : {0.0, 0.5, 1e6}) {
       cases.push_back(GradientNormCase(count, max_norm));

@@ -1,9 +1,13 @@
 #include "trainers/device_cases.h"
 
 #include <cmath>
+#include <numeric>
 #include <utility>
 
+#include "ATen/ATen.h"
 #include "absl/strings/str_cat.h"
+#include "device/device_stream.h"
+#include "support/status_matchers.h"
 
 namespace evolora::testing {
 
@@ -13,6 +17,7 @@ Gradient DeviceGradient(const Case& c, const DevicePathOptions& options) {
   const auto make = [&](const GradientPathInputs& inputs) {
     return MakeDevicePath(inputs, options);
   };
+  const DeviceStream stream(options.device);
   return Compute(c, make, /*factor=*/0.1, options.device);
 }
 
@@ -105,6 +110,49 @@ class FakeGraph : public RecordedGraph {
 std::unique_ptr<RecordedGraph> FakeRecorder::Record(const std::function<void()>& body) {
   ++recorded;
   return std::make_unique<FakeGraph>(*this, body);
+}
+
+Steps StepsOf(const Case& c, const DevicePathOptions& options) {
+  const std::shared_ptr<const LlamaWeights> base = RandomWeights(c.config, 3);
+  absl::StatusOr<AdapterParameters> parameters =
+      AdapterParameters::Create(*base, c.recipe, /*init=*/nullptr);
+  EXPECT_THAT(parameters, IsOk());
+  const DeviceStream stream(options.device);
+  parameters->MoveTo(options.device);
+  const absl::StatusOr<std::unique_ptr<Loss>> loss = MakeLoss(c.recipe.objective, c.rows);
+  EXPECT_THAT(loss, IsOk());
+  const std::unique_ptr<GradientPath> path = MakeDevicePath({.base = base.get(),
+                                                             .lora = &parameters->lora(),
+                                                             .recipe = &c.recipe,
+                                                             .rows = c.rows,
+                                                             .loss = loss->get()},
+                                                            options);
+  std::vector<int64_t> all(c.rows.size());
+  std::iota(all.begin(), all.end(), 0);
+  EXPECT_THAT((*loss)->Prepare(*path->frozen_pass(), all, {}), IsOk());
+  Steps run;
+  for (int64_t step = 0; step < 6; ++step) {
+    path->set_step(step);
+    parameters->gradient.zero_();
+    parameters->value.add_(0.01);
+    std::vector<int64_t> rows = {step % 3, 3, 2 - step % 3};
+    if (c.rows.size() > 4) rows.push_back(4);
+    EXPECT_THAT(path->EnqueueGradient(rows, 0.1 + 0.1 * static_cast<double>(step)), IsOk());
+    run.losses.push_back(path->LossSum().value());
+    run.gradients.push_back(parameters->gradient.cpu().clone());
+  }
+  return run;
+}
+
+Case RepeatingCase(bool dora) {
+  return MakeCase("repeating", [&](Case& c) {
+    for (const uint64_t i : {0, 1, 2, 3, 4}) {
+      c.rows.push_back(RandomRow(c.config, 18 + static_cast<int64_t>(i % 3), i));
+      c.rows.back().labels = c.rows.back().ids;
+    }
+    c.recipe.use_dora = dora;
+    c.recipe.lora_dropout = dora ? 0 : 0.3;
+  });
 }
 
 TrainingJob DeviceJob() {

@@ -31,6 +31,16 @@ class FakeRecorder : public GraphRecorder {
   int64_t alive = 0;
 };
 
+// A path over several optimiser steps, as a trainer makes it: other rows, factors, steps and values
+// of the adapter each time.
+struct Steps {
+  std::vector<double> losses;
+  std::vector<at::Tensor> gradients;  // on the CPU
+};
+Steps StepsOf(const Case& c, const DevicePathOptions& options);
+// Rows whose micro-batches have one shape, once padded, and differ in everything else.
+Case RepeatingCase(bool dora);
+
 // A run of nine steps with clipping, weight decay and LoRA+.
 TrainingJob DeviceJob();
 

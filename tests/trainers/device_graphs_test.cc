@@ -20,7 +20,9 @@ using testing::DeviceGradient;
 using testing::Difference;
 using testing::FakeRecorder;
 using testing::Gradient;
-using testing::RandomRow;
+using testing::RepeatingCase;
+using testing::Steps;
+using testing::StepsOf;
 
 BatchShape Shape(int64_t tokens, int64_t rows, int64_t longest_row, int64_t predicting) {
   return {tokens, rows, longest_row, predicting, predicting};
@@ -129,47 +131,6 @@ TEST(DeviceGraphs, PaddingContributesNothing) {
   }
 }
 
-// A run over the path's whole life, as a trainer makes it: other rows, factors, steps and values of
-// the adapter each time.
-struct Steps {
-  std::vector<double> losses;
-  std::vector<at::Tensor> gradients;
-};
-
-Steps StepsOf(const Case& c, const DevicePathOptions& options) {
-  const std::shared_ptr<const LlamaWeights> base = testing::RandomWeights(c.config, 3);
-  absl::StatusOr<AdapterParameters> parameters =
-      AdapterParameters::Create(*base, c.recipe, /*init=*/nullptr);
-  EXPECT_THAT(parameters, testing::IsOk());
-  const std::unique_ptr<GradientPath> path = MakeDevicePath(
-      {.base = base.get(), .lora = &parameters->lora(), .recipe = &c.recipe, .rows = c.rows},
-      options);
-  Steps run;
-  for (int64_t step = 0; step < 6; ++step) {
-    path->set_step(step);
-    parameters->gradient.zero_();
-    parameters->value.add_(0.01);
-    const std::vector<int64_t> rows = {step % 3, 3, 2 - step % 3, 4};
-    EXPECT_THAT(path->EnqueueGradient(rows, 0.1 + 0.1 * static_cast<double>(step)),
-                testing::IsOk());
-    run.losses.push_back(path->LossSum().value());
-    run.gradients.push_back(parameters->gradient.clone());
-  }
-  return run;
-}
-
-// Rows whose micro-batches have one shape and differ in everything else.
-Case RepeatingCase(bool dora) {
-  return testing::MakeCase("repeating", [&](Case& c) {
-    for (const uint64_t i : {0, 1, 2, 3, 4}) {
-      c.rows.push_back(RandomRow(c.config, 18 + static_cast<int64_t>(i % 3), i));
-      c.rows.back().labels = c.rows.back().ids;
-    }
-    c.recipe.use_dora = dora;
-    c.recipe.lora_dropout = dora ? 0 : 0.3;
-  });
-}
-
 TEST(DeviceGraphs, AReplayTakesTheNewTokensFactorStepAndValues) {
   for (const bool dora : {false, true}) {
     const Case c = RepeatingCase(dora);
@@ -186,6 +147,22 @@ TEST(DeviceGraphs, AReplayTakesTheNewTokensFactorStepAndValues) {
                 1e-5 * exact.gradients[i].norm().item<double>());
     }
     EXPECT_EQ(recorder->alive, 0);
+  }
+}
+
+TEST(DeviceGraphs, AReplayTakesWhatTheLabelsOfAnObjectiveNeed) {
+  for (const Case& c : testing::ObjectiveCases()) {
+    const auto recorder = std::make_shared<FakeRecorder>();
+    const Steps replayed = StepsOf(c, {.graphs = true, .recorder = recorder});
+    EXPECT_GT(recorder->replayed, 2) << c.name;
+    const Steps padded = StepsOf(c, {.graphs = true}), exact = StepsOf(c, {});
+    EXPECT_EQ(replayed.losses, padded.losses) << c.name;
+    for (size_t i = 0; i < exact.losses.size(); ++i) {
+      EXPECT_TRUE(replayed.gradients[i].equal(padded.gradients[i])) << c.name << ", step " << i;
+      EXPECT_LT(replayed.gradients[i].sub(exact.gradients[i]).norm().item<double>(),
+                1e-5 * exact.gradients[i].norm().item<double>())
+          << c.name << ", step " << i;
+    }
   }
 }
 

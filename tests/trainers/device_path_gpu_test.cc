@@ -1,17 +1,30 @@
 // The device path on a CUDA device against the autograd reference on the CPU. Built with
 // EVOLORA_CUDA; skips without a device.
+#include <cmath>
+#include <cstdint>
+#include <functional>
 #include <memory>
+#include <optional>
+#include <thread>
 #include <utility>
 #include <vector>
 
+#include "ATen/ATen.h"
 #include "absl/strings/str_cat.h"
+#include "c10/core/DeviceGuard.h"
+#include "c10/cuda/CUDAFunctions.h"
+#include "device/device_optimizer.h"
 #include "device/device_path.h"
+#include "device/device_stream.h"
+#include "device/graph_cache.h"
 #include "device/open_device.h"
 #include "evolora/adapters/lora_adapter.h"
 #include "evolora/core/clock.h"
 #include "evolora/core/file_system.h"
 #include "evolora/trainers/lora_trainer.h"
+#include "evolora/trainers/process_group.h"
 #include "gtest/gtest.h"
+#include "support/free_port.h"
 #include "support/status_matchers.h"
 #include "trainers/device_cases.h"
 
@@ -45,6 +58,162 @@ TEST_F(CudaPathTest, InFp32EqualsAutograd) {
   }
 }
 
+TEST_F(CudaPathTest, InFp32EqualsAutogradWithMagnitudesDropoutAndObjectives) {
+  std::vector<Case> cases = testing::ObjectiveCases();
+  for (const Case& c : testing::FewCases()) {
+    cases.push_back(c);
+    cases.back().recipe.use_dora = true;
+    cases.push_back(c);
+    cases.back().recipe.lora_dropout = 0.4;
+  }
+  for (const Case& c : cases) {
+    const Gradient expected = ReferenceGradient(c);
+    EXPECT_EQ(Difference(DeviceGradient(c, {.device = device_}), expected, 1e-4), "") << c.name;
+    EXPECT_EQ(Difference(DeviceGradient(c, {.device = device_, .graphs = true}), expected, 1e-4),
+              "")
+        << c.name << ", padded";
+  }
+}
+
+// CUDA's, counted.
+class CountingRecorder : public GraphRecorder {
+ public:
+  explicit CountingRecorder(at::Device device) : inner_(MakeCudaGraphRecorder(device)) {}
+  std::unique_ptr<RecordedGraph> Record(const std::function<void()>& body) override {
+    ++recorded;
+    return inner_->Record(body);
+  }
+  int64_t recorded = 0;
+
+ private:
+  const std::unique_ptr<GraphRecorder> inner_;
+};
+
+// Pads and records nothing.
+class NoGraphs : public GraphRecorder {
+ public:
+  std::unique_ptr<RecordedGraph> Record(const std::function<void()>& body) override {
+    return std::make_unique<AsIs>(body);
+  }
+
+ private:
+  class AsIs : public RecordedGraph {
+   public:
+    explicit AsIs(std::function<void()> body) : body_(std::move(body)) {}
+    void Replay() override { body_(); }
+
+   private:
+    const std::function<void()> body_;
+  };
+};
+
+TEST_F(CudaPathTest, AReplayedGraphGivesTheNumbersOfItsKernelsOneByOne) {
+  std::vector<Case> cases = testing::ObjectiveCases();
+  for (const bool dora : {false, true}) cases.push_back(testing::RepeatingCase(dora));
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+    for (Case& c : cases) {
+      c.config.head_dim = 16;
+      const auto recorder = std::make_shared<CountingRecorder>(device_);
+      const testing::Steps replayed = testing::StepsOf(
+          c, {.device = device_, .dtype = dtype, .graphs = true, .recorder = recorder});
+      const testing::Steps one_by_one =
+          testing::StepsOf(c, {.device = device_,
+                               .dtype = dtype,
+                               .graphs = true,
+                               .recorder = std::make_shared<NoGraphs>()});
+      EXPECT_GT(recorder->recorded, 0) << c.name;
+      for (size_t i = 0; i < replayed.losses.size(); ++i) {
+        EXPECT_NEAR(replayed.losses[i] / one_by_one.losses[i], 1, 1e-6) << c.name << i;
+        const double norm = one_by_one.gradients[i].norm().item<double>();
+        EXPECT_LT(replayed.gradients[i].sub(one_by_one.gradients[i]).norm().item<double>(),
+                  1e-5 * norm)
+            << c.name << i;
+      }
+    }
+  }
+}
+
+// While it lives, LibTorch throws where the host would wait for a device.
+class NoWaiting {
+ public:
+  NoWaiting() { Set(c10::cuda::SyncDebugMode::L_ERROR); }
+  ~NoWaiting() { Set(c10::cuda::SyncDebugMode::L_DISABLED); }
+  NoWaiting(const NoWaiting&) = delete;
+  NoWaiting& operator=(const NoWaiting&) = delete;
+
+ private:
+  static void Set(c10::cuda::SyncDebugMode mode) {
+    c10::cuda::warning_state().set_sync_debug_mode(mode);
+  }
+};
+
+TEST_F(CudaPathTest, AStepDoesNotWaitForTheDevice) {
+  std::vector<Case> cases = testing::ObjectiveCases();
+  for (const bool dora : {false, true}) cases.push_back(testing::RepeatingCase(dora));
+  for (const Case& c : cases) {
+    for (const bool graphs : {false, true}) {
+      SCOPED_TRACE(absl::StrCat(c.name, graphs ? ", graphs" : ""));
+      const DeviceStream stream(device_);
+      const std::shared_ptr<const LlamaWeights> base = testing::RandomWeights(c.config, 3);
+      ASSERT_OK_AND_ASSIGN(AdapterParameters parameters,
+                           AdapterParameters::Create(*base, c.recipe, nullptr));
+      parameters.MoveTo(device_);
+      ASSERT_OK_AND_ASSIGN(const std::unique_ptr<Loss> loss, MakeLoss(c.recipe.objective, c.rows));
+      const std::unique_ptr<GradientPath> path =
+          MakeDevicePath({.base = base.get(),
+                          .lora = &parameters.lora(),
+                          .recipe = &c.recipe,
+                          .rows = c.rows,
+                          .loss = loss.get()},
+                         {.device = device_, .dtype = at::kBFloat16, .graphs = graphs});
+      DeviceOptimizer optimizer(c.recipe, parameters);
+      ASSERT_THAT(loss->Prepare(*path->frozen_pass(), {0, 1, 2, 3}, {}), testing::IsOk());
+      for (int64_t step = 0; step < 4; ++step) {  // as it is, recorded, replayed
+        parameters.gradient.zero_();
+        std::optional<NoWaiting> no_waiting;
+        if (step > 0) no_waiting.emplace();  // the first one makes the tables of positions
+        ASSERT_THAT(path->EnqueueGradient({0, 1, 2, 3}, 0.1), testing::IsOk());
+        optimizer.Step(step, 1e-3);
+      }
+      EXPECT_TRUE(std::isfinite(optimizer.GradientNorm()));
+    }
+  }
+}
+
+TEST_F(CudaPathTest, TrainsTheSameWithAndWithoutGraphs) {
+  TrainingJob job = testing::DeviceJob();
+  job.recipe.epochs = 10;  // shapes come again
+  const auto train = [&](bool graphs) {
+    return TrainLora(job, {.device = "cuda", .device_graphs = graphs}, PosixFileSystem(),
+                     SystemClock(), {});
+  };
+  ASSERT_OK_AND_ASSIGN(const TrainedAdapter with, train(true));
+  ASSERT_OK_AND_ASSIGN(const TrainedAdapter without, train(false));
+  EXPECT_EQ(Difference(with, without, 1e-4), "");
+}
+
+// Two ranks where there are two devices, else one.
+TEST_F(CudaPathTest, RanksSumTensorsOnTheirDevices) {
+  const int size = OpenDevice("cuda:1").ok() ? 2 : 1, port = testing::FreePort();
+  std::vector<std::thread> ranks;
+  for (int rank = 0; rank < size; ++rank) {
+    ranks.emplace_back([=] {
+      const c10::Device device(c10::kCUDA, static_cast<c10::DeviceIndex>(rank));
+      const c10::DeviceGuard guard(device);
+      const DeviceStream stream(device);
+      const auto group =
+          JoinProcessGroup({.rank = rank, .size = size, .port = port, .timeout_seconds = 60});
+      ASSERT_THAT(group, testing::IsOk());
+      const at::Tensor values =
+          at::full({100'003}, 0.5 + rank, at::device(device).dtype(at::kFloat));
+      ASSERT_THAT((*group)->Sum(values), testing::IsOk());
+      const double expected = size == 1 ? 0.5 : 2.0;
+      EXPECT_TRUE(values.cpu().eq(expected).all().item<bool>());
+    });
+  }
+  for (std::thread& rank : ranks) rank.join();
+}
+
 // Heads that flash attention takes: several to a key head, with and without windows.
 std::vector<Case> FlashCases() {
   std::vector<Case> cases;
@@ -66,9 +235,14 @@ std::vector<Case> FlashCases() {
 TEST_F(CudaPathTest, InBfloat16StaysNearTheFp32Gradient) {
   std::vector<Case> cases = ArchitectureCases();
   for (Case& c : FlashCases()) cases.push_back(std::move(c));
+  for (Case& c : testing::ObjectiveCases()) cases.push_back(std::move(c));
   for (const Case& c : cases) {
-    const Gradient gradient = DeviceGradient(c, {.device = device_, .dtype = at::kBFloat16});
-    EXPECT_EQ(Difference(gradient, ReferenceGradient(c), 0.05), "") << c.name;
+    const Gradient expected = ReferenceGradient(c);
+    for (const bool padded : {false, true}) {
+      const Gradient gradient =
+          DeviceGradient(c, {.device = device_, .dtype = at::kBFloat16, .graphs = padded});
+      EXPECT_EQ(Difference(gradient, expected, 0.1), "") << c.name << (padded ? ", padded" : "");
+    }
   }
 }
 

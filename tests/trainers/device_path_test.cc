@@ -1,7 +1,11 @@
 #include "device/device_path.h"
 
 #include <memory>
+#include <string>
+#include <utility>
+#include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 #include "support/status_matchers.h"
 #include "trainers/device_cases.h"
@@ -50,20 +54,27 @@ TEST(DevicePath, OnTheCpuEqualsAutogradWithDropout) {
 
 TEST(DevicePath, OnTheCpuEqualsAutogradForEveryObjective) {
   for (Case& c : ObjectiveCases()) {
+    const Gradient expected = ReferenceGradient(c);
     for (const int64_t tokens : {60, 10000}) {
       c.recipe.tokens_per_micro_batch = tokens;
-      EXPECT_EQ(Difference(DeviceGradient(c, {}), ReferenceGradient(c), 1e-5), "")
-          << c.name << ", " << tokens;
+      const std::string name = absl::StrCat(c.name, ", ", tokens);
+      EXPECT_EQ(Difference(DeviceGradient(c, {}), expected, 1e-5), "") << name;
+      EXPECT_EQ(Difference(DeviceGradient(c, {.logits_per_chunk = 1}), expected, 1e-5), "") << name;
+      EXPECT_EQ(Difference(DeviceGradient(c, {.graphs = true}), expected, 1e-5), "") << name;
     }
   }
 }
 
 // bf16 keeps 8 bits: the gradient of a step in it points where that of fp32 does.
 TEST(DevicePath, InBfloat16StaysNearTheFp32Gradient) {
-  for (const Case& c : ArchitectureCases()) {
-    EXPECT_EQ(Difference(DeviceGradient(c, {.dtype = at::kBFloat16}), ReferenceGradient(c), 0.05),
-              "")
-        << c.name;
+  std::vector<Case> cases = ArchitectureCases();
+  for (Case& c : ObjectiveCases()) cases.push_back(std::move(c));
+  for (const Case& c : cases) {
+    const Gradient expected = ReferenceGradient(c);
+    for (const bool padded : {false, true}) {
+      const Gradient gradient = DeviceGradient(c, {.dtype = at::kBFloat16, .graphs = padded});
+      EXPECT_EQ(Difference(gradient, expected, 0.1), "") << c.name << (padded ? ", padded" : "");
+    }
   }
 }
 

@@ -13,12 +13,14 @@
 #include <string>
 #include <vector>
 
+#include "ATen/Context.h"
 #include "ATen/DeviceAccelerator.h"
 #include "ATen/ops/ones.h"
 #include "ATen/ops/randn.h"
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
 #include "adapter_parameters.h"
+#include "device/device_errors.h"
 #include "device/device_optimizer.h"
 #include "device/device_path.h"
 #include "device/device_stream.h"
@@ -151,6 +153,7 @@ absl::StatusOr<Json> Measure(const Settings& settings) {
   ASSIGN_OR_RETURN(const c10::Device device, OpenDevice(settings.device));
   ASSIGN_OR_RETURN(const LlamaConfig config, ConfigOf(settings.model));
   const DeviceStream stream(device);
+  at::manual_seed(1);
   const LlamaWeights base = RandomWeights(config);
   LoraRecipe recipe;
   recipe.rank = settings.rank;
@@ -205,9 +208,14 @@ int main(int argc, char** argv) {
   app.add_flag("--no-graphs", settings.no_graphs, "starts every kernel by itself");
   app.add_option("--device", settings.device, "cpu, cuda or cuda:N");
   CLI11_PARSE(app, argc, argv);
-  const auto result = evolora::CatchTorch("benchmark", [&] { return evolora::Measure(settings); });
+  const auto result = evolora::CatchTorch("benchmark", [&] {
+    return evolora::NameOutOfMemory([&] { return evolora::Measure(settings); });
+  });
   if (!result.ok()) {
-    std::fprintf(stderr, "device_benchmark: %s\n", std::string(result.status().message()).c_str());
+    // device_table.py looks for these words.
+    const bool full = absl::IsResourceExhausted(result.status());
+    std::fprintf(stderr, "device_benchmark: %s%s\n", full ? "out of memory: " : "",
+                 std::string(result.status().message()).c_str());
     return 1;
   }
   std::printf("%s\n", result->dump().c_str());

@@ -36,14 +36,14 @@ def imports(python: pathlib.Path, module: str) -> bool:
 
 
 def find_engines(program: str, peers: pathlib.Path | None) -> list[Engine]:
-    evolora = Engine("evolora", (program,))
+    evolora = [Engine("evolora", (program,)), Engine("without graphs", (program, "--no-graphs"))]
     python = peers / "bin/python" if peers else None
     if python is None or not python.exists():
-        return [evolora, Engine("PEFT", missing="not installed")]
+        return [*evolora, Engine("PEFT", missing="not installed")]
     peft = Engine("PEFT", (str(python), str(PEER)))
     if not imports(python, "liger_kernel"):
-        return [evolora, peft, Engine("PEFT + Liger", missing="not installed")]
-    return [evolora, peft, Engine("PEFT + Liger", (*peft.argv, "--liger"))]
+        return [*evolora, peft, Engine("PEFT + Liger", missing="not installed")]
+    return [*evolora, peft, Engine("PEFT + Liger", (*peft.argv, "--liger"))]
 
 
 def last_line(text: str) -> str:
@@ -121,8 +121,8 @@ def main() -> None:
     engines = find_engines(args.program, args.peers)
     text = "\n".join([
         f"Tokens a second on {device_name(args.device)}; {args.tokens} tokens a step, bf16 base, "
-        "LoRA of rank 16 on every linear layer; in brackets how many times evolora's rate is the "
-        "peer's.", "",
+        "LoRA of rank 16 on every linear layer, with CUDA graphs unless it says otherwise; in brackets "
+        "how many times evolora's rate is that one's.", "",
         f"| model | row | {' | '.join(engine.name for engine in engines)} |",
         f"|---|---{'|---' * len(engines)}|", *rows(engines, args), ""])
     if args.out:

@@ -137,6 +137,48 @@ void DeviceMath::CrossEntropy(CrossEntropyArgs args, const at::Tensor& logits) c
   Check(kernels_->cross_entropy(args, stream()), "cross_entropy");
 }
 
+void DeviceMath::LabelLogProbs(LabelLogProbsArgs args, const at::Tensor& logits) const {
+  args.type = type();
+  args.logits = logits.const_data_ptr();
+  args.rows = logits.size(0);
+  args.vocabulary = logits.size(1);
+  Check(kernels_->label_log_probs(args, stream()), "label_log_probs");
+}
+
+void DeviceMath::LabelGradient(LabelGradientArgs args, const at::Tensor& logits) const {
+  args.type = type();
+  args.logits = logits.mutable_data_ptr();
+  args.rows = logits.size(0);
+  args.vocabulary = logits.size(1);
+  Check(kernels_->label_gradient(args, stream()), "label_gradient");
+}
+
+void DeviceMath::PolicyLoss(const PolicyLossArgs& args) const {
+  Check(kernels_->policy_loss(args, stream()), "policy_loss");
+}
+
+void DeviceMath::DpoLoss(const DpoLossArgs& args) const {
+  Check(kernels_->dpo_loss(args, stream()), "dpo_loss");
+}
+
+void DeviceMath::DistillTop(DistillTopArgs args, const at::Tensor& logits) const {
+  args.type = type();
+  args.logits = logits.mutable_data_ptr();
+  args.rows = logits.size(0);
+  args.vocabulary = logits.size(1);
+  Check(kernels_->distill_top(args, stream()), "distill_top");
+}
+
+void DeviceMath::DistillWhole(DistillWholeArgs args, const at::Tensor& teacher,
+                              const at::Tensor& logits) const {
+  args.type = type();
+  args.logits = logits.mutable_data_ptr();
+  args.teacher = teacher.const_data_ptr();
+  args.rows = logits.size(0);
+  args.vocabulary = logits.size(1);
+  Check(kernels_->distill_whole(args, stream()), "distill_whole");
+}
+
 void DeviceMath::GradientNorm(const GradientNormArgs& args) const {
   Check(kernels_->gradient_norm(args, stream()), "gradient_norm");
 }

@@ -54,6 +54,15 @@ class DeviceMath {
   // `args` without type, logits and sizes: see CrossEntropyArgs.
   void CrossEntropy(CrossEntropyArgs args, const at::Tensor& logits) const;
 
+  // `args` without type, logits and sizes: see label_kernels.h.
+  void LabelLogProbs(LabelLogProbsArgs args, const at::Tensor& logits) const;
+  void LabelGradient(LabelGradientArgs args, const at::Tensor& logits) const;
+  void PolicyLoss(const PolicyLossArgs& args) const;
+  void DpoLoss(const DpoLossArgs& args) const;
+  void DistillTop(DistillTopArgs args, const at::Tensor& logits) const;
+  void DistillWhole(DistillWholeArgs args, const at::Tensor& teacher,
+                    const at::Tensor& logits) const;
+
   void GradientNorm(const GradientNormArgs& args) const;
   void AdamW(const AdamWArgs& args) const;
 

@@ -8,6 +8,7 @@
 #include "ATen/core/grad_mode.h"
 #include "adapter_dropout.h"
 #include "c10/core/DeviceGuard.h"
+#include "device/device_loss.h"
 #include "device/device_model.h"
 #include "device/device_tokens.h"
 #include "token_layout.h"
@@ -37,7 +38,8 @@ class DevicePath : public GradientPath, public FrozenPass {
                options.logits_per_chunk),
         upload_(math_, {.places = model_.is_plain(), .dropout = dropout_.has_value()}),
         frozen_upload_(math_, {.places = model_.is_plain()}),
-        loss_sum_(at::zeros({}, math_.fp32().dtype(at::kDouble))),
+        device_loss_(MakeDeviceLoss(loss_, math_, model_.head().weight())),
+        sums_(at::zeros({kLossTerms}, math_.fp32().dtype(at::kDouble))),
         buckets_(options.graphs),
         graphs_(RecorderOf(options)) {}
 
@@ -45,8 +47,7 @@ class DevicePath : public GradientPath, public FrozenPass {
     const at::NoGradGuard no_grad;
     const c10::DeviceGuard guard(math_.device());
     model_.TakeAdapter();
-    loss_sum_.zero_();
-    host_loss_sum_ = 0;
+    sums_.zero_();
     copies_.clear();
     const absl::Span<const TrainingRow> sequences = loss_.sequences();
     for (const std::vector<int64_t>& indices :
@@ -60,7 +61,12 @@ class DevicePath : public GradientPath, public FrozenPass {
     return absl::OkStatus();
   }
 
-  absl::StatusOr<double> LossSum() override { return host_loss_sum_ + loss_sum_.item<double>(); }
+  absl::StatusOr<double> LossSum() override {
+    const at::Tensor sums = sums_.cpu();
+    const absl::Span<const double> values(sums.const_data_ptr<double>(), kLossTerms);
+    loss_.AddTerms(values.subspan(1));
+    return values[0];
+  }
 
   absl::StatusOr<double> AddGradient(absl::Span<const int64_t> step_rows, double factor) override {
     if (const absl::Status started = EnqueueGradient(step_rows, factor); !started.ok()) {
@@ -107,25 +113,17 @@ class DevicePath : public GradientPath, public FrozenPass {
   int64_t vocabulary() const override { return model_.config().vocab_size; }
 
  private:
-  bool on_host() const { return inputs_.recipe->objective.kind != ObjectiveKind::kSft; }
-
   void MicroBatch(const TokenLayout& layout, absl::Span<const uint64_t> keys, double factor) {
     BatchShape shape = ShapeOf(layout);
     if (buckets_) shape = Bucket(shape, inputs_.recipe->tokens_per_micro_batch);
     model_.ReservePositions(shape.longest_row);
     upload_.Move(layout, shape, factor, keys);
-    if (on_host()) {
-      const DeviceTokens tokens = upload_.TokensOf(shape);
-      const at::Tensor hidden = model_.Hidden(tokens, /*bare=*/false);
-      const at::Tensor d_hidden = at::empty_like(hidden);
-      host_loss_sum_ += model_.head().HostLoss(layout, loss_, factor, hidden, d_hidden);
-      return model_.Backward(tokens, d_hidden);
-    }
+    device_loss_->Move(layout, shape);
     graphs_.Run(shape, [this, shape] {
       const DeviceTokens tokens = upload_.TokensOf(shape);
       const at::Tensor hidden = model_.Hidden(tokens, /*bare=*/false);
       const at::Tensor d_hidden = at::empty_like(hidden);
-      model_.head().CrossEntropy(tokens, hidden, d_hidden, loss_sum_);
+      model_.head().LossAndGradient(tokens, *device_loss_, hidden, d_hidden, sums_);
       model_.Backward(tokens, d_hidden);
     });
   }
@@ -146,8 +144,8 @@ class DevicePath : public GradientPath, public FrozenPass {
   const DeviceMath math_;
   DeviceModel model_;
   TokenUpload upload_, frozen_upload_;
-  at::Tensor loss_sum_;       // of a step, on the device
-  double host_loss_sum_ = 0;  // of a step, of losses computed on the host
+  const std::unique_ptr<DeviceLoss> device_loss_;
+  at::Tensor sums_;  // of a step: terms of the loss, on the device; the first is the loss
   const bool buckets_;
   std::unordered_map<int64_t, int64_t> copies_;  // rows of this step so far, by index
   GraphCache graphs_;

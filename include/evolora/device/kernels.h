@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "evolora/device/label_kernels.h"
+
 namespace evolora {
 
 // The kernels between the matrix products of training, for a GPU. Each is written once, as what one
@@ -171,6 +173,12 @@ struct DeviceKernels {
   KernelError (*scale_columns)(const ScaleColumnsArgs& args, void* stream);
   KernelError (*scale_columns_backward)(const ScaleColumnsBackwardArgs& args, void* stream);
   KernelError (*cross_entropy)(const CrossEntropyArgs& args, void* stream);
+  KernelError (*label_log_probs)(const LabelLogProbsArgs& args, void* stream);
+  KernelError (*label_gradient)(const LabelGradientArgs& args, void* stream);
+  KernelError (*policy_loss)(const PolicyLossArgs& args, void* stream);
+  KernelError (*dpo_loss)(const DpoLossArgs& args, void* stream);
+  KernelError (*distill_top)(const DistillTopArgs& args, void* stream);
+  KernelError (*distill_whole)(const DistillWholeArgs& args, void* stream);
   KernelError (*gradient_norm)(const GradientNormArgs& args, void* stream);
   KernelError (*adamw)(const AdamWArgs& args, void* stream);
 };
