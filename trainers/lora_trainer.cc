@@ -39,9 +39,6 @@ absl::StatusOr<TrainingPath> PathOn(c10::Device device, const LoraRecipe& recipe
         absl::StrCat("recipe.base_weights: ", WeightStorageName(recipe.base_weights),
                      " is not computed by the device path"));
   }
-  if (path == TrainingPath::kDevice && !recipe.modules_to_save.empty()) {
-    return absl::UnimplementedError("recipe.modules_to_save: not computed by the device path");
-  }
   return path;
 }
 

@@ -140,7 +140,6 @@ absl::Status CheckModulesToSave(const LoraRecipe& r) {
   const auto refused = [](absl::string_view by) {
     return absl::InvalidArgumentError(absl::StrCat("recipe.modules_to_save: not with ", by));
   };
-  if (r.path == TrainingPath::kDevice) return refused("the path device");
   if (r.objective.kind != ObjectiveKind::kSft) {
     return refused(absl::StrCat("the objective ", ObjectiveName(r.objective.kind)));
   }

@@ -103,7 +103,6 @@ TEST(Recipe, RefusesWhatItDoesNotKnowOrCannotMean) {
       {R"({"modules_to_save": ["norm"], "objective": "dpo"})", "not with the objective dpo"},
       {R"({"modules_to_save": ["norm"], "lora_plus_ratio": 2})", "not with lora_plus_ratio"},
       {R"({"modules_to_save": ["norm"], "weight_decay": 0.1})", "not with weight_decay"},
-      {R"({"modules_to_save": ["norm"], "path": "device"})", "not with the path device"},
       {R"({"modules_to_save": ["norm"], "init_lora_weights": "olora"})",
        "not with another init_lora_weights"},
       {R"({"modules_to_save": "norm"})", "modules_to_save"},

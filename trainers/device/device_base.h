@@ -8,6 +8,13 @@
 
 namespace evolora {
 
+// Pairs of where values are kept on a device and where they come from: to be copied before the
+// first pass and after every update.
+struct DeviceCopies {
+  std::vector<at::Tensor> to;
+  std::vector<at::Tensor> from;
+};
+
 // One decoder layer on a device: matrices that read the same input stand in one, [out, in].
 // Undefined tensors: parts the architecture does not have.
 struct DeviceBaseLayer {
@@ -15,17 +22,29 @@ struct DeviceBaseLayer {
   at::Tensor qkv, o, gate_up, down;  // of the math's dtype
   at::Tensor qkv_bias, o_bias;       // the same
   at::Tensor query_norm, key_norm;   // [E] fp32
+  // Where the norms' gradients are added; undefined: frozen.
+  struct NormGradients {
+    at::Tensor input, post, query, key;
+  };
+  NormGradients gradients;
 };
 
-// A frozen base on a device. The head shares the embedding's memory when the base is tied.
+// A base on a device, frozen but for what has a gradient. The head shares the embedding's memory
+// when the base is tied.
 struct DeviceBase {
   at::Tensor embedding;  // [V, D]
   std::vector<DeviceBaseLayer> layers;
-  at::Tensor final_norm;  // [D] fp32
-  at::Tensor head;        // [V, D]
+  at::Tensor final_norm;                                              // [D] fp32
+  at::Tensor head;                                                    // [V, D]
+  at::Tensor embedding_gradient, final_norm_gradient, head_gradient;  // undefined: frozen
 };
 
-// Copies and rounds to the math's dtype. Throws c10::OutOfMemoryError.
-DeviceBase CopyBase(const LlamaWeights& weights, const DeviceMath& math);
+// Copies and rounds to the math's dtype. What requires a gradient (embedding, head, norms) is
+// trained: its gradient tensor is where gradients are added, its values are copied again by
+// `copies`. Throws c10::OutOfMemoryError.
+DeviceBase CopyBase(const LlamaWeights& weights, const DeviceMath& math, DeviceCopies& copies);
+
+// gradient += sum over rows of dy unit, of y = weight * unit [rows, width]; undefined: nothing.
+void AddNormGradient(const at::Tensor& dy, const at::Tensor& unit, const at::Tensor& gradient);
 
 }  // namespace evolora

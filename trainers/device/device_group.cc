@@ -34,7 +34,7 @@ DeviceGroup::DeviceGroup(const DeviceMath& math, at::Tensor weight, at::Tensor b
   factors_ = at::ones({out_features()}, math.fp32());
 }
 
-void DeviceGroup::AppendCopies(Copies& copies) const {
+void DeviceGroup::AppendCopies(DeviceCopies& copies) const {
   for (const AdaptedPart& part : parts_) {
     copies.to.push_back(part.A(a_));
     copies.from.push_back(part.lora->a.detach());

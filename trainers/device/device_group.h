@@ -5,6 +5,7 @@
 
 #include "ATen/core/Tensor.h"
 #include "adapter_dropout.h"
+#include "device/device_base.h"
 #include "device/device_math.h"
 #include "device/tensor_buffer.h"
 #include "evolora/model/lora_tensors.h"
@@ -38,13 +39,8 @@ class DeviceGroup {
   int64_t in_features() const { return weight_.size(1); }
   int64_t out_features() const { return weight_.size(0); }
 
-  // Pairs of where the group keeps its adapters' values and where they come from: to be copied
-  // before the first Forward and after every update.
-  struct Copies {
-    std::vector<at::Tensor> to;
-    std::vector<at::Tensor> from;
-  };
-  void AppendCopies(Copies& copies) const;
+  // The adapters' values, which the group keeps in its dtype.
+  void AppendCopies(DeviceCopies& copies) const;
   // m / n of the present values: when the copies are made.
   void UpdateMagnitudes() const;
 

@@ -13,8 +13,12 @@ constexpr int64_t kMinRowsPerChunk = 16;
 
 }  // namespace
 
-DeviceHead::DeviceHead(const DeviceMath& math, at::Tensor head_VD, int64_t logits_per_chunk)
-    : math_(math), head_VD_(std::move(head_VD)), logits_per_chunk_(logits_per_chunk) {}
+DeviceHead::DeviceHead(const DeviceMath& math, at::Tensor head_VD, at::Tensor gradient,
+                       int64_t logits_per_chunk)
+    : math_(math),
+      head_VD_(std::move(head_VD)),
+      gradient_(std::move(gradient)),
+      logits_per_chunk_(logits_per_chunk) {}
 
 // In logits_.
 at::Tensor DeviceHead::LogitsOf(const at::Tensor& hidden) {
@@ -41,6 +45,9 @@ void DeviceHead::LossAndGradient(const DeviceTokens& tokens, DeviceLoss& loss,
     loss.Turn(tokens, {i, count_from(i)}, logits, sums);
     at::Tensor out = d_hidden.narrow(0, i, count_from(i));
     at::mm_out(out, logits, head_VD_);
+    if (gradient_.defined()) {
+      gradient_.add_(at::mm(logits.t(), hidden.narrow(0, i, count_from(i))));
+    }
   }
 }
 

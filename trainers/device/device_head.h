@@ -10,12 +10,14 @@
 
 namespace evolora {
 
-// The frozen head on a device with the losses of a micro-batch's labels.
+// The head on a device with the losses of a micro-batch's labels.
 class DeviceHead {
  public:
-  // head_VD of the math's dtype; `math` outlives the object. Of logits, no more than about
+  // head_VD of the math's dtype; its gradient, fp32, is where it is added (undefined: frozen).
+  // `math` outlives the object. Of logits, no more than about
   // `logits_per_chunk` exist at once (but always those of 16 rows).
-  DeviceHead(const DeviceMath& math, at::Tensor head_VD, int64_t logits_per_chunk);
+  DeviceHead(const DeviceMath& math, at::Tensor head_VD, at::Tensor gradient,
+             int64_t logits_per_chunk);
 
   const at::Tensor& weight() const { return head_VD_; }
 
@@ -32,7 +34,7 @@ class DeviceHead {
   at::Tensor LogitsOf(const at::Tensor& hidden);
 
   const DeviceMath& math_;
-  at::Tensor head_VD_;
+  at::Tensor head_VD_, gradient_;
   int64_t logits_per_chunk_;
   TensorBuffer logits_;
 };

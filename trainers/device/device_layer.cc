@@ -38,12 +38,15 @@ DeviceLayer::DeviceLayer(const LlamaConfig& config, const DeviceBaseLayer& base,
 }
 
 TrainedParts DeviceLayer::trained_parts() const {
-  TrainedParts parts;
+  const DeviceBaseLayer::NormGradients& norms = base_.gradients;
+  TrainedParts parts = {.input_norm = norms.input.defined(),
+                        .head_norms = norms.query.defined() || norms.key.defined(),
+                        .post_norm = norms.post.defined()};
   for (size_t i = 0; i < groups_.size(); ++i) parts.stages[i] = groups_[i].adapted();
   return parts;
 }
 
-void DeviceLayer::AppendCopies(DeviceGroup::Copies& copies) const {
+void DeviceLayer::AppendCopies(DeviceCopies& copies) const {
   for (const DeviceGroup& group : groups_) group.AppendCopies(copies);
 }
 
@@ -154,6 +157,7 @@ bool DeviceLayer::GateUpBackward(const DevicePass& pass, const FastLayer::Until&
   if (!until.through && until.last == Stage::kGateUp) return false;
   const at::Tensor& d_norm = scratch.norm.Reserve(dx.sizes(), math_.options());
   gate_up.InputGradient(d_wide, d_low, pass.rows_on(), d_norm, scratch.group);
+  AddNormGradient(d_norm, kept.unit2.get(), base_.gradients.post);
   math_.RmsNormBackward(d_norm, base_.post_norm, {kept.unit2.get(), kept.factors2.get()}, dx);
   return true;
 }
@@ -173,6 +177,23 @@ bool DeviceLayer::OutBackward(const DevicePass& pass, const FastLayer::Until& un
   return true;
 }
 
+// From the gradient behind RoPE, turned back in a copy.
+void DeviceLayer::AddHeadNormGradients(const DevicePass& pass, const at::Tensor& d_qkv,
+                                       DeviceLayerKept& kept) const {
+  const DeviceBaseLayer::NormGradients& norms = base_.gradients;
+  if (!norms.query.defined() && !norms.key.defined()) return;
+  const int64_t queries = config_.num_heads, keys = config_.num_kv_heads, width = config_.head_dim;
+  RotateHeadsArgs args = HeadArgs(pass, kept);
+  args.query_weight = args.key_weight = nullptr;  // the rotation alone
+  const at::Tensor turned = d_qkv.clone();
+  math_.RotateHeadsBackward(args, turned);
+  const at::Tensor dy = turned.narrow(1, 0, (queries + keys) * width);
+  const at::Tensor sums =
+      dy.reshape({dy.size(0), queries + keys, width}).to(at::kFloat).mul(kept.qk_unit.get()).sum(0);
+  if (norms.query.defined()) norms.query.add_(sums.narrow(0, 0, queries).sum(0));
+  if (norms.key.defined()) norms.key.add_(sums.narrow(0, queries, keys).sum(0));
+}
+
 void DeviceLayer::QkvBackward(const DevicePass& pass, const FastLayer::Until& until,
                               const at::Tensor& dx, DeviceLayerKept& kept,
                               DeviceScratch& scratch) const {
@@ -182,6 +203,7 @@ void DeviceLayer::QkvBackward(const DevicePass& pass, const FastLayer::Until& un
   if (pass.only_predicting) d_mixed = Scatter(d_mixed, tokens.predicting, tokens.shape.tokens);
   const at::Tensor& d_qkv = scratch.d_qkv.Reserve(kept.qkv.get().sizes(), math_.options());
   attention_.Backward(index_, tokens, kept.qkv.get(), kept.attention, d_mixed, d_qkv);
+  AddHeadNormGradients(pass, d_qkv, kept);
   math_.RotateHeadsBackward(HeadArgs(pass, kept), d_qkv);
   const at::Tensor d_out = qkv.OutputGradient(d_qkv, kept.qkv_group);
   const at::Tensor& d_low = scratch.d_low.Reserve({d_qkv.size(0), qkv.rank()}, math_.options());
@@ -191,6 +213,7 @@ void DeviceLayer::QkvBackward(const DevicePass& pass, const FastLayer::Until& un
   if (!until.through) return;
   const at::Tensor& d_norm = scratch.norm.Reserve(dx.sizes(), math_.options());
   qkv.InputGradient(d_out, d_low, pass.rows(), d_norm, scratch.group);
+  AddNormGradient(d_norm, kept.unit1.get(), base_.gradients.input);
   math_.RmsNormBackward(d_norm, base_.input_norm, {kept.unit1.get(), kept.factors1.get()}, dx);
 }
 

@@ -56,7 +56,7 @@ class DeviceLayer {
 
   TrainedParts trained_parts() const;
   // As DeviceGroup's.
-  void AppendCopies(DeviceGroup::Copies& copies) const;
+  void AppendCopies(DeviceCopies& copies) const;
   void UpdateMagnitudes() const;
   bool is_plain() const { return attention_.is_plain(); }
 
@@ -73,6 +73,8 @@ class DeviceLayer {
   at::Tensor Normed(const at::Tensor& weight, const at::Tensor& x, TensorBuffer& unit,
                     TensorBuffer& factors, DeviceScratch& scratch) const;
   RotateHeadsArgs HeadArgs(const DevicePass& pass, DeviceLayerKept& kept) const;
+  void AddHeadNormGradients(const DevicePass& pass, const at::Tensor& d_qkv,
+                            DeviceLayerKept& kept) const;
   void AttentionForward(const DevicePass& pass, at::Tensor& x, DeviceLayerKept& kept,
                         DeviceScratch& scratch) const;
   void MlpForward(const DevicePass& pass, const at::Tensor& x, DeviceLayerKept& kept,

@@ -2,8 +2,10 @@
 #include "device/device_model.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "ATen/Functions.h"
+#include "ATen/core/List.h"
 #include "evolora/model/rope.h"
 
 namespace evolora {
@@ -13,8 +15,8 @@ DeviceModel::DeviceModel(const LlamaWeights& base, const LoraTensors& lora,
                          int64_t logits_per_chunk)
     : config_(base.config),
       math_(math),
-      base_(CopyBase(base, math_)),
-      head_(math_, base_.head, logits_per_chunk),
+      base_(CopyBase(base, math_, copies_)),
+      head_(math_, base_.head, base_.head_gradient, logits_per_chunk),
       rope_frequencies_(RopeInverseFrequencies(config_)) {
   for (int64_t i = 0; i < config_.num_layers; ++i) {
     layers_.emplace_back(config_, base_.layers[static_cast<size_t>(i)], lora, dropout, i, math_);
@@ -23,6 +25,7 @@ DeviceModel::DeviceModel(const LlamaWeights& base, const LoraTensors& lora,
   std::vector<TrainedParts> parts;
   for (const DeviceLayer& layer : layers_) parts.push_back(layer.trained_parts());
   lowest_ = LowestTrained(parts);
+  if (base_.embedding_gradient.defined()) lowest_ = {.layer = 0, .inside = false};
   kept_.resize(static_cast<size_t>(std::max<int64_t>(1, config_.num_layers - lowest_.layer)));
 }
 
@@ -66,13 +69,20 @@ at::Tensor DeviceModel::Hidden(const DeviceTokens& tokens, bool bare) {
 }
 
 void DeviceModel::Backward(const DeviceTokens& tokens, const at::Tensor& d_hidden) {
+  AddNormGradient(d_hidden, unit_.get(), base_.final_norm_gradient);
   at::Tensor dx = at::zeros_like(d_hidden);
   math_.RmsNormBackward(d_hidden, base_.final_norm, {unit_.get(), factors_.get()}, dx);
   for (int64_t i = config_.num_layers - 1; i >= lowest_.layer; --i) {
-    const FastLayer::Until until = {.last = lowest_.stage, .through = i > lowest_.layer};
+    const FastLayer::Until until = {.last = lowest_.stage,
+                                    .through = i > lowest_.layer || !lowest_.inside};
     layers_[static_cast<size_t>(i)].Backward(Pass(tokens, i, /*bare=*/false), until, dx, Kept(i),
                                              scratch_);
   }
+  if (!base_.embedding_gradient.defined()) return;
+  // Sorted by id before they are added: in one order.
+  c10::List<std::optional<at::Tensor>> rows;
+  rows.push_back(tokens.ids.to(at::kLong));
+  at::Tensor(base_.embedding_gradient).index_put_(rows, dx.to(at::kFloat), /*accumulate=*/true);
 }
 
 }  // namespace evolora

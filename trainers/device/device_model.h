@@ -18,8 +18,9 @@ namespace evolora {
 // on lies on the device: the same calls with tokens of the same shape start the same work there.
 class DeviceModel {
  public:
-  // `base` is copied; `lora`, on the device of `math`, and the others outlive the object. `dropout`
-  // null: none.
+  // `base` is copied; its embedding, head and norms are trained where they require a gradient.
+  // `lora`, on the device of `math` as such tensors are, and the others outlive the object.
+  // `dropout` null: none.
   DeviceModel(const LlamaWeights& base, const LoraTensors& lora, const AdapterDropout* dropout,
               const DeviceMath& math, int64_t logits_per_chunk);
 
@@ -42,11 +43,11 @@ class DeviceModel {
   DeviceLayerKept& Kept(int64_t layer);
   DevicePass Pass(const DeviceTokens& tokens, int64_t layer, bool bare) const;
 
-  const LlamaConfig& config_;
+  const LlamaConfig config_;
   const DeviceMath& math_;
+  DeviceCopies copies_;  // of all that is trained
   const DeviceBase base_;
   std::vector<DeviceLayer> layers_;
-  DeviceGroup::Copies copies_;  // of all layers
   Lowest lowest_;
   DeviceHead head_;
   std::vector<DeviceLayerKept> kept_;  // from the lowest layer on

@@ -113,7 +113,6 @@ absl::string_view Bf16Units();
 //                              objective needs
 //           FailedPrecondition the checkpoint or the metrics belong to another job; no such device,
 //                              or a build without CUDA
-//           Unimplemented      modules_to_save on the device path
 //           ResourceExhausted  out of memory (the device's too) or disk; work_dir stays resumable
 //           Aborted            the loss became non-finite; names step and loss
 //           Unavailable        another rank of options.group is lost; the checkpoint holds the last

@@ -70,7 +70,7 @@ struct LoraRecipe {
   // Modules that are trained as a whole beside the adapters, from the base's values, and stored as
   // full weights: the embedding, the head and norms whose paths end with one of these (as texts, as
   // in PEFT: "norm" means input_layernorm, too). A tied head becomes one of its own. vLLM and
-  // llama.cpp refuse such adapters. Objective sft, on the fast and the reference path; not with
+  // llama.cpp refuse such adapters. Objective sft; not with
   // another init_lora_weights, lora_plus_ratio or weight_decay.
   std::vector<std::string> modules_to_save;
   LoraInit init_lora_weights = LoraInit::kKaiming;  // others: without use_dora and initial adapter
