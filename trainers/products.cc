@@ -149,6 +149,20 @@ void TransposeRows(const Slice& slice, const Tile& tile, float* panel) {
   }
 }
 
+// The weight's rows behind those of a tile, when they are as many and lie in one piece; else null.
+const float* NextRows(const Slice& slice, const Tile& tile) {
+  if (slice.depth.count != slice.product->depth) return nullptr;
+  int64_t row = (tile.panel + 1) * kPanelColumns;
+  for (const Product::Rows& part : slice.product->weight_rows) {
+    if (row < part.count) {
+      const bool whole = row + kPanelColumns <= part.count;
+      return whole ? part.data + row * slice.product->depth : nullptr;
+    }
+    row -= part.count;
+  }
+  return nullptr;
+}
+
 void WidenWeight(const Slice& slice, const Tile& tile, float* panel) {
   const int64_t first = tile.panel * kPanelColumns;
   const CompactMatrix& weight = *slice.product->weight;
@@ -169,6 +183,7 @@ class RightSide {
     if (is_rows || product.weight != nullptr) {
       is_rows ? TransposeRows(slice, tile, room) : WidenWeight(slice, tile, room);
       panel_ = room;
+      next_ = NextRows(slice, tile);
     } else if (product.ldr == 0) {
       UsePanels(product, tile.panel);
     } else {
@@ -189,7 +204,8 @@ class RightSide {
                      .panel = panel_,
                      .depth = depth_.count,
                      .ldp = ldp_,
-                     .transposed = product.transposed};
+                     .transposed = product.transposed,
+                     .next = next_};
     if (copy_ != nullptr && rows > kRowsWithoutCopy) {
       term.copy = copy_;
       panel_ = copy_;
@@ -226,6 +242,7 @@ class RightSide {
   const float* panel_ = nullptr;
   int64_t ldp_ = kPanelColumns;
   float* copy_ = nullptr;  // not yet made
+  const float* next_ = nullptr;
 };
 
 struct Result {

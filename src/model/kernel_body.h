@@ -49,7 +49,7 @@ inline double SumLanes(const double* lanes) {
 }
 
 // How far ahead of the sums a panel with distant rows is fetched.
-constexpr int64_t kRowsAhead = 16;
+constexpr int64_t kRowsAhead = 32;
 
 // kVectors: 1 for up to 16 columns, 2 for up to 32.
 template <int kRows, int kVectors>
@@ -64,6 +64,7 @@ __attribute__((always_inline)) inline void AddTerm(const GemmTerm& term, int64_t
   const int64_t row_step = kTransposed ? 1 : term.ldx;
   const int64_t depth_step = kTransposed ? term.ldx : 1;
   float* copy = term.copy;
+  const float* next = term.next != nullptr ? term.next : panel;
   for (int64_t k = 0; k < term.depth; ++k) {
     Lanes columns[kVectors];
     for (int v = 0; v < kVectors; ++v) {
@@ -76,6 +77,10 @@ __attribute__((always_inline)) inline void AddTerm(const GemmTerm& term, int64_t
     for (int i = 0; i < kRows; ++i) {
       const float value = x[i * row_step];
       for (int v = 0; v < kVectors; ++v) sums[i][v] += value * columns[v];
+    }
+    if constexpr (!kTransposed && !kCopy) {
+      for (int v = 0; v < kVectors; ++v) __builtin_prefetch(next + v * kLanes, 0, 2);
+      next += kPanelColumns;
     }
     panel += ldp;
     x += depth_step;

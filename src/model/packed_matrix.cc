@@ -67,8 +67,12 @@ void PackedMatrix::Run(const float* x, int64_t ldx, int64_t rows, float* y, int6
   at::parallel_for(0, num_panels, grain, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
       const int64_t first = p * kPanelColumns;
-      const GemmTerm term = {
-          .x = x, .ldx = ldx, .panel = panels_.get() + p * in_ * kPanelColumns, .depth = in_};
+      const float* panel = panels_.get() + p * in_ * kPanelColumns;
+      const GemmTerm term = {.x = x,
+                             .ldx = ldx,
+                             .panel = panel,
+                             .depth = in_,
+                             .next = p + 1 < end ? panel + in_ * kPanelColumns : nullptr};
       kernels.gemm({.terms = &term,
                     .rows = rows,
                     .y = y + first,

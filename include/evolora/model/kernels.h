@@ -28,6 +28,9 @@ struct GemmTerm {
   // of rows, on the way through, and read from there by the others: for panels of a wide matrix,
   // whose rows lie far apart. REQUIRES: columns > 16, and 32 floats readable in each row.
   float* copy = nullptr;
+  // Not null: depth * 32 floats that are going to be read next; they are fetched into the
+  // second-level cache while the panel is computed with, when x is not transposed and without copy.
+  const float* next = nullptr;
 };
 
 // y [rows, columns] = the sum of the terms, or y += it.
