@@ -55,6 +55,13 @@ TEST(SmolLm2, EncodesAsTheReferenceAndItsTemplateIsRecognised) {
   ASSERT_OK_AND_ASSIGN(const ChatFormat format, RecogniseChatFormat(spec.chat_template));
   ASSERT_OK_AND_ASSIGN(const TokenId end, EndOfTurnId(*tokenizer, format));
   EXPECT_EQ(end, tokenizer->eos_id());
+  ASSERT_OK_AND_ASSIGN(const auto files, HfTokenizerFiles(spec));
+  ASSERT_OK_AND_ASSIGN(
+      const TokenizerSpec back,
+      TokenizerSpecFromHfJson(files.at("tokenizer.json"), files.at("tokenizer_config.json")));
+  ASSERT_OK_AND_ASSIGN(const auto written, MakeTokenizer(back));
+  ExpectGolden("smollm2", written);
+  EXPECT_EQ(back.chat_template, spec.chat_template);
 }
 
 TEST(Gpt2, EncodesAsTheReference) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -43,6 +44,35 @@ INSTANTIATE_TEST_SUITE_P(
                       std::pair("tok512_hf.json", "metaspace_always"),
                       std::pair("tok512_hf.json", "metaspace_never")),
     [](const auto& info) { return std::string(info.param.second); });
+
+// A file made of what was read says the same.
+TEST(HfTokenizer, WrittenFilesGiveTheTokenizerBack) {
+  for (const char* variant : {"gpt2", "smollm", "qwen2", "llama3", "flags"}) {
+    SCOPED_TRACE(variant);
+    const std::string json = VariantJson("gpt2_2000.json", variant);
+    const std::string config = R"({"bos_token": "<|im_start|>", "eos_token": "<|im_end|>",
+        "add_bos_token": true, "chat_template": "{{ bos }}"})";
+    const bool has_marks = std::string(variant) == "smollm";
+    ASSERT_OK_AND_ASSIGN(TokenizerSpec spec,
+                         TokenizerSpecFromHfJson(json, has_marks ? config : ""));
+    ASSERT_OK_AND_ASSIGN(const auto files, HfTokenizerFiles(spec));
+    ASSERT_OK_AND_ASSIGN(
+        const TokenizerSpec back,
+        TokenizerSpecFromHfJson(files.at("tokenizer.json"), files.at("tokenizer_config.json")));
+    ASSERT_OK_AND_ASSIGN(const auto tokenizer, MakeTokenizer(back));
+    ExpectGolden(variant, tokenizer);
+    EXPECT_EQ(back.tokens, spec.tokens);
+    EXPECT_EQ(back.merges, spec.merges);
+    EXPECT_EQ(back.split_patterns, spec.split_patterns);
+    EXPECT_EQ(back.chat_template, spec.chat_template);
+    EXPECT_EQ(std::tuple(back.bos_id, back.eos_id, back.adds_bos, back.nfc, back.ignore_merges),
+              std::tuple(spec.bos_id, spec.eos_id, spec.adds_bos, spec.nfc, spec.ignore_merges));
+  }
+  ASSERT_OK_AND_ASSIGN(const TokenizerSpec other,
+                       TokenizerSpecFromHfJson(VariantJson("tok512_hf.json", "prepend"), ""));
+  EXPECT_THAT(HfTokenizerFiles(other),
+              StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("byte-level BPE only")));
+}
 
 TEST(HfTokenizer, ReadsBosEosAndTemplateFromTheConfig) {
   const std::string config = R"({"bos_token": {"content": "<|im_start|>", "lstrip": false},

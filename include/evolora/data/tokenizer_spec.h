@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -116,6 +117,12 @@ absl::StatusOr<TokenizerSpec> TokenizerSpecFromGguf(GgufVocabulary vocabulary);
 //                             reference would not give; names the JSON path
 absl::StatusOr<TokenizerSpec> TokenizerSpecFromHfJson(absl::string_view tokenizer_json,
                                                       absl::string_view tokenizer_config);
+
+// The files of a Hugging Face folder, contents by name, that give a byte-level BPE back:
+// tokenizer.json and tokenizer_config.json. REQUIRES: MakeTokenizer takes the spec.
+// Errors: Unimplemented       another kind
+//         InvalidArgument     two tokens of one text
+absl::StatusOr<std::map<std::string, std::string>> HfTokenizerFiles(const TokenizerSpec& spec);
 
 // Reads the bytes of a SentencePiece .model file (types BPE and unigram). The file does not say
 // whether prompts start with BOS: adds_bos is set when it has one, as Llama's tokenizers do.

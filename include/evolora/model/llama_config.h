@@ -38,6 +38,8 @@ struct LlamaConfig {
   int64_t sliding_window = 0;  // 0 = full attention; a token sees itself and window - 1 before it
   // Layers that use the window; empty = all of them (when sliding_window > 0).
   std::vector<bool> layer_uses_window;
+
+  friend bool operator==(const LlamaConfig&, const LlamaConfig&) = default;
 };
 
 // Every size in range, heads divisible, finite positive theta and eps.
