@@ -5,8 +5,6 @@
 #include <functional>
 #include <numeric>
 
-#include "ATen/ops/empty.h"
-#include "ATen/ops/zeros.h"
 #include "absl/strings/str_cat.h"
 #include "evolora/core/random.h"
 #include "evolora/core/status_macros.h"
@@ -28,7 +26,8 @@ absl::StatusOr<AdapterParameters> AdapterParameters::Create(const LlamaWeights& 
     parameters.saved_slots_.push_back({std::move(module.name), std::move(module.shape), offset});
     offset += parameters.saved_slots_.back().size();
   }
-  parameters.Allocate(offset);
+  parameters.AllocateBuffers(offset);
+  parameters.MakeLeaves();
   if (init != nullptr) {
     RETURN_IF_ERROR(parameters.InitFrom(*init));
   } else {
@@ -77,34 +76,34 @@ std::vector<at::Tensor> AdapterParameters::PartsB(const at::Tensor& flat) const 
   return parts;
 }
 
-void AdapterParameters::Allocate(int64_t total) {
-  for (at::Tensor* buffer : {&value, &gradient, &moment1, &moment2}) {
-    *buffer = at::zeros({total}, at::kFloat);
+std::vector<ParameterGroup> AdapterParameters::Groups(const LoraRecipe& recipe) const {
+  std::vector<ParameterGroup> groups;
+  if (recipe.lora_plus_ratio == 1) {
+    groups.push_back(GroupOfRange(*this, 0, value.numel()));
+  } else {
+    groups.push_back({PartsA(value), PartsA(gradient), PartsA(moment1), PartsA(moment2)});
+    groups.push_back({PartsB(value), PartsB(gradient), PartsB(moment1), PartsB(moment2),
+                      recipe.lora_plus_ratio});
   }
-  MakeLeaves();
+  for (ParameterGroup& group : groups) group.weight_decay = recipe.weight_decay;
+  return groups;
 }
 
 void AdapterParameters::MoveTo(at::Device device) {
-  for (at::Tensor* buffer : {&value, &gradient, &moment1, &moment2}) *buffer = buffer->to(device);
+  MoveBuffers(device);
   MakeLeaves();
 }
 
 void AdapterParameters::MakeLeaves() {
-  const auto leaf = [](const at::Tensor& value_view, const at::Tensor& gradient_view) {
-    at::Tensor tensor = value_view.detach();
-    tensor.set_requires_grad(true);
-    tensor.mutable_grad() = gradient_view;
-    return tensor;
-  };
   for (const Slot& slot : slots_) {
     LoraTensor& module = lora_.modules[slot.module.path];
-    module = {leaf(PartA(value, slot), PartA(gradient, slot)),
-              leaf(PartB(value, slot), PartB(gradient, slot)), slot.module.scale};
+    module = {LeafOver(PartA(value, slot), PartA(gradient, slot)),
+              LeafOver(PartB(value, slot), PartB(gradient, slot)), slot.module.scale};
     if (!slot.has_magnitude) continue;
-    module.magnitude = leaf(PartMagnitude(value, slot), PartMagnitude(gradient, slot));
+    module.magnitude = LeafOver(PartMagnitude(value, slot), PartMagnitude(gradient, slot));
   }
   for (const SavedSlot& slot : saved_slots_) {
-    lora_.saved[slot.path] = leaf(PartSaved(value, slot), PartSaved(gradient, slot));
+    lora_.saved[slot.path] = LeafOver(PartSaved(value, slot), PartSaved(gradient, slot));
   }
 }
 

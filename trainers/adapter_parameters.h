@@ -10,15 +10,15 @@
 #include "evolora/model/llama_weights.h"
 #include "evolora/model/lora_tensors.h"
 #include "evolora/trainers/recipe.h"
+#include "flat_parameters.h"
 
 namespace evolora {
 
-// The trainable parameters of one adapter in flat buffers: values, gradients and both Adam moments,
-// each one contiguous fp32 vector of all A and B matrices and magnitudes in LinearModulePaths
-// order, A before B before the magnitude, then the modules that are saved as a whole, by path. The
-// tensors of `lora()` are leaves over the value buffer
-// whose gradients accumulate in `gradient`.
-class AdapterParameters {
+// The trainable parameters of one adapter in flat buffers: all A and B matrices and magnitudes in
+// LinearModulePaths order, A before B before the magnitude, then the modules that are saved as a
+// whole, by path. The tensors of `lora()` are leaves over the value buffer whose gradients
+// accumulate in `gradient`.
+class AdapterParameters : public FlatParameters {
  public:
   // Fresh (kaiming A, zero B from recipe.seed) or from `init` (paths, ranks and shapes must fit the
   // recipe's targets, magnitudes need use_dora, saved modules modules_to_save: InvalidArgument
@@ -30,10 +30,8 @@ class AdapterParameters {
                                                   const LoraAdapter* init);
 
   const LoraTensors& lora() const { return lora_; }
-  at::Tensor value;     // [P]
-  at::Tensor gradient;  // [P]
-  at::Tensor moment1;   // [P]
-  at::Tensor moment2;   // [P]
+  // B and magnitudes learn at recipe.lora_plus_ratio times the rate.
+  std::vector<ParameterGroup> Groups(const LoraRecipe& recipe) const;
 
   // The A matrices of one of the flat buffers as views, and what else a module has, flat.
   std::vector<at::Tensor> PartsA(const at::Tensor& flat) const;
@@ -59,7 +57,6 @@ class AdapterParameters {
     int64_t offset;
     int64_t size() const;
   };
-  void Allocate(int64_t total);
   void MakeLeaves();
   void InitFresh(uint64_t seed);
   absl::Status InitFrom(const LoraAdapter& init);

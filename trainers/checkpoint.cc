@@ -32,7 +32,7 @@ absl::Status Restore(const ArrayFile& file, const std::string& name, at::Tensor&
   ASSIGN_OR_RETURN(const absl::Span<const float> values, file.Values<float>(name));
   if (static_cast<int64_t>(values.size()) != flat.numel()) {
     return absl::DataLossError(absl::StrCat("checkpoint: ", name, " has ", values.size(),
-                                            " values, the adapter ", flat.numel()));
+                                            " values, the run ", flat.numel()));
   }
   at::Tensor host = at::empty(flat.sizes(), at::kFloat);
   std::copy(values.begin(), values.end(), host.mutable_data_ptr<float>());
@@ -117,7 +117,7 @@ std::string JobDigest(const TrainingJob& job) {
 }
 
 absl::Status SaveCheckpoint(FileSystem& fs, const std::string& work_dir,
-                            const std::string& job_digest, const AdapterParameters& parameters,
+                            const std::string& job_digest, const FlatParameters& parameters,
                             const std::vector<StepReport>& history) {
   ArrayFile file;
   file.arrays["value"] = FlatArray(parameters.value);
@@ -130,9 +130,10 @@ absl::Status SaveCheckpoint(FileSystem& fs, const std::string& work_dir,
   return WriteArrayFile(fs, CheckpointPath(work_dir), file);
 }
 
-absl::StatusOr<std::optional<std::vector<StepReport>>> LoadCheckpoint(
-    FileSystem& fs, const std::string& work_dir, const std::string& job_digest,
-    AdapterParameters& parameters) {
+absl::StatusOr<std::optional<std::vector<StepReport>>> LoadCheckpoint(FileSystem& fs,
+                                                                      const std::string& work_dir,
+                                                                      const std::string& job_digest,
+                                                                      FlatParameters& parameters) {
   const std::string path = CheckpointPath(work_dir);
   if (!fs.Exists(path)) return std::optional<std::vector<StepReport>>();
   ASSIGN_OR_RETURN(const ArrayFile file, ReadArrayFile(fs, path));

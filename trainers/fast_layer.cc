@@ -11,6 +11,7 @@
 #include "evolora/model/compact_weights.h"
 #include "evolora/model/kernels.h"
 #include "norm_gradient.h"
+#include "weight_gradient.h"
 
 namespace evolora {
 namespace {
@@ -74,11 +75,14 @@ FastLayer::FastLayer(const LlamaWeights& weights, int64_t index)
     add(Stage::kDown, compact.down);
     return;
   }
-  using Weights = std::vector<at::Tensor>;
-  groups_.emplace_back(Weights{weights_.q, weights_.k, weights_.v});
-  groups_.emplace_back(Weights{weights_.o});
-  groups_.emplace_back(Weights{weights_.gate, weights_.up});
-  groups_.emplace_back(Weights{weights_.down});
+  qkv_ = {weights_.q, weights_.k, weights_.v};
+  out_ = {weights_.o};
+  gate_up_ = {weights_.gate, weights_.up};
+  down_ = {weights_.down};
+  groups_.emplace_back(qkv_);
+  groups_.emplace_back(out_);
+  groups_.emplace_back(gate_up_);
+  groups_.emplace_back(down_);
 }
 
 void FastLayer::Add(int64_t slot, const LoraTensors& lora, const AdapterDropout* dropout) {
@@ -112,6 +116,7 @@ TrainedParts FastLayer::trained_parts(int64_t slot) const {
 
 void FastLayer::PackAdapter(int64_t slot) {
   for (AdaptedGroup& group : groups_) group.PackAdapter(slot);
+  if (trains_linear()) qkv_bias_ = JoinedQkvBias(weights_);
 }
 
 void FastLayer::Norm(const at::Tensor& weight, const float* x, int64_t rows, float* unit,
@@ -250,6 +255,25 @@ void FastLayer::Forward(const LayerTokens& tokens, float* x, LayerKept& kept,
   MlpForward(tokens, x, kept, scratch);
 }
 
+// Of gate and up as a whole; their input is computed again, into scratch.norm.
+void FastLayer::AddGateUpGradients(const float* d_wide, int64_t rows, const LayerKept& kept,
+                                   LayerScratch& scratch) const {
+  if (!trains_linear()) return;
+  float* x = scratch.norm.Reserve(rows * config_.hidden_size);
+  ScaleUnit(weights_.post_norm, kept.unit2.data(), rows, x);
+  AddWeightGradients(gate_up_, d_wide, 2 * config_.intermediate_size, x, rows);
+}
+
+void FastLayer::AddQkvGradients(const float* d_qkv, int64_t rows, const LayerKept& kept,
+                                LayerScratch& scratch) const {
+  if (!trains_linear()) return;
+  const int64_t ld = group(Stage::kQkv).out_features();
+  float* x = scratch.norm.Reserve(rows * config_.hidden_size);
+  ScaleUnit(weights_.input_norm, kept.unit1.data(), rows, x);
+  AddWeightGradients(qkv_, d_qkv, ld, x, rows);
+  AddBiasGradients({weights_.q_bias, weights_.k_bias, weights_.v_bias}, d_qkv, ld, rows);
+}
+
 // Returns whether the pass goes on below.
 bool FastLayer::MlpBackward(int64_t rows, const Until& until, float* dx, LayerKept& kept,
                             LayerScratch& scratch) const {
@@ -278,11 +302,13 @@ bool FastLayer::MlpBackward(int64_t rows, const Until& until, float* dx, LayerKe
     }
   });
   down.ParameterGradients(act, nullptr, kept.down_group, d_out, d_low, scratch.gradient);
+  AddWeightGradients(down_, d_out, width, act, rows);
   if (ends_at_down) return false;
   const float* d_wide = gate_up.OutputGradient(wide, rows, kept.gate_up_group);
   gate_up.LowRankGradient(d_wide, kept.gate_up_group, d_low);
   gate_up.ParameterGradients(kept.unit2.data(), weights_.post_norm.const_data_ptr<float>(),
                              kept.gate_up_group, d_wide, d_low, scratch.gradient);
+  AddGateUpGradients(d_wide, rows, kept, scratch);
   if (!until.through && until.last == Stage::kGateUp) return false;
   float* d_norm = scratch.norm.Reserve(rows * width);
   gate_up.InputGradient(d_wide, d_low, rows, kept.gate_up_group, d_norm, scratch.gradient);
@@ -298,6 +324,8 @@ bool FastLayer::OutBackward(int64_t rows, const Until& until, const float* dx, L
   out.LowRankGradient(d_out, kept.out_group, d_low);
   out.ParameterGradients(kept.mixed.data(), nullptr, kept.out_group, d_out, d_low,
                          scratch.gradient);
+  AddWeightGradients(out_, d_out, config_.hidden_size, kept.mixed.data(), rows);
+  AddBiasGradients({weights_.o_bias}, d_out, config_.hidden_size, rows);
   if (!until.through && until.last == Stage::kOut) return false;
   out.InputGradient(d_out, d_low, rows, kept.out_group, scratch.d_mixed.data(), scratch.gradient);
   return true;
@@ -316,6 +344,7 @@ void FastLayer::QkvBackward(const LayerTokens& tokens, const Until& until, float
   qkv.LowRankGradient(d_out, kept.qkv_group, d_low);
   qkv.ParameterGradients(kept.unit1.data(), weights_.input_norm.const_data_ptr<float>(),
                          kept.qkv_group, d_out, d_low, scratch.gradient);
+  AddQkvGradients(d_out, rows, kept, scratch);
   if (!until.through) return;
   float* d_norm = scratch.norm.Reserve(rows * config_.hidden_size);
   qkv.InputGradient(d_out, d_low, rows, kept.qkv_group, d_norm, scratch.gradient);

@@ -57,8 +57,8 @@ struct LayerTokens {
 // reference_forward.cc.
 class FastLayer {
  public:
-  // Layer `index` of `weights`, which outlive the object. Norms that require a gradient are
-  // trained, too.
+  // Layer `index` of `weights`, which outlive the object. Weights that require a gradient are
+  // trained, too: norms, or all of the layer.
   FastLayer(const LlamaWeights& weights, int64_t index);
 
   // As AdaptedGroup's.
@@ -72,7 +72,7 @@ class FastLayer {
   void Forward(const LayerTokens& tokens, float* x, LayerKept& kept, LayerScratch& scratch) const;
 
   // dx: gradient of the output [M, D] in, of the input [N, D] out, in place (room for N rows).
-  // Gradients of the adapters and of trained norms are added. `last` is the lowest stage that one
+  // Gradients of the adapters and of trained weights are added. `last` is the lowest stage that one
   // of them adapts when that is in this layer: the pass ends there and dx is then of no use; kQkv
   // with `through` = go through.
   struct Until {
@@ -84,6 +84,11 @@ class FastLayer {
 
  private:
   bool trains_head_norms() const;
+  bool trains_linear() const { return !qkv_.empty() && qkv_.front().requires_grad(); }
+  void AddGateUpGradients(const float* d_wide, int64_t rows, const LayerKept& kept,
+                          LayerScratch& scratch) const;
+  void AddQkvGradients(const float* d_qkv, int64_t rows, const LayerKept& kept,
+                       LayerScratch& scratch) const;
   const AdaptedGroup& group(Stage stage) const { return groups_[static_cast<size_t>(stage)]; }
   void Norm(const at::Tensor& weight, const float* x, int64_t rows, float* unit, float* factors,
             float* y) const;
@@ -105,8 +110,9 @@ class FastLayer {
   const LlamaConfig& config_;
   const LlamaLayer& weights_;
   int64_t index_;
-  std::vector<AdaptedGroup> groups_;  // by Stage
-  std::vector<float> qkv_bias_;       // empty: none
+  std::vector<AdaptedGroup> groups_;                    // by Stage
+  std::vector<at::Tensor> qkv_, out_, gate_up_, down_;  // the weights of each; of few bits: none
+  std::vector<float> qkv_bias_;                         // empty: none
 };
 
 }  // namespace evolora

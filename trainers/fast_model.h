@@ -25,13 +25,15 @@ namespace evolora {
 class FastModel {
  public:
   // `base` outlives the object; its weights are read where they lie, at every pass. Where its
-  // embedding, head or norms require a gradient they are trained with the one adapter there is.
+  // embedding, head or norms require a gradient, or all of its weights do, they are trained with
+  // the one adapter there is.
   explicit FastModel(const LlamaWeights& base);
 
   // Gives an adapter a slot. `lora` and `dropout` (null: none) outlive its stay.
   int64_t Add(const LoraTensors& lora, const AdapterDropout* dropout);
   void Remove(int64_t slot);
-  // Takes over the adapter's present values: before its first pass and after every update.
+  // Takes over the adapter's present values, and trained biases: before its first pass and after
+  // every update.
   void PackAdapter(int64_t slot);
 
   // Some rows of one adapter.

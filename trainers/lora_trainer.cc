@@ -11,6 +11,7 @@
 #include "device/open_device.h"
 #include "evolora/core/status_macros.h"
 #include "evolora/model/torch_status.h"
+#include "evolora/trainers/full_trainer.h"
 #include "gradient_path.h"
 #include "shared_path.h"
 #include "training_run.h"
@@ -39,6 +40,9 @@ absl::StatusOr<TrainingPath> PathOn(c10::Device device, const LoraRecipe& recipe
         absl::StrCat("recipe.base_weights: ", WeightStorageName(recipe.base_weights),
                      " is not computed by the device path"));
   }
+  if (path == TrainingPath::kDevice && recipe.method == TrainingMethod::kFull) {
+    return absl::UnimplementedError("recipe.method: 'full' is not computed by the device path");
+  }
   return path;
 }
 
@@ -52,12 +56,12 @@ std::unique_ptr<GradientPath> MakePath(TrainingPath kind, c10::Device device,
   } else if (kind == TrainingPath::kFast) {
     path = MakeFastPath(run.inputs());
   } else {
-    run.parameters().MoveTo(device);
+    run.adapter_parameters().MoveTo(device);
     const bool bf16 = recipe.precision == TrainingPrecision::kBf16;
     path = MakeDevicePath(run.inputs(), {.device = device,
                                          .dtype = bf16 ? at::kBFloat16 : at::kFloat,
                                          .graphs = options.device_graphs && device.is_cuda()});
-    run.set_optimizer(std::make_unique<DeviceOptimizer>(recipe, run.parameters()));
+    run.set_optimizer(std::make_unique<DeviceOptimizer>(recipe, run.adapter_parameters()));
   }
   if (options.group == nullptr) return path;
   return MakeSharedPath(std::move(path), run.parameters().gradient, *options.group);
@@ -72,9 +76,18 @@ absl::Status TakeStep(GradientPath& path, TrainingRun& run) {
   return run.FinishStep(step, loss_sum);
 }
 
-absl::StatusOr<TrainedAdapter> Train(const TrainingJob& job, const TrainOptions& options,
-                                     FileSystem& fs, const Clock& clock,
-                                     const std::stop_token& stop) {
+absl::Status CheckMethod(const LoraRecipe& recipe, TrainingMethod method) {
+  if (recipe.method == method) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("recipe.method: ", MethodName(recipe.method),
+                                                 " where ", MethodName(method), " is trained"));
+}
+
+// All steps of a job; `finish` makes its result of the run.
+template <typename Result>
+absl::StatusOr<Result> Train(const TrainingJob& job, const TrainOptions& options, FileSystem& fs,
+                             const Clock& clock, const std::stop_token& stop, TrainingMethod method,
+                             absl::StatusOr<Result> (TrainingRun::*finish)()) {
+  RETURN_IF_ERROR(CheckMethod(job.recipe, method));
   RETURN_IF_ERROR(ValidateRecipe(job.recipe));
   ASSIGN_OR_RETURN(const c10::Device device, OpenDevice(options.device));
   ASSIGN_OR_RETURN(const TrainingPath kind, PathOn(device, job.recipe));
@@ -90,7 +103,7 @@ absl::StatusOr<TrainedAdapter> Train(const TrainingJob& job, const TrainOptions&
         CatchTorch("train", [&] { return NameOutOfMemory([&] { return TakeStep(*path, run); }); });
     if (!taken.ok()) return run.Failed(taken);
   }
-  return run.Finish();
+  return (run.*finish)();
 }
 
 }  // namespace
@@ -111,7 +124,18 @@ absl::Status CheckTrainingDevice(absl::string_view device) {
 absl::StatusOr<TrainedAdapter> TrainLora(const TrainingJob& job, const TrainOptions& options,
                                          FileSystem& fs, const Clock& clock, std::stop_token stop) {
   return CatchTorch("train", [&] {
-    return NameOutOfMemory([&] { return Train(job, options, fs, clock, stop); });
+    return NameOutOfMemory([&] {
+      return Train(job, options, fs, clock, stop, TrainingMethod::kLora, &TrainingRun::Finish);
+    });
+  });
+}
+
+absl::StatusOr<TrainedBase> TrainFull(const TrainingJob& job, const TrainOptions& options,
+                                      FileSystem& fs, const Clock& clock, std::stop_token stop) {
+  return CatchTorch("train", [&] {
+    return NameOutOfMemory([&] {
+      return Train(job, options, fs, clock, stop, TrainingMethod::kFull, &TrainingRun::FinishBase);
+    });
   });
 }
 

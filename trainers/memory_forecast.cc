@@ -116,7 +116,8 @@ int64_t ArenaBytes(const LlamaConfig& c, const LoraRecipe& recipe,
   int64_t floats = n * c.hidden_size + m * (3 * c.hidden_size + 1) + HeadFloats(c, m) +
                    AttentionFloats(c, n, largest.row_tokens, num_threads);
   LayerGroups widest;
-  bool any_below = false;  // an adapter in this layer or below it: activations are kept
+  // Something is trained in this layer or below it: activations are kept.
+  bool any_below = recipe.method == TrainingMethod::kFull;
   for (int64_t layer = 0; layer < c.num_layers; ++layer) {
     const LayerGroups g = GroupsOf(c, modules, layer);
     any_below = any_below || RankOf(g) > 0;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include "ATen/core/grad_mode.h"
@@ -14,8 +15,9 @@ namespace {
 
 class HostOptimizer : public Optimizer {
  public:
-  HostOptimizer(const LoraRecipe& recipe, const AdapterParameters& parameters)
-      : recipe_(recipe), parameters_(parameters) {}
+  HostOptimizer(const LoraRecipe& recipe, const FlatParameters& parameters,
+                std::vector<ParameterGroup> groups)
+      : recipe_(recipe), parameters_(parameters), groups_(std::move(groups)) {}
 
   void Step(int64_t step, double learning_rate) override {
     const at::NoGradGuard no_grad;
@@ -36,35 +38,30 @@ class HostOptimizer : public Optimizer {
   bool keeps_bf16() const { return recipe_.precision == TrainingPrecision::kBf16; }
 
   void UpdateInFp32(int64_t step, double learning_rate) {
-    const AdapterParameters& p = parameters_;
     if (recipe_.max_grad_norm > 0) {
       const double clip = std::min(1.0, recipe_.max_grad_norm / (norm_ + 1e-6));
-      if (clip < 1) at::Tensor(p.gradient).mul_(clip);
+      if (clip < 1) at::Tensor(parameters_.gradient).mul_(clip);
     }
-    if (recipe_.lora_plus_ratio == 1) {
-      return AdamW({p.value}, {p.gradient}, {p.moment1}, {p.moment2}, step, learning_rate);
+    for (const ParameterGroup& group : groups_) {
+      AdamW(group, step, learning_rate * group.rate_factor);
     }
-    AdamW(p.PartsA(p.value), p.PartsA(p.gradient), p.PartsA(p.moment1), p.PartsA(p.moment2), step,
-          learning_rate);
-    AdamW(p.PartsB(p.value), p.PartsB(p.gradient), p.PartsB(p.moment1), p.PartsB(p.moment2), step,
-          learning_rate * recipe_.lora_plus_ratio);
   }
 
-  // Updates the values in place; lists of equal length and shapes.
-  void AdamW(const std::vector<at::Tensor>& values, const std::vector<at::Tensor>& gradients,
-             const std::vector<at::Tensor>& moments1, const std::vector<at::Tensor>& moments2,
-             int64_t step, double learning_rate) const {
+  // Updates the values in place.
+  void AdamW(const ParameterGroup& group, int64_t step, double learning_rate) const {
     std::vector<at::Tensor> step_counts;
-    for (size_t i = 0; i < values.size(); ++i) {
+    for (size_t i = 0; i < group.values.size(); ++i) {
       step_counts.push_back(at::full({}, static_cast<double>(step + 1), at::kFloat));
     }
-    at::_fused_adamw_(values, gradients, moments1, moments2, /*max_exp_avg_sqs=*/{}, step_counts,
-                      learning_rate, recipe_.beta1, recipe_.beta2, recipe_.weight_decay,
-                      recipe_.epsilon, /*amsgrad=*/false, /*maximize=*/false);
+    at::_fused_adamw_(group.values, group.gradients, group.moments1, group.moments2,
+                      /*max_exp_avg_sqs=*/{}, step_counts, learning_rate, recipe_.beta1,
+                      recipe_.beta2, group.weight_decay, recipe_.epsilon, /*amsgrad=*/false,
+                      /*maximize=*/false);
   }
 
   const LoraRecipe& recipe_;
-  const AdapterParameters& parameters_;
+  const FlatParameters& parameters_;
+  const std::vector<ParameterGroup> groups_;
   double norm_ = 0;
 };
 
@@ -76,8 +73,9 @@ void RoundToBf16(const at::Tensor& flat) {
 }
 
 std::unique_ptr<Optimizer> MakeHostOptimizer(const LoraRecipe& recipe,
-                                             const AdapterParameters& parameters) {
-  return std::make_unique<HostOptimizer>(recipe, parameters);
+                                             const FlatParameters& parameters,
+                                             std::vector<ParameterGroup> groups) {
+  return std::make_unique<HostOptimizer>(recipe, parameters, std::move(groups));
 }
 
 }  // namespace evolora

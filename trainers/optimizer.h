@@ -2,16 +2,16 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
-#include "adapter_parameters.h"
 #include "evolora/trainers/recipe.h"
+#include "flat_parameters.h"
 
 namespace evolora {
 
-// Clipping and AdamW over the flat buffers of one adapter, for host and device.
+// Clipping and AdamW over the flat buffers of a run, for host and device.
 //   norm = |gradient|, clip = min(1, max_grad_norm / (norm + 1e-6))       (torch's clip_grad_norm_)
-//   AdamW as torch's fused one, the gradient times clip; B and magnitudes at lora_plus_ratio times
-//   the rate
+//   AdamW as torch's fused one, the gradient times clip; each group at its own rate and decay
 class Optimizer {
  public:
   virtual ~Optimizer() = default;
@@ -22,10 +22,11 @@ class Optimizer {
   virtual double GradientNorm() = 0;
 };
 
-// On the CPU. Both arguments outlive the object. With precision kBf16, gradient, values and moments
-// are kept as bf16 values.
+// On the CPU, of all groups of `parameters`. Recipe and buffers outlive the object. With precision
+// kBf16, gradient, values and moments are kept as bf16 values.
 std::unique_ptr<Optimizer> MakeHostOptimizer(const LoraRecipe& recipe,
-                                             const AdapterParameters& parameters);
+                                             const FlatParameters& parameters,
+                                             std::vector<ParameterGroup> groups);
 
 // To the nearest bf16 values, in place.
 void RoundToBf16(const at::Tensor& flat);

@@ -8,9 +8,17 @@
 
 #include "absl/strings/str_cat.h"
 #include "evolora/core/status_macros.h"
+#include "recipe_keys.h"
 
 namespace evolora {
 namespace {
+
+absl::StatusOr<TrainingMethod> ParseMethod(const std::string& name) {
+  if (name == "lora") return TrainingMethod::kLora;
+  if (name == "full") return TrainingMethod::kFull;
+  return absl::InvalidArgumentError(
+      absl::StrCat("recipe.method: '", name, "' is not one of lora, full"));
+}
 
 absl::StatusOr<LoraInit> ParseInit(const std::string& name) {
   if (name == "kaiming") return LoraInit::kKaiming;
@@ -18,18 +26,6 @@ absl::StatusOr<LoraInit> ParseInit(const std::string& name) {
   if (name == "olora") return LoraInit::kOlora;
   return absl::InvalidArgumentError(
       absl::StrCat("recipe.init_lora_weights: '", name, "' is not one of kaiming, pissa, olora"));
-}
-
-const char* InitName(LoraInit init) {
-  switch (init) {
-    case LoraInit::kKaiming:
-      return "kaiming";
-    case LoraInit::kPissa:
-      return "pissa";
-    case LoraInit::kOlora:
-      return "olora";
-  }
-  return "kaiming";
 }
 
 absl::StatusOr<LearningRateSchedule> ParseSchedule(const std::string& name) {
@@ -80,18 +76,6 @@ absl::StatusOr<TrainingPrecision> ParsePrecision(const std::string& name) {
       absl::StrCat("recipe.precision: '", name, "' is not one of fp32, bf16-autocast, bf16"));
 }
 
-const char* PrecisionName(TrainingPrecision precision) {
-  switch (precision) {
-    case TrainingPrecision::kFp32:
-      return "fp32";
-    case TrainingPrecision::kBf16Autocast:
-      return "bf16-autocast";
-    case TrainingPrecision::kBf16:
-      return "bf16";
-  }
-  return "fp32";
-}
-
 // {"name or regex": number, ..}; absent = empty.
 template <typename T>
 std::map<std::string, T> ReadPattern(JsonFields& fields, const char* key) {
@@ -107,113 +91,15 @@ std::map<std::string, T> ReadPattern(JsonFields& fields, const char* key) {
   return pattern;
 }
 
-// One bound of a recipe: the value must lie in [low, high].
-struct Bound {
-  const char* key;
-  double value;
-  double low;
-  double high;
-};
-
-absl::Status CheckBound(const Bound& b) {
-  if (b.value >= b.low && b.value <= b.high) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("recipe.", b.key, ": ", b.value, " is outside [", b.low, ", ", b.high, "]"));
-}
-
-absl::Status CheckPrecision(const LoraRecipe& r) {
-  if (r.precision == TrainingPrecision::kFp32) return absl::OkStatus();
-  const auto refused = [&](absl::string_view by) {
-    return absl::InvalidArgumentError(absl::StrCat("recipe.precision: ", PrecisionName(r.precision),
-                                                   " is not computed with ", by));
-  };
-  if (!r.modules_to_save.empty()) return refused("modules_to_save");
-  if (r.path == TrainingPath::kReference && r.use_dora) return refused("use_dora");
-  if (r.path == TrainingPath::kReference && r.init_lora_weights != LoraInit::kKaiming) {
-    return refused("another init_lora_weights");
+// Reads the keys of adapters; with the method full each is an error, whatever its value.
+absl::Status ReadAdapterKeys(JsonFields& f, LoraRecipe& r) {
+  if (r.method == TrainingMethod::kFull) {
+    const Json keys = AdapterKeys(r);
+    for (const auto& [key, value] : keys.items()) {
+      if (f.Has(key)) f.Fail(key, "the method 'full' does not use it");
+    }
+    return f.status();
   }
-  return absl::OkStatus();
-}
-
-absl::Status CheckModulesToSave(const LoraRecipe& r) {
-  if (r.modules_to_save.empty()) return absl::OkStatus();
-  const auto refused = [](absl::string_view by) {
-    return absl::InvalidArgumentError(absl::StrCat("recipe.modules_to_save: not with ", by));
-  };
-  if (r.objective.kind != ObjectiveKind::kSft) {
-    return refused(absl::StrCat("the objective ", ObjectiveName(r.objective.kind)));
-  }
-  if (r.init_lora_weights != LoraInit::kKaiming) return refused("another init_lora_weights");
-  if (r.lora_plus_ratio != 1) return refused("lora_plus_ratio");
-  return r.weight_decay > 0 ? refused("weight_decay") : absl::OkStatus();
-}
-
-absl::Status CheckBaseWeights(const LoraRecipe& r) {
-  if (r.base_weights == WeightStorage::kFp32) return absl::OkStatus();
-  const auto refused = [&](absl::string_view by) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "recipe.base_weights: ", WeightStorageName(r.base_weights), " is not for ", by));
-  };
-  if (r.path == TrainingPath::kDevice) return refused("the path device");
-  if (r.use_dora) return refused("use_dora, which reads the base's own norms");
-  if (r.init_lora_weights == LoraInit::kKaiming) return absl::OkStatus();
-  return refused("init_lora_weights that decompose the base");
-}
-
-}  // namespace
-
-absl::Status ValidateRecipe(const LoraRecipe& r) {
-  const Bound bounds[] = {
-      {"rank", static_cast<double>(r.rank), 1, 512},
-      {"alpha", r.alpha, 1e-6, 1e6},
-      {"learning_rate", r.learning_rate, 0, 10},
-      {"lora_plus_ratio", r.lora_plus_ratio, 1e-3, 1e3},
-      {"lora_dropout", r.lora_dropout, 0, 0.99},
-      {"warmup_ratio", r.warmup_ratio, 0, 1},
-      {"epochs", static_cast<double>(r.epochs), 1, 10000},
-      {"max_steps", static_cast<double>(r.max_steps), 0, 1e9},
-      {"rows_per_step", static_cast<double>(r.rows_per_step), 1, 65536},
-      {"tokens_per_micro_batch", static_cast<double>(r.tokens_per_micro_batch), 1, 1 << 24},
-      {"weight_decay", r.weight_decay, 0, 1},
-      {"beta1", r.beta1, 0, 0.999999},
-      {"beta2", r.beta2, 0, 0.9999999},
-      {"epsilon", r.epsilon, 1e-20, 1},
-      {"max_grad_norm", r.max_grad_norm, 0, 1e9},
-      {"replay_share", r.replay_share, 0, 0.9},
-      {"max_row_tokens", static_cast<double>(r.max_row_tokens), 1, 1 << 24},
-      {"max_cut_share", r.max_cut_share, 0, 1},
-      {"checkpoint_every_steps", static_cast<double>(r.checkpoint_every_steps), 1, 1e9},
-  };
-  for (const Bound& b : bounds) RETURN_IF_ERROR(CheckBound(b));
-  for (const auto& [key, rank] : r.rank_pattern) {
-    RETURN_IF_ERROR(CheckBound({"rank_pattern", static_cast<double>(rank), 1, 512}));
-  }
-  for (const auto& [key, alpha] : r.alpha_pattern) {
-    RETURN_IF_ERROR(CheckBound({"alpha_pattern", alpha, 1e-6, 1e6}));
-  }
-  if (r.use_dora && r.lora_dropout > 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("recipe.lora_dropout: ", r.lora_dropout, " is not computed with use_dora"));
-  }
-  if (r.use_dora && r.init_lora_weights != LoraInit::kKaiming) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "recipe.init_lora_weights: ", InitName(r.init_lora_weights),
-        " ends as a difference of two adapters, which has no magnitudes: not with use_dora"));
-  }
-  if (r.max_cut_share > 0 && r.objective.kind != ObjectiveKind::kSft) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("recipe.max_cut_share: no row of the objective '",
-                     ObjectiveName(r.objective.kind), "' can be cut"));
-  }
-  RETURN_IF_ERROR(CheckBaseWeights(r));
-  RETURN_IF_ERROR(CheckModulesToSave(r));
-  RETURN_IF_ERROR(CheckPrecision(r));
-  return ValidateObjective(r.objective);
-}
-
-absl::StatusOr<LoraRecipe> RecipeFromJson(const Json& json) {
-  JsonFields f(json, "recipe");
-  LoraRecipe r;
   constexpr int64_t kMax = int64_t{1} << 40;
   r.rank = f.OptionalInteger("rank", -kMax, kMax).value_or(r.rank);
   r.alpha = f.OptionalNumber("alpha").value_or(r.alpha);
@@ -225,9 +111,66 @@ absl::StatusOr<LoraRecipe> RecipeFromJson(const Json& json) {
   if (f.Has("modules_to_save")) r.modules_to_save = f.StringArray("modules_to_save");
   r.rank_pattern = ReadPattern<int64_t>(f, "rank_pattern");
   r.alpha_pattern = ReadPattern<double>(f, "alpha_pattern");
+  r.lora_plus_ratio = f.OptionalNumber("lora_plus_ratio").value_or(r.lora_plus_ratio);
   const std::string init =
       f.OptionalString("init_lora_weights").value_or(InitName(r.init_lora_weights));
-  r.lora_plus_ratio = f.OptionalNumber("lora_plus_ratio").value_or(r.lora_plus_ratio);
+  RETURN_IF_ERROR(f.status());
+  ASSIGN_OR_RETURN(r.init_lora_weights, ParseInit(init));
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+const char* MethodName(TrainingMethod method) {
+  return method == TrainingMethod::kFull ? "full" : "lora";
+}
+
+const char* InitName(LoraInit init) {
+  switch (init) {
+    case LoraInit::kKaiming:
+      return "kaiming";
+    case LoraInit::kPissa:
+      return "pissa";
+    case LoraInit::kOlora:
+      return "olora";
+  }
+  return "kaiming";
+}
+
+const char* PrecisionName(TrainingPrecision precision) {
+  switch (precision) {
+    case TrainingPrecision::kFp32:
+      return "fp32";
+    case TrainingPrecision::kBf16Autocast:
+      return "bf16-autocast";
+    case TrainingPrecision::kBf16:
+      return "bf16";
+  }
+  return "fp32";
+}
+
+Json AdapterKeys(const LoraRecipe& r) {
+  return Json{{"rank", r.rank},
+              {"alpha", r.alpha},
+              {"use_rslora", r.use_rslora},
+              {"use_dora", r.use_dora},
+              {"lora_dropout", r.lora_dropout},
+              {"target_modules", r.target_modules},
+              {"exclude_modules", r.exclude_modules},
+              {"modules_to_save", r.modules_to_save},
+              {"rank_pattern", r.rank_pattern},
+              {"alpha_pattern", r.alpha_pattern},
+              {"init_lora_weights", InitName(r.init_lora_weights)},
+              {"lora_plus_ratio", r.lora_plus_ratio}};
+}
+
+absl::StatusOr<LoraRecipe> RecipeFromJson(const Json& json) {
+  JsonFields f(json, "recipe");
+  LoraRecipe r;
+  constexpr int64_t kMax = int64_t{1} << 40;
+  const std::string method = f.OptionalString("method").value_or(MethodName(r.method));
+  ASSIGN_OR_RETURN(r.method, ParseMethod(method));
+  RETURN_IF_ERROR(ReadAdapterKeys(f, r));
   r.learning_rate = f.OptionalNumber("learning_rate").value_or(r.learning_rate);
   const std::string schedule = f.OptionalString("schedule").value_or(ScheduleName(r.schedule));
   r.warmup_ratio = f.OptionalNumber("warmup_ratio").value_or(r.warmup_ratio);
@@ -258,7 +201,6 @@ absl::StatusOr<LoraRecipe> RecipeFromJson(const Json& json) {
     return absl::InvalidArgumentError(absl::StrCat("recipe.base_weights: '", base_weights,
                                                    "' is not one of fp32, bf16, int8, q4"));
   }
-  ASSIGN_OR_RETURN(r.init_lora_weights, ParseInit(init));
   ASSIGN_OR_RETURN(r.schedule, ParseSchedule(schedule));
   ASSIGN_OR_RETURN(r.path, ParsePath(path));
   ASSIGN_OR_RETURN(r.precision, ParsePrecision(precision));
@@ -271,20 +213,9 @@ absl::StatusOr<LoraRecipe> ParseRecipe(absl::string_view json_text) {
   return RecipeFromJson(json);
 }
 
-// All but those of the objective.
+// All but those of the objective and of adapters.
 static Json GeneralKeys(const LoraRecipe& r) {
-  return Json{{"rank", r.rank},
-              {"alpha", r.alpha},
-              {"use_rslora", r.use_rslora},
-              {"use_dora", r.use_dora},
-              {"lora_dropout", r.lora_dropout},
-              {"target_modules", r.target_modules},
-              {"exclude_modules", r.exclude_modules},
-              {"modules_to_save", r.modules_to_save},
-              {"rank_pattern", r.rank_pattern},
-              {"alpha_pattern", r.alpha_pattern},
-              {"init_lora_weights", InitName(r.init_lora_weights)},
-              {"lora_plus_ratio", r.lora_plus_ratio},
+  return Json{{"method", MethodName(r.method)},
               {"learning_rate", r.learning_rate},
               {"schedule", ScheduleName(r.schedule)},
               {"warmup_ratio", r.warmup_ratio},
@@ -310,6 +241,7 @@ static Json GeneralKeys(const LoraRecipe& r) {
 
 Json RecipeToJson(const LoraRecipe& r) {
   Json json = GeneralKeys(r);
+  if (r.method == TrainingMethod::kLora) json.update(AdapterKeys(r));
   WriteObjective(r.objective, json);
   return json;
 }

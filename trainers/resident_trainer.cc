@@ -22,6 +22,7 @@ absl::Status Refused(const char* what) {
 
 absl::Status CheckShareable(const QueuedJob& queued) {
   const LoraRecipe& recipe = queued.job.recipe;
+  if (recipe.method != TrainingMethod::kLora) return Refused("recipe.method full");
   if (recipe.path != TrainingPath::kFast) return Refused("recipe.path but fast");
   if (recipe.precision != TrainingPrecision::kFp32) return Refused("recipe.precision bf16");
   if (!recipe.modules_to_save.empty()) return Refused("recipe.modules_to_save");

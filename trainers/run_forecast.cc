@@ -53,9 +53,16 @@ class Walk {
     limits.max_cut_share = 0;
     RETURN_IF_ERROR(LintTrainingRows(job_.rows, limits));
     ASSIGN_OR_RETURN(loss_, MakeLoss(job_.recipe.objective, job_.rows));
+    if (job_.recipe.method == TrainingMethod::kFull) return CheckFull();
     ASSIGN_OR_RETURN(modules_, PlanModules(job_.base->config, job_.recipe));
     ASSIGN_OR_RETURN(saved_, PlanSavedModules(job_.base->config, job_.recipe));
     return absl::OkStatus();
+  }
+
+  absl::Status CheckFull() const {
+    if (!job_.init.has_value()) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        "the method 'full' trains the base, and an adapter to start from was given");
   }
 
   void CountData() {
@@ -73,6 +80,9 @@ class Walk {
       if (job_.recipe.use_dora) out_.trainable_parameters += module.out_features;
     }
     adapter_parameters_ = out_.trainable_parameters;
+    if (job_.recipe.method == TrainingMethod::kFull) {
+      out_.trainable_parameters = CountParameters(job_.base->config);
+    }
     for (const NamedShape& module : saved_) {
       out_.trainable_parameters += std::accumulate(module.shape.begin(), module.shape.end(),
                                                    int64_t{1}, std::multiplies<>());
@@ -142,7 +152,7 @@ class Walk {
   }
 
   void ForecastMemory() {
-    const int64_t adapter = out_.trainable_parameters * static_cast<int64_t>(sizeof(float));
+    const int64_t trained = out_.trainable_parameters * static_cast<int64_t>(sizeof(float));
     out_.memory.weights = BaseBytes();
     if (job_.recipe.init_lora_weights != LoraInit::kKaiming) {  // the adapted ones less the start
       for (const PlannedModule& module : modules_) {
@@ -150,8 +160,8 @@ class Walk {
             module.in_features * module.out_features * static_cast<int64_t>(sizeof(float));
       }
     }
-    out_.memory.optimiser = 4 * adapter;
-    out_.memory.checkpoint = 9 * adapter;  // three vectors as arrays, as an HDF5 image, sealed
+    out_.memory.optimiser = 4 * trained;
+    out_.memory.checkpoint = 9 * trained;  // three vectors as arrays, as an HDF5 image, sealed
     out_.memory_basis = "counted from shapes; the program and its libraries come on top";
     if (path_ != TrainingPath::kFast) {
       out_.memory_basis += path_ == TrainingPath::kReference

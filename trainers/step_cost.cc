@@ -18,8 +18,11 @@ StepSize SizeOfStep(absl::Span<const TrainingRow> rows, absl::Span<const int64_t
 
 double StepFlops(const LlamaConfig& config, const LoraRecipe& recipe, const StepSize& size) {
   const int64_t mean_context = size.tokens / (2 * recipe.rows_per_step);
-  return 2 * LayerFlopsPerToken(config, mean_context) * static_cast<double>(size.tokens) +
-         2 * HeadFlopsPerRow(config) * static_cast<double>(size.labelled_tokens);
+  const auto tokens = static_cast<double>(size.tokens);
+  const double head = HeadFlopsPerRow(config) * static_cast<double>(size.labelled_tokens);
+  const double flops = 2 * LayerFlopsPerToken(config, mean_context) * tokens + 2 * head;
+  if (recipe.method != TrainingMethod::kFull) return flops;
+  return flops + LayerFlopsPerToken(config, /*context=*/0) * tokens + head;
 }
 
 }  // namespace evolora

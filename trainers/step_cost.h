@@ -19,7 +19,8 @@ StepSize SizeOfStep(absl::Span<const TrainingRow> rows, absl::Span<const int64_t
                     ObjectiveKind objective = ObjectiveKind::kSft);
 
 // FLOPs of one step, from shapes: forward, and the gradient of the activations, which costs the
-// same again; no weight gradient of the base. A token attends to half of a mean row.
+// same again; with the method kFull that of the weights, which costs the products with them a third
+// time. A token attends to half of a mean row.
 double StepFlops(const LlamaConfig& config, const LoraRecipe& recipe, const StepSize& size);
 
 }  // namespace evolora

@@ -32,7 +32,6 @@ absl::Status TrainingRun::Start() {
   // What is left of a base is not the base; with the start that was taken out of it, it is.
   if (start_.has_value()) settings.reference = FrozenModel::kInit;
   ASSIGN_OR_RETURN(loss_, MakeLoss(settings, job_.rows));
-  optimizer_ = MakeHostOptimizer(job_.recipe, *parameters_);
   return absl::OkStatus();
 }
 
@@ -49,6 +48,24 @@ absl::Status TrainingRun::MakeCompact() {
 }
 
 absl::Status TrainingRun::MakeStart() {
+  const bool full = job_.recipe.method == TrainingMethod::kFull;
+  RETURN_IF_ERROR(full ? MakeBaseStart() : MakeAdapterStart());
+  optimizer_ = MakeHostOptimizer(
+      job_.recipe, *flat_,
+      full ? base_parameters_->Groups(job_.recipe) : parameters_->Groups(job_.recipe));
+  return absl::OkStatus();
+}
+
+absl::Status TrainingRun::MakeBaseStart() {
+  if (job_.init.has_value()) {
+    return absl::InvalidArgumentError(
+        "the method 'full' trains the base, and an adapter to start from was given");
+  }
+  flat_ = &base_parameters_.emplace(*job_.base);
+  return absl::OkStatus();
+}
+
+absl::Status TrainingRun::MakeAdapterStart() {
   const LoraAdapter* init = job_.init ? &*job_.init : nullptr;
   if (job_.recipe.init_lora_weights != LoraInit::kKaiming) {
     if (init != nullptr) {
@@ -60,7 +77,7 @@ absl::Status TrainingRun::MakeStart() {
   }
   ASSIGN_OR_RETURN(AdapterParameters parameters,
                    AdapterParameters::Create(base(), job_.recipe, init));
-  parameters_.emplace(std::move(parameters));
+  flat_ = &parameters_.emplace(std::move(parameters));
   const bool on_host = job_.recipe.path == TrainingPath::kReference;
   if (job_.recipe.precision == TrainingPrecision::kBf16 && on_host) {
     RoundToBf16(parameters_->value);
@@ -70,7 +87,7 @@ absl::Status TrainingRun::MakeStart() {
 
 GradientPathInputs TrainingRun::inputs() const {
   return {.base = &base(),
-          .lora = &parameters_->lora(),
+          .lora = parameters_ ? &parameters_->lora() : &no_adapter_,
           .recipe = &job_.recipe,
           .rows = job_.rows,
           .loss = loss_.get()};
@@ -103,7 +120,7 @@ absl::Status TrainingRun::Restore() {
   if (options_.work_dir.empty()) return absl::OkStatus();
   RETURN_IF_ERROR(fs_.CreateDirectories(options_.work_dir));
   if (!options_.resume) return absl::OkStatus();
-  ASSIGN_OR_RETURN(auto history, LoadCheckpoint(fs_, options_.work_dir, job_digest_, *parameters_));
+  ASSIGN_OR_RETURN(auto history, LoadCheckpoint(fs_, options_.work_dir, job_digest_, *flat_));
   if (history.has_value()) history_ = *std::move(history);
   return absl::OkStatus();
 }
@@ -132,7 +149,7 @@ absl::Status TrainingRun::AgreeOnStart() const {
 
 TrainingRun::Step TrainingRun::BeginStep() {
   step_started_ = clock_.MonotonicSeconds();
-  parameters_->gradient.zero_();
+  flat_->gradient.zero_();
   Step step = {.index = steps_taken(), .rows = order_->RowsOf(steps_taken())};
   step.factor = 1.0 / loss_->StepWeight(step.rows);
   return step;
@@ -168,7 +185,7 @@ absl::Status TrainingRun::FinishStep(const Step& step, double loss_sum) {
 absl::Status TrainingRun::Save() {
   if (!writes()) return absl::OkStatus();
   if (!options_.work_dir.empty()) {
-    RETURN_IF_ERROR(SaveCheckpoint(fs_, options_.work_dir, job_digest_, *parameters_, history_));
+    RETURN_IF_ERROR(SaveCheckpoint(fs_, options_.work_dir, job_digest_, *flat_, history_));
   }
   return WriteMetrics();
 }
@@ -201,6 +218,12 @@ absl::StatusOr<TrainedAdapter> TrainingRun::Finish() {
   LoraAdapter adapter = parameters_->ToAdapter(job_.base_name);
   if (start_.has_value()) adapter = TrainedSince(start_->adapter, adapter);
   return TrainedAdapter{std::move(adapter), history_, TotalFlops()};
+}
+
+absl::StatusOr<TrainedBase> TrainingRun::FinishBase() {
+  RETURN_IF_ERROR(WriteMetrics());
+  return TrainedBase{std::make_shared<const LlamaWeights>(base_parameters_->Values()), history_,
+                     TotalFlops()};
 }
 
 }  // namespace evolora

@@ -8,8 +8,10 @@
 #include <vector>
 
 #include "adapter_parameters.h"
+#include "base_parameters.h"
 #include "evolora/core/clock.h"
 #include "evolora/core/file_system.h"
+#include "evolora/trainers/full_trainer.h"
 #include "evolora/trainers/lora_trainer.h"
 #include "gradient_path.h"
 #include "loss.h"
@@ -20,24 +22,26 @@
 
 namespace evolora {
 
-// One job of TrainLora (lora_trainer.h) on its way from step to step: everything but how gradients
-// are computed. Call Start, Prepare and LoadProgress once, in this order; then BeginStep,
-// Update and FinishStep by turns until done(); then Finish. Errors and files are TrainLora's.
+// One job of TrainLora or TrainFull (lora_trainer.h, full_trainer.h) on its way from step to step:
+// everything but how gradients are computed. Call Start, Prepare and LoadProgress once, in this
+// order; then BeginStep, Update and FinishStep by turns until done(); then Finish. Errors and files
+// are theirs.
 class TrainingRun {
  public:
   // All outlive the object.
   TrainingRun(const TrainingJob& job, const TrainOptions& options, FileSystem& fs,
               const Clock& clock);
 
-  // Checks recipe and rows; makes the adapter as it starts, and its loss.
+  // Checks recipe and rows; makes what is trained as it starts, and its loss.
   absl::Status Start();
   // What a gradient path needs of it. Valid as long as the run.
   GradientPathInputs inputs() const;
-  AdapterParameters& parameters() { return *parameters_; }
+  FlatParameters& parameters() { return *flat_; }
+  AdapterParameters& adapter_parameters() { return *parameters_; }  // of the method kLora
   // In place of the one on the host.
   void set_optimizer(std::unique_ptr<Optimizer> optimizer) { optimizer_ = std::move(optimizer); }
 
-  // With the adapter's starting values: what the objective asks of a frozen model. Null: the path
+  // With the starting values: what the objective asks of a frozen model. Null: the path
   // has none.
   absl::Status Prepare(FrozenPass* model, const std::stop_token& stop);
   // Goes on from the checkpoint, when the options say so and there is one.
@@ -68,19 +72,23 @@ class TrainingRun {
   // The given failure, after the curves of the steps before it are safe: they show how it came to
   // it. When another rank is lost the steps before are as good as any.
   absl::Status Failed(const absl::Status& failure);
-  absl::StatusOr<TrainedAdapter> Finish();
+  absl::StatusOr<TrainedAdapter> Finish();   // of the method kLora
+  absl::StatusOr<TrainedBase> FinishBase();  // of the method kFull
 
  private:
   absl::Status MakeCompact();
   absl::Status MakeStart();
+  absl::Status MakeBaseStart();
+  absl::Status MakeAdapterStart();
   absl::Status Restore();
   absl::Status AgreeOnStart() const;
   absl::Status WriteMetrics();
   double TotalFlops() const;
 
   // What the adapter is trained beside: the job's base, in few bits when the recipe says so, or
-  // what a start has left of it.
+  // what a start has left of it. Of the method kFull what is trained.
   const LlamaWeights& base() const {
+    if (base_parameters_) return base_parameters_->weights();
     return start_ ? *start_->base : compact_ ? *compact_ : *job_.base;
   }
   // Whether this rank writes files.
@@ -92,7 +100,10 @@ class TrainingRun {
   const Clock& clock_;
   std::optional<LlamaWeights> compact_;  // unless the job's base is it
   std::optional<ResidualStart> start_;
-  std::optional<AdapterParameters> parameters_;
+  std::optional<AdapterParameters> parameters_;  // one of these two
+  std::optional<BaseParameters> base_parameters_;
+  FlatParameters* flat_ = nullptr;  // that one
+  const LoraTensors no_adapter_;
   std::unique_ptr<Loss> loss_;
   std::unique_ptr<Optimizer> optimizer_;
   std::optional<StepOrder> order_;

@@ -190,6 +190,18 @@ LlamaWeights WithModules(const LlamaWeights& weights,
   return changed;
 }
 
+LlamaWeights WithTensors(const LlamaConfig& config,
+                         const std::map<std::string, at::Tensor>& by_name) {
+  LlamaWeights made{.config = config};
+  made.layers.resize(static_cast<size_t>(config.num_layers));
+  VisitTensors(config, made,
+               [&](const std::string& name, const std::vector<int64_t>&, at::Tensor& tensor) {
+                 tensor = by_name.at(name);
+               });
+  if (config.tied_head) made.head = made.embedding;
+  return made;
+}
+
 LlamaWeights CastCopy(const LlamaWeights& weights, at::ScalarType dtype) {
   LlamaWeights cast = weights;
   VisitTensors(cast.config, cast,

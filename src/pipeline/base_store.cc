@@ -9,6 +9,7 @@
 #include "evolora/core/json.h"
 #include "evolora/core/status_macros.h"
 #include "evolora/data/chat_format.h"
+#include "evolora/model/hf_folder.h"
 #include "evolora/model/llama_config.h"
 
 namespace evolora {
@@ -210,6 +211,15 @@ absl::StatusOr<LoadedBase> LoadStoredBase(FileSystem& files, const std::string& 
   }
   loaded.model.weights_fingerprint = loaded.stored.weights_fingerprint;
   return loaded;
+}
+
+absl::StatusOr<std::map<std::string, std::string>> StoredTokenizerFiles(FileSystem& files,
+                                                                        const std::string& home,
+                                                                        const StoredBase& base) {
+  const std::string directory = BaseDirectory(home, base.name);
+  const std::string tokenizer =
+      base.tokenizer_path.empty() ? "" : JoinPath(directory, base.tokenizer_path);
+  return TokenizerFiles(files, JoinPath(directory, base.model_path), tokenizer);
 }
 
 }  // namespace evolora

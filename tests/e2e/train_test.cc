@@ -246,6 +246,46 @@ TEST_F(TrainCommand, ADryRunShowsTheFiguresOfTheRunAndWritesNothing) {
   EXPECT_GT(forecast["memory_bytes"]["total"].get<int64_t>(), 260'000 * 4);
 }
 
+TEST_F(TrainCommand, ABaseTrainedAsAWholeIsABaseAgain) {
+  Write("full.json", R"({"method": "full", "learning_rate": 1e-3, "rows_per_step": 2, "epochs": 5,
+      "checkpoint_every_steps": 7})");
+  ASSERT_EQ(Run(Train("unbroken", "rows.jsonl", "full.json")).first, 0);
+  EXPECT_LT(Losses("unbroken").back(), 0.5 * Losses("unbroken").front());
+  Program broken(folder_.path(), Arguments(Train("full", "rows.jsonl", "full.json")));
+  for (int i = 0; i < 20 && broken.ReadLine(); ++i) continue;
+  broken.Kill();
+  if (!PosixFileSystem().Exists(Path("full"))) {
+    ASSERT_EQ(Run(Train("full", "rows.jsonl", "full.json")).first, 0);
+  }
+  for (const char* file : {"/model.safetensors", "/config.json", "/tokenizer.model"}) {
+    ASSERT_FALSE(Read(absl::StrCat("unbroken", file)).empty()) << file;
+    EXPECT_EQ(Read(absl::StrCat("full", file)), Read(absl::StrCat("unbroken", file))) << file;
+  }
+  const auto [added, add_error] = Run({"base", "add", Path("full"), "--name", "taught"});
+  ASSERT_EQ(added, 0) << add_error;
+  Write("ids.jsonl", "{\"ids\": [1, 410, 310]}\n");
+  Program generate(folder_.path(), Arguments({"generate", "--base", "taught", "--ids",
+                                              Path("ids.jsonl"), "--max-tokens", "12"}));
+  const auto line = generate.ReadLine();
+  ASSERT_EQ(generate.Wait(), 0) << generate.Stderr();
+  ASSERT_OK_AND_ASSIGN(const Json answer, ParseJson(line.value_or("")));
+  EXPECT_FALSE(answer["ids"].empty());
+  EXPECT_FALSE(answer["text"].get<std::string>().empty());
+}
+
+TEST_F(TrainCommand, TheMethodFullRefusesWhatItWouldIgnore) {
+  Write("rank.json", R"({"method": "full", "rank": 4})");
+  EXPECT_THAT(Run(Train("full", "rows.jsonl", "rank.json")).second,
+              HasSubstr("rank: the method 'full' does not use it"));
+  Write("full.json", R"({"method": "full"})");
+  Write("jobs.jsonl",
+        CanonicalJson(Json{
+            {"data", Path("rows.jsonl")}, {"recipe", Path("full.json")}, {"out", Path("full")}}));
+  EXPECT_THAT(Run({"train", "--base", "tiny", "--jobs", Path("jobs.jsonl")}).second,
+              HasSubstr("recipe.method full: not beside other adapters"));
+  EXPECT_FALSE(PosixFileSystem().Exists(Path("full")));
+}
+
 TEST_F(TrainCommand, NearDuplicatesOfProtectedTextsAreRefusedByLine) {
   Write("leak.jsonl",
         "{\"prompt\":\"Tell me of the dog that ran\",\"completion\":\" away.\"}\n"

@@ -40,11 +40,11 @@ inline LoraAdapter ReadAdapter(const std::string& name) {
   return peft->adapter;
 }
 
-// The job of a recipe on the model of tests/golden/training. `init`: folder of the adapter to start
-// from, or null.
-inline TrainingJob MakeGoldenJob(const Json& recipe, const std::string& rows_file,
-                                 const Json& init) {
-  const auto base = LoadBase(PosixFileSystem(), GoldenPath("training/model"));
+// The job of a recipe on a model, by default that of tests/golden/training. `init`: folder of the
+// adapter to start from, or null.
+inline TrainingJob MakeGoldenJob(const Json& recipe, const std::string& rows_file, const Json& init,
+                                 const std::string& model = "training/model") {
+  const auto base = LoadBase(PosixFileSystem(), GoldenPath(model));
   EXPECT_TRUE(base.ok()) << base.status();
   const auto parsed = RecipeFromJson(recipe);
   EXPECT_TRUE(parsed.ok()) << parsed.status();

@@ -42,7 +42,8 @@ void FillGradient(const AdapterParameters& parameters, double size, uint64_t see
 
 void ExpectStepsOfTheFormulas(const LoraRecipe& recipe) {
   const AdapterParameters parameters = Parameters(recipe);
-  const std::unique_ptr<Optimizer> optimizer = MakeHostOptimizer(recipe, parameters);
+  const std::unique_ptr<Optimizer> optimizer =
+      MakeHostOptimizer(recipe, parameters, parameters.Groups(recipe));
   const auto count = static_cast<size_t>(parameters.value.numel());
   const float* values = parameters.value.const_data_ptr<float>();
   const float* gradient = parameters.gradient.const_data_ptr<float>();

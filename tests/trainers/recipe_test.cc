@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "support/status_matchers.h"
 
 namespace evolora {
@@ -118,6 +119,29 @@ TEST(Recipe, RefusesWhatItDoesNotKnowOrCannotMean) {
     EXPECT_THAT(ParseRecipe(row.json),
                 StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(row.message)));
   }
+}
+
+TEST(Recipe, TheMethodFullHasNoKeysOfAdapters) {
+  ASSERT_OK_AND_ASSIGN(
+      const LoraRecipe recipe,
+      ParseRecipe(R"({"method": "full", "weight_decay": 0.1, "objective": "dpo"})"));
+  EXPECT_EQ(recipe.method, TrainingMethod::kFull);
+  const Json json = RecipeToJson(recipe);
+  EXPECT_FALSE(json.contains("rank"));
+  ASSERT_OK_AND_ASSIGN(const LoraRecipe back, RecipeFromJson(json));
+  EXPECT_EQ(RecipeToJson(back), json);
+  for (const char* key :
+       {R"("rank": 16)", R"("alpha": 32)", R"("use_rslora": false)", R"("use_dora": true)",
+        R"("lora_dropout": 0)", R"("target_modules": [])", R"("exclude_modules": ["k_proj"])",
+        R"("modules_to_save": ["norm"])", R"("rank_pattern": {})", R"("alpha_pattern": {})",
+        R"("init_lora_weights": "pissa")", R"("lora_plus_ratio": 1)"}) {
+    EXPECT_THAT(ParseRecipe(absl::StrCat(R"({"method": "full", )", key, "}")),
+                StatusIs(absl::StatusCode::kInvalidArgument,
+                         HasSubstr("the method 'full' does not use it")))
+        << key;
+  }
+  EXPECT_THAT(ParseRecipe(R"({"method": "qlora"})"),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("not one of lora, full")));
 }
 
 TEST(Recipe, GreatestRankCountsPatternsAndTheStartThatIsTakenOff) {

@@ -1,7 +1,9 @@
-// train: LoRA adapters from files of rows; also what the loop runs as a child process.
+// train: LoRA adapters or whole bases from files of rows; also what the loop runs as a child
+// process.
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "CLI/CLI.hpp"
@@ -18,6 +20,7 @@
 #include "options.h"
 #include "output.h"
 #include "train_dry_run.h"
+#include "train_full.h"
 #include "train_job.h"
 #include "train_jobs.h"
 #include "train_sweep.h"
@@ -37,11 +40,22 @@ struct TrainCommand {
   double gflops = 0;
 };
 
-absl::StatusOr<CheckedJob> LoadJob(const GlobalOptions& global, const TrainCommand& command) {
+// A job with what its result is written with.
+struct LoadedJob {
+  CheckedJob checked;
+  std::optional<HfFolderExtras> folder;  // of the method full
+};
+
+absl::StatusOr<LoadedJob> LoadJob(const GlobalOptions& global, const TrainCommand& command) {
+  LoadedJob loaded;
   ASSIGN_OR_RETURN(const LoraRecipe recipe, ReadRecipe(command.files));
   ASSIGN_OR_RETURN(const LoadedBase base, LoadStoredBase(PosixFileSystem(), global.home,
                                                          command.base, recipe.base_weights));
-  return BuildJob(base, command.files, recipe);
+  ASSIGN_OR_RETURN(loaded.checked, BuildJob(base, command.files, recipe));
+  if (recipe.method == TrainingMethod::kFull) {
+    ASSIGN_OR_RETURN(loaded.folder, PrepareFolder(global.home, base, loaded.checked.warnings));
+  }
+  return loaded;
 }
 
 // Shows steps: JSON lines, or a bar on stderr.
@@ -69,7 +83,8 @@ class StepPrinter {
 
 absl::Status DryRun(const GlobalOptions& global, const TrainCommand& command) {
   RETURN_IF_ERROR(InitTorch(NumThreads(global)));
-  ASSIGN_OR_RETURN(const CheckedJob checked, LoadJob(global, command));
+  ASSIGN_OR_RETURN(const LoadedJob loaded, LoadJob(global, command));
+  const CheckedJob& checked = loaded.checked;
   ShowWarnings(checked);
   return ShowDryRun(global, checked.job, command.device, checked.warnings, command.gflops);
 }
@@ -79,7 +94,7 @@ const char* Environment(const char* name) { return std::getenv(name); }
 // A rank beside the first: computes its share and writes nothing.
 absl::Status TrainAsHelper(const GlobalOptions& global, const TrainCommand& command,
                            const ProcessGroupOptions& ranks) {
-  ASSIGN_OR_RETURN(const CheckedJob checked, LoadJob(global, command));
+  ASSIGN_OR_RETURN(const LoadedJob loaded, LoadJob(global, command));
   ASSIGN_OR_RETURN(const std::unique_ptr<ProcessGroup> group, JoinProcessGroup(ranks));
   const TrainOptions options{.device = command.device,
                              .device_graphs = !command.no_graphs,
@@ -87,8 +102,37 @@ absl::Status TrainAsHelper(const GlobalOptions& global, const TrainCommand& comm
                              .resume = command.resume,
                              .group = group.get()};
   const Interrupt interrupt;
-  return TrainLora(checked.job, options, PosixFileSystem(), SystemClock(), interrupt.token())
-      .status();
+  const auto train = [&](auto trainer) {
+    return trainer(loaded.checked.job, options, PosixFileSystem(), SystemClock(), interrupt.token())
+        .status();
+  };
+  return loaded.folder ? train(TrainFull) : train(TrainLora);
+}
+
+// Trains, writes the result and says so.
+absl::Status TrainOne(const GlobalOptions& global, const JobFiles& files, const LoadedJob& loaded,
+                      const TrainOptions& options) {
+  const TrainingJob& job = loaded.checked.job;
+  const Interrupt interrupt;
+  const auto say = [&](const char* what, const std::vector<StepReport>& history,
+                       const std::string& digest) {
+    if (global.json) return;
+    std::printf("%s %s: %zu steps, final loss %.4f, digest %s\n", what, files.out.c_str(),
+                history.size(), history.back().loss, digest.substr(0, 12).c_str());
+  };
+  if (!loaded.folder) {
+    ASSIGN_OR_RETURN(const TrainedAdapter trained,
+                     TrainLora(job, options, PosixFileSystem(), SystemClock(), interrupt.token()));
+    RETURN_IF_ERROR(WriteResult(files, trained));
+    say("adapter", trained.history, AdapterDigest(trained.adapter));
+    return absl::OkStatus();
+  }
+  ASSIGN_OR_RETURN(const TrainedBase trained,
+                   TrainFull(job, options, PosixFileSystem(), SystemClock(), interrupt.token()));
+  RETURN_IF_ERROR(WriteResult(files, trained, *loaded.folder));
+  ASSIGN_OR_RETURN(const std::string digest, WeightsFingerprint(*trained.weights));
+  say("base", trained.history, digest);
+  return absl::OkStatus();
 }
 
 absl::Status Train(const GlobalOptions& global, const TrainCommand& command) {
@@ -104,8 +148,8 @@ absl::Status Train(const GlobalOptions& global, const TrainCommand& command) {
   const std::string work_dir = WorkFolder(command.files);
   RETURN_IF_ERROR(files.CreateDirectories(work_dir));
   ASSIGN_OR_RETURN(const WorkFolderLock lock, WorkFolderLock::Take(work_dir));
-  ASSIGN_OR_RETURN(const CheckedJob checked, LoadJob(global, command));
-  ShowWarnings(checked);
+  ASSIGN_OR_RETURN(const LoadedJob loaded, LoadJob(global, command));
+  ShowWarnings(loaded.checked);
   ASSIGN_OR_RETURN(const std::string metrics_dir, MetricsFolder(command.files, command.resume));
   std::unique_ptr<ProcessGroup> group;
   if (ranks.size > 1) {
@@ -119,16 +163,7 @@ absl::Status Train(const GlobalOptions& global, const TrainCommand& command) {
                              .metrics_dir = metrics_dir,
                              .on_step = [&](const StepReport& step) { printer.Show(step); },
                              .group = group.get()};
-  const Interrupt interrupt;
-  ASSIGN_OR_RETURN(const TrainedAdapter trained,
-                   TrainLora(checked.job, options, files, SystemClock(), interrupt.token()));
-  RETURN_IF_ERROR(WriteResult(command.files, trained));
-  if (!global.json) {
-    std::printf("adapter %s: %zu steps, final loss %.4f, digest %s\n", command.files.out.c_str(),
-                trained.history.size(), trained.history.back().loss,
-                AdapterDigest(trained.adapter).substr(0, 12).c_str());
-  }
-  return absl::OkStatus();
+  return TrainOne(global, command.files, loaded, options);
 }
 
 // What would be ignored beside --jobs or --sweep, and without them.
@@ -172,8 +207,10 @@ void AddFileOptions(CLI::App& command, TrainCommand& options) {
   command.add_option("--data", files.data,
                      "JSON lines; what a row holds depends on the recipe's objective");
   command.add_option("--recipe", files.recipe, "JSON file of the recipe");
-  command.add_option("--out", files.out,
-                     "PEFT folder to write; its work folder is OUT.work (not with --dry-run)");
+  command.add_option(
+      "--out", files.out,
+      "folder to write: an adapter as PEFT has it, or with the recipe's method full a base as "
+      "Hugging Face has it; its work folder is OUT.work (not with --dry-run)");
   command.add_option("--init", files.init, "PEFT folder to start from");
   command.add_option("--protect", files.protect,
                      "JSON lines {text}: refuse to train on these or their near-duplicates");
@@ -226,7 +263,8 @@ void AddManyOptions(CLI::App& command, TrainCommand& options) {
 
 void AddTrainCommand(CLI::App& app, GlobalOptions& global) {
   auto options = std::make_shared<TrainCommand>();
-  CLI::App* command = app.add_subcommand("train", "train one LoRA adapter, or many at once");
+  CLI::App* command =
+      app.add_subcommand("train", "train one LoRA adapter, or many at once, or a base as a whole");
   AddFileOptions(*command, *options);
   AddManyOptions(*command, *options);
   command->add_option("--device", options->device, "cpu (default), cuda or cuda:N");

@@ -87,7 +87,7 @@ std::string ForecastText(const RunForecast& f, const TimeEstimate& time) {
   add("  base weights", Mebibytes(m.weights));
   add("  packed adapter", Mebibytes(m.packed));
   add("  activations", Mebibytes(m.arena));
-  add("  adapter and moments", Mebibytes(m.optimiser));
+  add("  trained and moments", Mebibytes(m.optimiser));
   add("  writing a checkpoint", Mebibytes(m.checkpoint));
   add("  rows", Mebibytes(m.rows));
   add("time", absl::StrFormat("%.1f s", time.seconds));

@@ -49,23 +49,6 @@ absl::Status CheckRows(const JobFiles& files, CheckedJob& checked) {
   return absl::OkStatus();
 }
 
-absl::Status WriteSummary(const std::string& work_dir, const TrainedAdapter& trained) {
-  int64_t tokens = 0;
-  double seconds = 0;
-  for (const StepReport& step : trained.history) {
-    tokens += step.tokens;
-    seconds += step.seconds;
-  }
-  const int64_t steps = static_cast<int64_t>(trained.history.size());
-  return PosixFileSystem().WriteFileAtomic(
-      JoinPath(work_dir, "summary.json"),
-      CanonicalJson(Json{{"trained_tokens", tokens},
-                         {"flops", trained.total_flops},
-                         {"seconds", seconds},
-                         {"steps", steps},
-                         {"final_loss", steps > 0 ? trained.history.back().loss : 0.0}}));
-}
-
 }  // namespace
 
 absl::StatusOr<LoraRecipe> ReadRecipe(const JobFiles& files) {
@@ -95,7 +78,8 @@ static void WarnOfRecipe(const LoraRecipe& recipe, std::vector<std::string>& war
 
 absl::StatusOr<CheckedJob> BuildJob(const LoadedBase& base, const JobFiles& files,
                                     const LoraRecipe& recipe) {
-  if (GreatestRank(recipe) > kMaxPortableRank) {
+  const bool adapts = recipe.method == TrainingMethod::kLora;
+  if (adapts && GreatestRank(recipe) > kMaxPortableRank) {
     return absl::InvalidArgumentError(
         absl::StrCat(files.recipe, ": would give an adapter of rank ", GreatestRank(recipe),
                      "; PEFT folders are written up to ", kMaxPortableRank));
@@ -138,8 +122,26 @@ absl::StatusOr<std::string> MetricsFolder(const JobFiles& files, bool resume) {
   return folder;
 }
 
+absl::Status WriteSummary(const std::string& work_dir, const std::vector<StepReport>& history,
+                          double flops) {
+  int64_t tokens = 0;
+  double seconds = 0;
+  for (const StepReport& step : history) {
+    tokens += step.tokens;
+    seconds += step.seconds;
+  }
+  const int64_t steps = static_cast<int64_t>(history.size());
+  return PosixFileSystem().WriteFileAtomic(
+      JoinPath(work_dir, "summary.json"),
+      CanonicalJson(Json{{"trained_tokens", tokens},
+                         {"flops", flops},
+                         {"seconds", seconds},
+                         {"steps", steps},
+                         {"final_loss", steps > 0 ? history.back().loss : 0.0}}));
+}
+
 absl::Status WriteResult(const JobFiles& files, const TrainedAdapter& trained) {
-  RETURN_IF_ERROR(WriteSummary(WorkFolder(files), trained));
+  RETURN_IF_ERROR(WriteSummary(WorkFolder(files), trained.history, trained.total_flops));
   RETURN_IF_ERROR(WritePeftFolder(PosixFileSystem(), files.out, trained.adapter));
   for (const std::string& warning : ServeabilityWarnings(trained.adapter)) {
     std::fprintf(stderr, "evolora: %s: %s\n", files.out.c_str(), warning.c_str());

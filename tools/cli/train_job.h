@@ -11,11 +11,11 @@
 
 namespace evolora::cli {
 
-// What one adapter is trained from, and where it goes.
+// What one adapter, or a base as a whole, is trained from, and where it goes.
 struct JobFiles {
   std::string data;     // JSON lines
   std::string recipe;   // JSON
-  std::string out;      // PEFT folder to write
+  std::string out;      // folder to write: PEFT's, or a base's
   std::string init;     // PEFT folder to start from; may be empty
   std::string protect;  // JSON lines {text} that the rows may not repeat; may be empty
   std::string metrics;  // folder; empty: inside the work folder
@@ -44,6 +44,10 @@ std::string WorkFolder(const JobFiles& files);  // OUT.work
 // Where the curves go. The folder inside the work folder is this run's own: what another start left
 // there goes, unless the run goes on from its checkpoint.
 absl::StatusOr<std::string> MetricsFolder(const JobFiles& files, bool resume);
+
+// summary.json of the whole run.
+absl::Status WriteSummary(const std::string& work_dir, const std::vector<StepReport>& history,
+                          double flops);
 
 // Writes the summary, then the adapter, so that a complete adapter always has one; says what a
 // server will not take.

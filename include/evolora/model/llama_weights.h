@@ -90,6 +90,10 @@ at::Tensor FindReplaceable(const LlamaWeights& weights, const std::string& modul
 LlamaWeights WithModules(const LlamaWeights& weights,
                          const std::map<std::string, at::Tensor>& by_module_path);
 
+// Weights made of these tensors, by their names as in TensorShapes. REQUIRES: none is missing.
+LlamaWeights WithTensors(const LlamaConfig& config,
+                         const std::map<std::string, at::Tensor>& by_name);
+
 // The same weights in another floating type (a tied head stays the embedding). REQUIRES:
 // !weights.compact.
 LlamaWeights CastCopy(const LlamaWeights& weights, at::ScalarType dtype);

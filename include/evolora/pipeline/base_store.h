@@ -1,5 +1,6 @@
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -56,5 +57,10 @@ struct LoadedBase {
 absl::StatusOr<LoadedBase> LoadStoredBase(FileSystem& files, const std::string& home,
                                           const std::string& name,
                                           WeightStorage storage = WeightStorage::kFp32);
+
+// The base's tokenizer as files of a Hugging Face folder (TokenizerFiles of model/hf_folder.h).
+absl::StatusOr<std::map<std::string, std::string>> StoredTokenizerFiles(FileSystem& files,
+                                                                        const std::string& home,
+                                                                        const StoredBase& base);
 
 }  // namespace evolora

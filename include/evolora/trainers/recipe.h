@@ -13,6 +13,16 @@
 
 namespace evolora {
 
+// What is trained.
+//   kLora  an adapter beside the frozen base
+//   kFull  every weight of the base: embedding, head (a tied one stays tied), linear layers, norms,
+//          biases. The result is a base of its own (full_trainer.h). As Transformers' Trainer does
+//          it: weight_decay is for matrices alone, not for norms and biases. On the fast and the
+//          reference path, in fp32. The frozen model of an objective is the base as it was; distill
+//          needs distill_top_k, since its teacher's hidden states would meet a head that moves.
+enum class TrainingMethod { kLora, kFull };
+const char* MethodName(TrainingMethod method);  // "lora", "full"
+
 // How gradients are computed. All give the same numbers up to the order of fp32 sums.
 //   kFast       forward and backward written by hand; no padding, common prefixes of the rows of a
 //               micro-batch computed once
@@ -45,8 +55,12 @@ enum class LoraInit { kKaiming, kPissa, kOlora };
 
 enum class LearningRateSchedule { kConstant, kLinear, kCosine };
 
-// How one LoRA adapter is trained. JSON names equal the field names; an unknown key is an error.
+// How one LoRA adapter, or a whole base, is trained. JSON names equal the field names; an unknown
+// key is an error.
 struct LoraRecipe {
+  TrainingMethod method = TrainingMethod::kLora;  // JSON: "lora", "full"
+
+  // Of an adapter: with the method kFull each of these, down to lora_plus_ratio, is an error.
   int64_t rank = 16;        // 1..512
   double alpha = 32;        // scale = alpha / rank, as in PEFT
   bool use_rslora = false;  // scale = alpha / sqrt(rank) (Kalajdzievski 2023)
@@ -74,8 +88,9 @@ struct LoraRecipe {
   // another init_lora_weights, lora_plus_ratio or weight_decay.
   std::vector<std::string> modules_to_save;
   LoraInit init_lora_weights = LoraInit::kKaiming;  // others: without use_dora and initial adapter
-  double learning_rate = 3e-4;
   double lora_plus_ratio = 1;  // learning rate of B over that of A (LoRA+, Hayou et al. 2024)
+
+  double learning_rate = 3e-4;
   LearningRateSchedule schedule = LearningRateSchedule::kLinear;  // decays to zero
   double warmup_ratio = 0;  // share of all steps, rising linearly from zero
   int64_t epochs = 3;
@@ -114,6 +129,7 @@ absl::StatusOr<LoraRecipe> ParseRecipe(absl::string_view json_text);
 Json RecipeToJson(const LoraRecipe& recipe);
 
 // The greatest rank that a module of the adapter can have which a run with this recipe gives.
+// REQUIRES: the method kLora.
 int64_t GreatestRank(const LoraRecipe& recipe);
 
 // Learning rate of optimiser step `step` (from 0) of `total_steps`, as Hugging Face's schedules

@@ -56,9 +56,10 @@ struct JobOutcome {
 // Exact:    a job's losses, gradients and adapter have the bytes that TrainLora gives it alone,
 //           whatever works beside it; only StepReport::seconds tells of the others. No prefix is
 //           shared between jobs.
-// Refused:  Unimplemented for what the fast path on the CPU does not share: recipe.path but kFast,
-//           precision but kFp32, modules_to_save, base_weights, init_lora_weights kPissa or kOlora
-//           (they change the base), another device, a process group.
+// Refused:  Unimplemented for what the fast path on the CPU does not share: recipe.method
+//           kFull, path but kFast, precision but kFp32, modules_to_save, base_weights,
+//           init_lora_weights kPissa or kOlora (they change the base), another device, a process
+//           group.
 // Cost:     joining: one adapter's start and the digest of its rows; no pass over the
 //           base. Adapters with magnitudes (use_dora) run their forward frozen products apart.
 // Threads:  one call at a time, on the calling thread, which uses all threads of LibTorch.

@@ -14,7 +14,7 @@ struct MemoryForecast {
   int64_t weights = 0;     // the base, fp32
   int64_t packed = 0;      // a second copy of the adapter, in panels; fast path only
   int64_t arena = 0;       // activations and scratch of the largest micro-batch; fast path only
-  int64_t optimiser = 0;   // values, gradients and both moments of the adapter
+  int64_t optimiser = 0;   // values, gradients and both moments of what is trained
   int64_t checkpoint = 0;  // copies made while a checkpoint is written
   int64_t rows = 0;        // the tokenised data
   int64_t total() const { return weights + packed + arena + optimiser + checkpoint + rows; }
