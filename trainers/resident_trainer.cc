@@ -7,9 +7,11 @@
 #include "absl/strings/str_cat.h"
 #include "device/device_errors.h"
 #include "evolora/core/status_macros.h"
+#include "evolora/model/compact_weights.h"
 #include "evolora/model/torch_status.h"
 #include "fast_adapter.h"
 #include "fast_model.h"
+#include "step_cost.h"
 #include "training_run.h"
 
 namespace evolora {
@@ -21,19 +23,20 @@ absl::Status Refused(const char* what) {
 }
 
 absl::Status CheckShareable(const QueuedJob& queued) {
-  const LoraRecipe& recipe = queued.job.recipe;
-  if (recipe.method != TrainingMethod::kLora) return Refused("recipe.method full");
-  if (recipe.path != TrainingPath::kFast) return Refused("recipe.path but fast");
-  if (recipe.precision != TrainingPrecision::kFp32) return Refused("recipe.precision bf16");
-  if (!recipe.modules_to_save.empty()) return Refused("recipe.modules_to_save");
-  if (recipe.base_weights != WeightStorage::kFp32) return Refused("recipe.base_weights");
-  if (recipe.init_lora_weights != LoraInit::kKaiming) {
-    return Refused("recipe.init_lora_weights pissa or olora");
-  }
   if (queued.options.device != "cpu") return Refused("a device but cpu");
   if (queued.options.group != nullptr) return Refused("a process group");
-  return absl::OkStatus();
+  return CheckResident(queued.job);
 }
+
+// What a job that trains modules of the base as a whole has for itself: a model with these in
+// place. Its passes are its own.
+struct OwnModel {
+  OwnModel(const LlamaWeights& base, const LoraTensors& lora)
+      : weights(WithModules(base, lora.saved)), model(weights) {}
+
+  const LlamaWeights weights;
+  FastModel model;
+};
 
 // A job at work.
 struct ActiveJob {
@@ -47,6 +50,7 @@ struct ActiveJob {
 
   QueuedJob queued;
   TrainingRun run;
+  std::unique_ptr<OwnModel> own;  // null: the one of all
   std::unique_ptr<FastAdapter> adapter;
   int64_t step_tokens = 0;  // of a mean step
   double join_seconds = 0;
@@ -54,13 +58,8 @@ struct ActiveJob {
   double loss_sum = 0;
 };
 
-int64_t MeanStepTokens(const TrainingJob& job) {
-  int64_t tokens = 0;
-  for (const TrainingRow& row : job.rows) {
-    tokens += static_cast<int64_t>(row.ids.size() + row.counterpart.ids.size());
-  }
-  const auto rows = static_cast<int64_t>(job.rows.size());
-  return rows == 0 ? 0 : tokens * std::min(rows, job.recipe.rows_per_step) / rows;
+int64_t StepTokensOf(const TrainingJob& job) {
+  return MeanStepTokens(job.rows, job.recipe.rows_per_step);
 }
 
 class Trainer : public ResidentTrainer {
@@ -136,7 +135,7 @@ class Trainer : public ResidentTrainer {
 
   bool Fits(const TrainingJob& job) const {
     if (active_.empty()) return true;
-    int64_t tokens = MeanStepTokens(job);
+    int64_t tokens = StepTokensOf(job);
     for (const std::unique_ptr<ActiveJob>& other : active_) tokens += other->step_tokens;
     return static_cast<int64_t>(active_.size()) < limits_.max_adapters &&
            tokens <= limits_.tokens_per_step;
@@ -155,8 +154,12 @@ class Trainer : public ResidentTrainer {
           "job ", job.queued.name, ": ", other->queued.name, " works in its folder ", folder));
     }
     RETURN_IF_ERROR(job.run.Start());
-    job.adapter = std::make_unique<FastAdapter>(model_, job.run.inputs());
-    job.step_tokens = MeanStepTokens(job.queued.job);
+    const GradientPathInputs inputs = job.run.inputs();
+    if (!inputs.lora->saved.empty()) {
+      job.own = std::make_unique<OwnModel>(*base_, *inputs.lora);
+    }
+    job.adapter = std::make_unique<FastAdapter>(job.own ? job.own->model : model_, inputs);
+    job.step_tokens = StepTokensOf(job.queued.job);
     RETURN_IF_ERROR(job.run.Prepare(job.adapter.get(), stop));
     return job.run.LoadProgress();
   }
@@ -171,6 +174,11 @@ class Trainer : public ResidentTrainer {
       job->loss_sum = 0;
       for (FastModel::MicroBatch& batch :
            job->adapter->BeginStep(job->step.index, job->step.rows, job->step.factor)) {
+        if (job->own) {
+          job->own->model.AddGradients(absl::MakeSpan(&batch, 1));
+          job->loss_sum += batch.loss_sum;
+          continue;
+        }
         batches.push_back(std::move(batch));
         owners.push_back(job.get());
       }
@@ -216,6 +224,22 @@ class Trainer : public ResidentTrainer {
 };
 
 }  // namespace
+
+absl::Status CheckResident(const TrainingJob& job) {
+  const LoraRecipe& recipe = job.recipe;
+  if (recipe.method != TrainingMethod::kLora) return Refused("recipe.method full");
+  if (recipe.path != TrainingPath::kFast) return Refused("recipe.path but fast");
+  if (recipe.precision != TrainingPrecision::kFp32) return Refused("recipe.precision bf16");
+  if (recipe.init_lora_weights != LoraInit::kKaiming) {
+    return Refused("recipe.init_lora_weights pissa or olora");
+  }
+  const WeightStorage storage =
+      job.base->compact ? job.base->compact->storage : WeightStorage::kFp32;
+  if (recipe.base_weights == storage) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "recipe.base_weights: ", WeightStorageName(recipe.base_weights), ", the base in memory is ",
+      WeightStorageName(storage), "; all jobs of a list share one"));
+}
 
 absl::Status ValidateLimits(const ResidentLimits& limits) {
   const std::pair<const char*, int64_t> values[] = {{"max_adapters", limits.max_adapters},

@@ -1,5 +1,7 @@
 #include "step_cost.h"
 
+#include <algorithm>
+
 namespace evolora {
 
 StepSize SizeOfStep(absl::Span<const TrainingRow> rows, absl::Span<const int64_t> step_rows,
@@ -14,6 +16,15 @@ StepSize SizeOfStep(absl::Span<const TrainingRow> rows, absl::Span<const int64_t
     size.labelled_tokens += NumTargets(row.counterpart.labels);
   }
   return size;
+}
+
+int64_t MeanStepTokens(absl::Span<const TrainingRow> rows, int64_t rows_per_step) {
+  int64_t tokens = 0;
+  for (const TrainingRow& row : rows) {
+    tokens += static_cast<int64_t>(row.ids.size() + row.counterpart.ids.size());
+  }
+  const auto num_rows = static_cast<int64_t>(rows.size());
+  return num_rows == 0 ? 0 : tokens * std::min(num_rows, rows_per_step) / num_rows;
 }
 
 double StepFlops(const LlamaConfig& config, const LoraRecipe& recipe, const StepSize& size) {

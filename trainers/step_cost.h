@@ -18,6 +18,9 @@ struct StepSize {
 StepSize SizeOfStep(absl::Span<const TrainingRow> rows, absl::Span<const int64_t> step_rows,
                     ObjectiveKind objective = ObjectiveKind::kSft);
 
+// Tokens of a mean step, counterparts included; 0 without rows.
+int64_t MeanStepTokens(absl::Span<const TrainingRow> rows, int64_t rows_per_step);
+
 // FLOPs of one step, from shapes: forward, and the gradient of the activations, which costs the
 // same again; with the method kFull that of the weights, which costs the products with them a third
 // time. A token attends to half of a mean row.

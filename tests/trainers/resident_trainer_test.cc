@@ -1,151 +1,34 @@
 #include "evolora/trainers/resident_trainer.h"
 
 #include <algorithm>
-#include <cmath>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
-#include "evolora/core/random.h"
-#include "model/random_model.h"
 #include "support/failing_file_system.h"
 #include "support/fake_clock.h"
 #include "support/status_matchers.h"
 #include "support/temp_dir.h"
+#include "trainers/resident_jobs.h"
 
 namespace evolora {
 namespace {
 
+using ::evolora::testing::Alone;
+using ::evolora::testing::ExpectAllAsAlone;
+using ::evolora::testing::ExpectSameBytes;
 using ::evolora::testing::FakeClock;
 using ::evolora::testing::IsOk;
+using ::evolora::testing::MakeJob;
+using ::evolora::testing::OddJobs;
+using ::evolora::testing::RowsOf;
+using ::evolora::testing::RunAll;
 using ::evolora::testing::StatusIs;
 using ::evolora::testing::TempDir;
+using ::evolora::testing::WideBase;
 using ::testing::_;
 using ::testing::HasSubstr;
-
-// Wide enough for rank 64, with odd sizes elsewhere.
-std::shared_ptr<const LlamaWeights> WideBase() {
-  LlamaConfig config = testing::SmallConfig();
-  config.hidden_size = 80;
-  config.intermediate_size = 70;
-  config.num_kv_heads = 6;
-  config.head_dim = 12;
-  return testing::RandomWeights(config, 7);
-}
-
-// Rows that begin with what the rows of every other job begin with.
-std::vector<TrainingRow> RowsOf(const LlamaConfig& config, int64_t count, uint64_t seed) {
-  const std::vector<TokenId> prefix = testing::RandomIds(config, 6, 99);
-  Random random(seed);
-  std::vector<TrainingRow> rows;
-  for (int64_t i = 0; i < count; ++i) {
-    TrainingRow row{.ids = prefix};
-    const auto length = static_cast<int64_t>(2 + random.NextBelow(20));
-    for (const TokenId id :
-         testing::RandomIds(config, length, seed * 100 + static_cast<uint64_t>(i)))
-      row.ids.push_back(id);
-    row.labels = row.ids;
-    std::fill_n(row.labels.begin(), 5 + random.NextBelow(3), kIgnoreLabel);
-    rows.push_back(row);
-  }
-  return rows;
-}
-
-QueuedJob MakeJob(const std::shared_ptr<const LlamaWeights>& base, const std::string& name,
-                  int64_t rank, int64_t num_rows) {
-  QueuedJob queued{.name = name};
-  TrainingJob& job = queued.job;
-  job.base = base;
-  job.base_name = "tiny";
-  job.base_weights_fingerprint = "tiny-7";
-  job.rows = RowsOf(base->config, num_rows, static_cast<uint64_t>(rank));
-  job.recipe.rank = rank;
-  job.recipe.alpha = static_cast<double>(2 * rank);
-  job.recipe.learning_rate = 1e-2;
-  job.recipe.rows_per_step = 4;
-  job.recipe.epochs = 2;
-  job.recipe.seed = static_cast<uint64_t>(num_rows);
-  job.recipe.checkpoint_every_steps = 2;
-  return queued;
-}
-
-// Jobs that differ in all that may differ.
-std::vector<QueuedJob> OddJobs(const std::shared_ptr<const LlamaWeights>& base) {
-  std::vector<QueuedJob> jobs = {MakeJob(base, "one", 1, 12), MakeJob(base, "three", 3, 5),
-                                 MakeJob(base, "sixty-four", 64, 9), MakeJob(base, "two", 2, 12),
-                                 MakeJob(base, "five", 5, 7)};
-  jobs[0].job.recipe.target_modules = {"q_proj", "down_proj"};
-  jobs[0].job.recipe.schedule = LearningRateSchedule::kCosine;
-  jobs[0].job.recipe.warmup_ratio = 0.3;
-  jobs[1].job.recipe.epochs = 1;  // ends first
-  jobs[1].job.recipe.tokens_per_micro_batch = 20;
-  jobs[2].job.recipe.learning_rate = 1e-3;
-  jobs[2].job.recipe.lora_plus_ratio = 4;
-  jobs[2].job.recipe.rows_per_step = 3;
-  jobs[3].job.recipe.target_modules = {"model.layers.2.mlp.up_proj",
-                                       "model.layers.1.self_attn.o_proj"};
-  jobs[3].job.recipe.schedule = LearningRateSchedule::kConstant;
-  jobs[4].job.recipe.rank_pattern = {{"v_proj", 7}};
-  jobs[4].job.recipe.weight_decay = 0.1;
-  return jobs;
-}
-
-// Those that need more of the fast path.
-std::vector<QueuedJob> SpecialJobs(const std::shared_ptr<const LlamaWeights>& base) {
-  std::vector<QueuedJob> jobs = {MakeJob(base, "dropout", 4, 8), MakeJob(base, "dora", 2, 6),
-                                 MakeJob(base, "dpo", 3, 6), MakeJob(base, "plain", 5, 8)};
-  jobs[0].job.recipe.lora_dropout = 0.3;
-  jobs[1].job.recipe.use_dora = true;
-  jobs[1].job.recipe.exclude_modules = {"gate_proj"};
-  jobs[2].job.recipe.objective.kind = ObjectiveKind::kDpo;
-  for (TrainingRow& row : jobs[2].job.rows) {
-    row.counterpart = {.ids = row.ids, .labels = row.labels};
-    for (size_t t = 8; t < row.ids.size(); ++t) {
-      row.counterpart.ids[t] = row.counterpart.labels[t] = (row.ids[t] + 5) % 37;
-    }
-  }
-  return jobs;
-}
-
-std::vector<JobOutcome> RunAll(const std::shared_ptr<const LlamaWeights>& base,
-                               std::vector<QueuedJob> jobs, const ResidentLimits& limits = {},
-                               std::stop_token stop = {}, FileSystem& fs = PosixFileSystem()) {
-  const FakeClock clock;
-  auto trainer = ResidentTrainer::Create(base, limits);
-  EXPECT_THAT(trainer.status(), IsOk());
-  return (*trainer)->RunAll(std::move(jobs), fs, clock, stop);
-}
-
-absl::StatusOr<TrainedAdapter> Alone(const QueuedJob& queued) {
-  const FakeClock clock;
-  return TrainLora(queued.job, queued.options, PosixFileSystem(), clock, {});
-}
-
-void ExpectSameBytes(const JobOutcome& outcome, const TrainedAdapter& alone) {
-  SCOPED_TRACE(outcome.name);
-  ASSERT_THAT(outcome.trained.status(), IsOk());
-  const TrainedAdapter& together = *outcome.trained;
-  ASSERT_EQ(together.history.size(), alone.history.size());
-  for (size_t i = 0; i < alone.history.size(); ++i) {
-    EXPECT_EQ(together.history[i].loss, alone.history[i].loss) << "step " << i;
-    EXPECT_EQ(together.history[i].grad_norm, alone.history[i].grad_norm) << "step " << i;
-    EXPECT_EQ(together.history[i].learning_rate, alone.history[i].learning_rate);
-    EXPECT_EQ(together.history[i].figures, alone.history[i].figures);
-  }
-  EXPECT_EQ(AdapterDigest(together.adapter), AdapterDigest(alone.adapter));
-  EXPECT_EQ(together.total_flops, alone.total_flops);
-}
-
-void ExpectAllAsAlone(const std::vector<QueuedJob>& jobs, const std::vector<JobOutcome>& outcomes) {
-  ASSERT_EQ(outcomes.size(), jobs.size());
-  for (size_t i = 0; i < jobs.size(); ++i) {
-    EXPECT_EQ(outcomes[i].name, jobs[i].name);
-    ASSERT_OK_AND_ASSIGN(const TrainedAdapter alone, Alone(jobs[i]));
-    ExpectSameBytes(outcomes[i], alone);
-  }
-}
 
 TEST(ResidentTrainer, EveryJobHasTheBytesItHasAlone) {
   const auto base = WideBase();
@@ -153,30 +36,6 @@ TEST(ResidentTrainer, EveryJobHasTheBytesItHasAlone) {
   for (const int64_t tokens_per_pass : {1, 70, 100000}) {
     SCOPED_TRACE(tokens_per_pass);
     ExpectAllAsAlone(jobs, RunAll(base, jobs, {.tokens_per_pass = tokens_per_pass}));
-  }
-}
-
-TEST(ResidentTrainer, DropoutMagnitudesAndPreferencesStandBesidePlainJobs) {
-  const auto base = testing::RandomWeights(testing::SmallConfig(), 7);
-  const std::vector<QueuedJob> jobs = SpecialJobs(base);
-  ExpectAllAsAlone(jobs, RunAll(base, jobs));
-}
-
-TEST(ResidentTrainer, EveryJobTakesTheStepsOfTheAutogradReference) {
-  const auto base = WideBase();
-  std::vector<QueuedJob> jobs = OddJobs(base);
-  const std::vector<JobOutcome> outcomes = RunAll(base, jobs);
-  for (size_t i = 0; i < jobs.size(); ++i) {
-    SCOPED_TRACE(jobs[i].name);
-    jobs[i].job.recipe.path = TrainingPath::kReference;
-    ASSERT_OK_AND_ASSIGN(const TrainedAdapter reference, Alone(jobs[i]));
-    ASSERT_THAT(outcomes[i].trained.status(), IsOk());
-    const std::vector<StepReport>& history = outcomes[i].trained->history;
-    ASSERT_EQ(history.size(), reference.history.size());
-    for (size_t s = 0; s < history.size(); ++s) {
-      EXPECT_NEAR(history[s].loss / reference.history[s].loss, 1, 1e-5) << "step " << s;
-      EXPECT_NEAR(history[s].grad_norm / reference.history[s].grad_norm, 1, 1e-4) << "step " << s;
-    }
   }
 }
 
@@ -329,30 +188,6 @@ TEST(ResidentTrainer, AFailureEndsItsJobAlone) {
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("row 2")));
   EXPECT_THAT(outcomes[3].trained, StatusIs(absl::StatusCode::kAborted, HasSubstr("step 1")));
   ExpectAllAsAlone(sound, {outcomes[0], outcomes[2], outcomes[4]});
-}
-
-TEST(ResidentTrainer, RefusesWhatItDoesNotShare) {
-  const auto base = testing::RandomWeights(testing::SmallConfig(), 7);
-  const QueuedJob good = MakeJob(base, "good", 2, 4);
-  std::vector<QueuedJob> jobs(8, good);
-  for (size_t i = 0; i < jobs.size(); ++i) jobs[i].name = absl::StrCat(i);
-  jobs[0].job.recipe.path = TrainingPath::kReference;
-  jobs[1].job.recipe.init_lora_weights = LoraInit::kPissa;
-  jobs[2].options.device = "cuda";
-  jobs[3].job.base = testing::RandomWeights(testing::SmallConfig(), 8);
-  const TempDir work;
-  jobs[4].options.work_dir = jobs[5].options.work_dir = work.path();
-  jobs[6].job.recipe.modules_to_save = {"norm"};
-  jobs[7].job.recipe.base_weights = WeightStorage::kInt8;
-  const std::vector<JobOutcome> outcomes = RunAll(base, jobs);
-  for (const size_t i : {0, 1, 2, 6, 7}) {
-    EXPECT_THAT(outcomes[i].trained,
-                StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("alone")));
-  }
-  EXPECT_THAT(outcomes[3].trained, StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("base")));
-  EXPECT_THAT(outcomes[4].trained, IsOk());
-  EXPECT_THAT(outcomes[5].trained,
-              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr(work.path())));
 }
 
 TEST(ResidentTrainer, RefusesLimitsBelowOne) {

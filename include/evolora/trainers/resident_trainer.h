@@ -30,6 +30,10 @@ struct ResidentLimits {
 // InvalidArgument names the limit and its value.
 absl::Status ValidateLimits(const ResidentLimits& limits);
 
+// Whether a resident trainer over job.base takes the job: what ResidentTrainer says it refuses, but
+// devices and groups.
+absl::Status CheckResident(const TrainingJob& job);
+
 // One job among many.
 struct QueuedJob {
   std::string name;        // its outcome's
@@ -56,10 +60,12 @@ struct JobOutcome {
 // Exact:    a job's losses, gradients and adapter have the bytes that TrainLora gives it alone,
 //           whatever works beside it; only StepReport::seconds tells of the others. No prefix is
 //           shared between jobs.
-// Refused:  Unimplemented for what the fast path on the CPU does not share: recipe.method
-//           kFull, path but kFast, precision but kFp32, modules_to_save, base_weights,
-//           init_lora_weights kPissa or kOlora (they change the base), another device, a process
-//           group.
+// Apart:    a job with modules_to_save shares the base's memory and runs passes of its own: its
+//           embedding, norms or head are not those of the others.
+// Refused:  Unimplemented for what the fast path on the CPU does not share: recipe.method kFull,
+//           path but kFast, precision but kFp32, init_lora_weights kPissa or kOlora (they change
+//           the base), another device, a process group. InvalidArgument: base_weights that are not
+//           those of the trainer's base, which may be in few bits.
 // Cost:     joining: one adapter's start and the digest of its rows; no pass over the
 //           base. Adapters with magnitudes (use_dora) run their forward frozen products apart.
 // Threads:  one call at a time, on the calling thread, which uses all threads of LibTorch.
