@@ -39,6 +39,7 @@ class Walk {
   absl::StatusOr<RunForecast> Forecast() {
     RETURN_IF_ERROR(Check());
     CountData();
+    out_.mean_step_tokens = MeanStepTokens(job_.rows, job_.recipe.rows_per_step);
     StepOrder order(job_.recipe, job_.rows);
     out_.total_steps = order.total_steps();
     for (int64_t step = 0; step < out_.total_steps; ++step) AddStep(order.RowsOf(step));
@@ -97,12 +98,14 @@ class Walk {
     out_.padded_tokens += LongestRow(job_.rows, step_rows) * static_cast<int64_t>(step_rows.size());
     const StepSize computed =
         path_ == TrainingPath::kReference ? AddPadded(step_rows) : AddPacked(step_rows);
-    out_.computed_tokens += computed.tokens;
     // The adapter's six products: forward and activation gradient, and its own gradient, each for
     // A and B.
-    out_.computed_flops +=
+    const double flops =
         StepFlops(job_.base->config, job_.recipe, computed) +
         6.0 * static_cast<double>(adapter_parameters_) * static_cast<double>(computed.tokens);
+    out_.computed_tokens += computed.tokens;
+    out_.computed_flops += flops;
+    out_.steps.push_back({size.tokens, size.labelled_tokens, computed.tokens, flops});
   }
 
   StepSize AddPacked(const std::vector<int64_t>& step_rows) {
@@ -170,6 +173,8 @@ class Walk {
       return;
     }
     out_.memory.packed = PackedBytes(job_.base->config, modules_);
+    out_.runs_apart = !saved_.empty();
+    out_.micro_batch_tokens = largest_.tokens;
     out_.memory.arena =
         ArenaBytes(job_.base->config, job_.recipe, modules_, largest_, at::get_num_threads());
   }

@@ -11,44 +11,12 @@
 #include "checkpoint.h"
 #include "evolora/core/sha256.h"
 #include "evolora/core/status_macros.h"
-#include "evolora/trainers/data_lint.h"
-#include "row_order.h"
+#include "sweep_plan.h"
 
 namespace evolora {
 namespace {
 
 constexpr uint64_t kMaxFileBytes = uint64_t{64} << 20;
-
-absl::Status Invalid(absl::string_view what) {
-  return absl::InvalidArgumentError(absl::StrCat("sweep: ", what));
-}
-
-absl::Status CheckSweep(const std::vector<SweepTrial>& trials, const SweepOptions& options) {
-  RETURN_IF_ERROR(ValidateLimits(options.limits));
-  if (trials.empty()) return Invalid("no trial");
-  if (options.num_rungs < 1 || options.num_rungs > 20) {
-    return Invalid(absl::StrCat("rungs ", options.num_rungs, " is not in 1..20"));
-  }
-  if (!(options.keep > 0 && options.keep < 1)) {
-    return Invalid(absl::StrCat("keep ", options.keep, " is not in (0, 1)"));
-  }
-  if (options.folder.empty()) return Invalid("no folder");
-  std::set<std::string> names;
-  for (const SweepTrial& trial : trials) {
-    if (!names.insert(trial.name).second)
-      return Invalid(absl::StrCat("trial ", trial.name, " twice"));
-    if (trial.job.base != trials.front().job.base) return Invalid("trials of several bases");
-    RETURN_IF_ERROR(Annotate(ValidateRecipe(trial.job.recipe), trial.name));
-    if (trial.job.recipe.objective.kind == ObjectiveKind::kSft) continue;
-    return Invalid(absl::StrCat("trial ", trial.name, ": objective ",
-                                ObjectiveName(trial.job.recipe.objective.kind),
-                                "; trials are compared by cross entropy, which sft lowers"));
-  }
-  LintLimits limits = LimitsOf(trials.front().job);
-  limits.max_cut_share = 0;
-  limits.end_ids.clear();
-  return Annotate(LintTrainingRows(options.held_out, limits), "held out");
-}
 
 // Whatever decides who is stopped when.
 std::string SweepDigest(const std::vector<SweepTrial>& trials, const SweepOptions& options) {
@@ -105,6 +73,7 @@ class Sweep {
 
   absl::StatusOr<SweepReport> Run(const std::stop_token& stop) {
     RETURN_IF_ERROR(CheckSweep(trials_, options_));
+    if (options_.folder.empty()) return absl::InvalidArgumentError("sweep: no folder");
     RETURN_IF_ERROR(fs_.CreateDirectories(options_.folder));
     digest_ = SweepDigest(trials_, options_);
     RETURN_IF_ERROR(Load());
@@ -118,14 +87,6 @@ class Sweep {
   }
 
  private:
-  // Steps at which a trial is compared for the k-th time.
-  int64_t StepsAt(const TrialReport& trial, int64_t rung) const {
-    const double share =
-        std::pow(options_.keep, static_cast<double>(options_.num_rungs - 1 - rung));
-    const auto steps = std::ceil(static_cast<double>(trial.total_steps) * share - 1e-9);
-    return std::max<int64_t>(1, static_cast<int64_t>(steps));
-  }
-
   // Trials that go into the next rung, in the list's order.
   std::vector<size_t> Alive() const {
     std::vector<size_t> alive;
@@ -147,7 +108,7 @@ class Sweep {
     std::stable_sort(left.begin(), left.end(),
                      [&](size_t a, size_t b) { return loss(a) < loss(b); });
     const auto count =
-        static_cast<size_t>(std::ceil(options_.keep * static_cast<double>(entered.size()) - 1e-9));
+        static_cast<size_t>(NumSurvivors(static_cast<int64_t>(entered.size()), options_));
     if (left.size() > count) left.resize(count);
     std::sort(left.begin(), left.end());
     return left;
@@ -174,7 +135,8 @@ class Sweep {
   absl::Status RunRung(const std::vector<size_t>& alive, const std::stop_token& stop) {
     std::vector<QueuedJob> jobs;
     for (const size_t i : alive) {
-      jobs.push_back(JobOf(i, StepsAt(progress_.trials[i], progress_.rungs_done)));
+      jobs.push_back(
+          JobOf(i, StepsAtRung(progress_.trials[i].total_steps, options_, progress_.rungs_done)));
     }
     const std::vector<JobOutcome> outcomes = trainer_->RunAll(std::move(jobs), fs_, clock_, stop);
     if (stop.stop_requested()) return absl::CancelledError("the sweep was stopped");

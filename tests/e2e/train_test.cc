@@ -246,6 +246,45 @@ TEST_F(TrainCommand, ADryRunShowsTheFiguresOfTheRunAndWritesNothing) {
   EXPECT_GT(forecast["memory_bytes"]["total"].get<int64_t>(), 260'000 * 4);
 }
 
+TEST_F(TrainCommand, DryRunsOfManyShowTheFiguresOfAllAndWriteNothing) {
+  Write("saved.json",
+        R"({"rank": 4, "rows_per_step": 2, "epochs": 2, "modules_to_save": ["norm"]})");
+  const auto job = [&](const std::string& recipe, const std::string& out) {
+    return CanonicalJson(
+               Json{{"data", Path("rows.jsonl")}, {"recipe", Path(recipe)}, {"out", Path(out)}}) +
+           "\n";
+  };
+  Write("jobs.jsonl", job("recipe.json", "a") + job("saved.json", "b") + job("recipe.json", "c"));
+  const auto last_line = [&](std::vector<std::string> arguments) -> Json {
+    arguments.insert(arguments.end(), {"--dry-run", "--gflops", "10", "--max-adapters", "2"});
+    Program program(folder_.path(), Arguments(arguments));
+    Json last;
+    while (const auto line = program.ReadLine()) last = *ParseJson(*line);
+    EXPECT_EQ(program.Wait(), 0) << program.Stderr();
+    return last;
+  };
+  const Json jobs = last_line({"train", "--base", "tiny", "--jobs", Path("jobs.jsonl")});
+  EXPECT_EQ(jobs["jobs"], 3);
+  EXPECT_EQ(jobs["most_at_once"], 2);
+  EXPECT_FALSE(PosixFileSystem().Exists(Path("a.work")));
+  ASSERT_EQ(Run({"train", "--base", "tiny", "--jobs", Path("jobs.jsonl")}).first, 0);
+  int64_t tokens = 0;
+  for (const char* out : {"a", "b", "c"}) {
+    ASSERT_OK_AND_ASSIGN(const Json summary,
+                         ParseJson(Read(std::string(out) + ".work/summary.json")));
+    tokens += summary["trained_tokens"].get<int64_t>();
+  }
+  EXPECT_EQ(jobs["tokens"], tokens);
+
+  std::vector<std::string> sweep = Train("best");
+  sweep.insert(sweep.end(), {"--sweep", "learning_rate=1e-4,1e-3", "--sweep", "rank=2,4"});
+  const Json bound = last_line(sweep);
+  EXPECT_EQ(bound["jobs"], 4);
+  EXPECT_TRUE(bound["upper_bound"].get<bool>());
+  EXPECT_GT(bound["tokens"].get<int64_t>(), 0);
+  EXPECT_FALSE(PosixFileSystem().Exists(Path("best.work")));
+}
+
 TEST_F(TrainCommand, ABaseTrainedAsAWholeIsABaseAgain) {
   Write("full.json", R"({"method": "full", "learning_rate": 1e-3, "rows_per_step": 2, "epochs": 5,
       "checkpoint_every_steps": 7})");

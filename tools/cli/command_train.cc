@@ -175,9 +175,8 @@ absl::Status CheckMany(const CLI::App& app, const TrainCommand& command) {
   if (!many) return absl::OkStatus();
   ASSIGN_OR_RETURN(const ProcessGroupOptions ranks,
                    ProcessGroupOptionsFromEnvironment(&Environment));
-  if (command.device == "cpu" && ranks.size == 1 && !command.dry_run) return absl::OkStatus();
-  return absl::UnimplementedError(
-      "--jobs and --sweep train on the CPU in one process, without --dry-run");
+  if (command.device == "cpu" && ranks.size == 1) return absl::OkStatus();
+  return absl::UnimplementedError("--jobs and --sweep train on the CPU in one process");
 }
 
 absl::Status Dispatch(const GlobalOptions& global, const CLI::App& app, TrainCommand& command) {
@@ -185,13 +184,18 @@ absl::Status Dispatch(const GlobalOptions& global, const CLI::App& app, TrainCom
   if (!command.jobs.path.empty()) {
     command.jobs.base = command.base;
     command.jobs.resume = command.resume;
+    command.jobs.dry_run = command.dry_run;
+    command.jobs.gflops = command.gflops;
     return TrainJobs(global, command.jobs);
   }
   if (command.files.data.empty()) throw CLI::RequiredError("--data");
   if (command.files.recipe.empty()) throw CLI::RequiredError("--recipe");
-  if (command.dry_run) return DryRun(global, command);
-  if (command.files.out.empty()) throw CLI::RequiredError("--out");
-  if (!command.sweep.axes.empty()) {
+  const bool sweeps = !command.sweep.axes.empty();
+  if (command.dry_run && !sweeps) return DryRun(global, command);
+  if (command.files.out.empty() && !command.dry_run) throw CLI::RequiredError("--out");
+  if (sweeps) {
+    command.sweep.dry_run = command.dry_run;
+    command.sweep.gflops = command.gflops;
     command.sweep.base = command.base;
     command.sweep.files = command.files;
     command.sweep.resume = command.resume;

@@ -19,16 +19,22 @@ struct TimeEstimate {
   std::string basis;
 };
 
-TimeEstimate EstimateTime(const TrainingJob& job, const RunForecast& forecast, double gflops) {
+TimeEstimate EstimateTime(const TrainingJob& job, double computed_flops, double gflops) {
   const bool stated = gflops > 0;
   TimeEstimate estimate{.gflops = stated ? gflops : MeasureGflops(job, SystemClock())};
-  if (estimate.gflops > 0) estimate.seconds = forecast.computed_flops / (estimate.gflops * 1e9);
+  if (estimate.gflops > 0) estimate.seconds = computed_flops / (estimate.gflops * 1e9);
   estimate.basis = absl::StrFormat(
       "%.3g FLOPs of the tokens computed at %.1f GFLOP/s (%s); loading, attention's and the "
       "element-wise loops' own slower rates, and other programs on the machine come on top",
-      forecast.computed_flops, estimate.gflops,
+      computed_flops, estimate.gflops,
       stated ? "as stated by --gflops" : "one layer's product on the CPU, measured now");
   return estimate;
+}
+
+Json MemoryJson(const MemoryForecast& m) {
+  return Json{{"weights", m.weights},      {"packed", m.packed}, {"arena", m.arena},
+              {"optimiser", m.optimiser},  {"rows", m.rows},     {"total", m.total()},
+              {"checkpoint", m.checkpoint}};
 }
 
 Json ForecastJson(const RunForecast& f, const TimeEstimate& time,
@@ -49,13 +55,7 @@ Json ForecastJson(const RunForecast& f, const TimeEstimate& time,
               {"shared_prefix_tokens", f.shared_prefix_tokens()},
               {"flops", f.flops},
               {"computed_flops", f.computed_flops},
-              {"memory_bytes", Json{{"weights", f.memory.weights},
-                                    {"packed", f.memory.packed},
-                                    {"arena", f.memory.arena},
-                                    {"optimiser", f.memory.optimiser},
-                                    {"checkpoint", f.memory.checkpoint},
-                                    {"rows", f.memory.rows},
-                                    {"total", f.memory.total()}}},
+              {"memory_bytes", MemoryJson(f.memory)},
               {"memory_basis", f.memory_basis},
               {"gflops", time.gflops},
               {"seconds", time.seconds},
@@ -65,6 +65,16 @@ Json ForecastJson(const RunForecast& f, const TimeEstimate& time,
 
 std::string Mebibytes(int64_t bytes) {
   return absl::StrFormat("%.1f MiB", static_cast<double>(bytes) / (1 << 20));
+}
+
+void AddMemory(const MemoryForecast& m, Table& table) {
+  table.Add({"peak memory", Mebibytes(m.total())});
+  table.Add({"  base weights", Mebibytes(m.weights)});
+  table.Add({"  packed adapters", Mebibytes(m.packed)});
+  table.Add({"  activations", Mebibytes(m.arena)});
+  table.Add({"  trained and moments", Mebibytes(m.optimiser)});
+  table.Add({"  writing a checkpoint", Mebibytes(m.checkpoint)});
+  table.Add({"  rows", Mebibytes(m.rows)});
 }
 
 std::string ForecastText(const RunForecast& f, const TimeEstimate& time) {
@@ -82,14 +92,7 @@ std::string ForecastText(const RunForecast& f, const TimeEstimate& time) {
       absl::StrCat(f.shared_prefix_tokens(), ", ", f.computed_tokens, " are computed in ",
                    f.num_micro_batches, " micro-batches"));
   add("FLOPs", absl::StrFormat("%.4g", f.flops));
-  const MemoryForecast& m = f.memory;
-  add("peak memory", Mebibytes(m.total()));
-  add("  base weights", Mebibytes(m.weights));
-  add("  packed adapter", Mebibytes(m.packed));
-  add("  activations", Mebibytes(m.arena));
-  add("  trained and moments", Mebibytes(m.optimiser));
-  add("  writing a checkpoint", Mebibytes(m.checkpoint));
-  add("  rows", Mebibytes(m.rows));
+  AddMemory(f.memory, table);
   add("time", absl::StrFormat("%.1f s", time.seconds));
   return absl::StrCat(table.ToText(), "memory: ", f.memory_basis, "\ntime: ", time.basis, "\n");
 }
@@ -100,13 +103,48 @@ absl::Status ShowDryRun(const GlobalOptions& global, const TrainingJob& job,
                         const std::string& device, const std::vector<std::string>& warnings,
                         double gflops) {
   ASSIGN_OR_RETURN(const RunForecast forecast, ForecastRun(job, device));
-  const TimeEstimate time = EstimateTime(job, forecast, gflops);
+  const TimeEstimate time = EstimateTime(job, forecast.computed_flops, gflops);
   if (global.json) {
     PrintJson(ForecastJson(forecast, time, warnings));
   } else {
     std::printf("%s", ForecastText(forecast, time).c_str());
   }
   return absl::OkStatus();
+}
+
+void ShowSetDryRun(const GlobalOptions& global, const TrainingJob& any, const SetForecast& f,
+                   bool upper_bound, double gflops) {
+  const TimeEstimate time = EstimateTime(any, f.computed_flops, gflops);
+  if (global.json) {
+    return PrintJson(Json{{"dry_run", true},
+                          {"jobs", f.num_jobs},
+                          {"most_at_once", f.most_at_once},
+                          {"steps", f.steps},
+                          {"tokens", f.tokens},
+                          {"labelled_tokens", f.labelled_tokens},
+                          {"computed_tokens", f.computed_tokens},
+                          {"trainable_parameters", f.trainable_parameters},
+                          {"computed_flops", f.computed_flops},
+                          {"memory_bytes", MemoryJson(f.memory)},
+                          {"memory_basis", f.memory_basis},
+                          {"upper_bound", upper_bound},
+                          {"gflops", time.gflops},
+                          {"seconds", time.seconds},
+                          {"seconds_basis", time.basis}});
+  }
+  Table table({upper_bound ? "dry run of all: at most, whichever trials go on"
+                           : "dry run of all: nothing was trained or written",
+               ""});
+  table.Add({upper_bound ? "trials" : "jobs",
+             absl::StrCat(f.num_jobs, ", at most ", f.most_at_once, " in one step")});
+  table.Add({"steps taken together", absl::StrCat(f.steps)});
+  table.Add({"tokens of all steps", absl::StrCat(f.tokens, ", ", f.labelled_tokens, " labelled")});
+  table.Add({"computed tokens", absl::StrCat(f.computed_tokens)});
+  table.Add({"trained at once", absl::StrCat(f.trainable_parameters, " parameters")});
+  AddMemory(f.memory, table);
+  table.Add({"time", absl::StrFormat("%.1f s", time.seconds)});
+  std::printf("%smemory: %s\ntime: %s\n", table.ToText().c_str(), f.memory_basis.c_str(),
+              time.basis.c_str());
 }
 
 }  // namespace evolora::cli

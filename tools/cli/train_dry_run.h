@@ -5,6 +5,7 @@
 
 #include "absl/status/status.h"
 #include "evolora/trainers/lora_trainer.h"
+#include "evolora/trainers/set_forecast.h"
 #include "options.h"
 
 namespace evolora::cli {
@@ -15,5 +16,9 @@ namespace evolora::cli {
 absl::Status ShowDryRun(const GlobalOptions& global, const TrainingJob& job,
                         const std::string& device, const std::vector<std::string>& warnings,
                         double gflops);
+
+// The same of many jobs over one base, of which `any` is one. `upper_bound`: of a sweep.
+void ShowSetDryRun(const GlobalOptions& global, const TrainingJob& any, const SetForecast& forecast,
+                   bool upper_bound, double gflops);
 
 }  // namespace evolora::cli

@@ -17,6 +17,7 @@
 #include "evolora/model/init_torch.h"
 #include "evolora/trainers/work_folder_lock.h"
 #include "interrupt.h"
+#include "train_dry_run.h"
 #include "train_job.h"
 
 namespace evolora::cli {
@@ -169,12 +170,67 @@ class JobList {
 
 }  // namespace
 
+// How the base lies in memory: as the first recipe that can be read says. A job that says otherwise
+// fails at its turn, and so does a recipe that cannot be read.
+static WeightStorage StorageOf(const std::vector<JobFiles>& jobs) {
+  for (const JobFiles& files : jobs) {
+    const absl::StatusOr<LoraRecipe> recipe = ReadRecipe(files);
+    if (recipe.ok()) return recipe->base_weights;
+  }
+  return WeightStorage::kFp32;
+}
+
+static absl::StatusOr<RunForecast> ForecastOf(const absl::StatusOr<CheckedJob>& checked) {
+  RETURN_IF_ERROR(checked.status());
+  RETURN_IF_ERROR(CheckResident(checked->job));
+  return ForecastRun(checked->job);
+}
+
+// Jobs that cannot be trained are told and left out, as when they are trained.
+static absl::Status DryRunJobs(const GlobalOptions& global, const JobListOptions& options,
+                               const LoadedBase& base, const std::vector<JobFiles>& jobs) {
+  std::vector<RunForecast> forecasts;
+  std::optional<TrainingJob> any;
+  for (const JobFiles& files : jobs) {
+    absl::StatusOr<CheckedJob> checked = BuildJob(base, files);
+    const absl::StatusOr<RunForecast> forecast = ForecastOf(checked);
+    if (!forecast.ok()) {
+      std::fprintf(stderr, "evolora: %s: %s\n", files.out.c_str(),
+                   forecast.status().ToString().c_str());
+      continue;
+    }
+    ShowWarnings(*checked);
+    if (global.json) {
+      PrintJson(Json{{"job", files.out},
+                     {"steps", forecast->total_steps},
+                     {"tokens", forecast->tokens},
+                     {"trainable_parameters", forecast->trainable_parameters}});
+    } else {
+      std::printf("%s: %lld steps, %lld tokens, %lld parameters\n", files.out.c_str(),
+                  static_cast<long long>(forecast->total_steps),
+                  static_cast<long long>(forecast->tokens),
+                  static_cast<long long>(forecast->trainable_parameters));
+    }
+    forecasts.push_back(*forecast);
+    checked->job.rows.clear();
+    any = std::move(checked->job);
+  }
+  if (any) {
+    ShowSetDryRun(global, *any, ForecastJobs(forecasts, options.limits), /*upper_bound=*/false,
+                  options.gflops);
+  }
+  if (forecasts.size() == jobs.size()) return absl::OkStatus();
+  return absl::AbortedError(
+      absl::StrCat(jobs.size() - forecasts.size(), " of ", jobs.size(), " jobs would fail"));
+}
+
 absl::Status TrainJobs(const GlobalOptions& global, const JobListOptions& options) {
   RETURN_IF_ERROR(InitTorch(NumThreads(global)));
   RETURN_IF_ERROR(ValidateLimits(options.limits));
   ASSIGN_OR_RETURN(std::vector<JobFiles> jobs, ReadJobs(options.path));
   ASSIGN_OR_RETURN(const LoadedBase base,
-                   LoadStoredBase(PosixFileSystem(), global.home, options.base));
+                   LoadStoredBase(PosixFileSystem(), global.home, options.base, StorageOf(jobs)));
+  if (options.dry_run) return DryRunJobs(global, options, base, jobs);
   ASSIGN_OR_RETURN(const std::unique_ptr<ResidentTrainer> trainer,
                    ResidentTrainer::Create(base.model.weights, options.limits));
   JobList list(global, options, base, std::move(jobs));

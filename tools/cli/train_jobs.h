@@ -16,11 +16,14 @@ struct JobListOptions {
   // Adapters that are complete are left as they are, the others go on from their checkpoints.
   bool resume = false;
   ResidentLimits limits;
+  bool dry_run = false;
+  double gflops = 0;  // of a dry run; 0 = measured
 };
 
 // Trains all jobs of the list over one base in memory, together where they fit, in the list's
 // order. A job that fails is told on stderr and ends alone. Prints each step with its job's `out`.
 // Errors: InvalidArgument the list; Aborted names how many jobs failed; Cancelled.
+// With dry_run nothing is trained or written: shows each job's share and what all take together.
 absl::Status TrainJobs(const GlobalOptions& global, const JobListOptions& options);
 
 }  // namespace evolora::cli

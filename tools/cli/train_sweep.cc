@@ -11,6 +11,7 @@
 #include "evolora/trainers/data_lint.h"
 #include "evolora/trainers/work_folder_lock.h"
 #include "interrupt.h"
+#include "train_dry_run.h"
 
 namespace evolora::cli {
 namespace {
@@ -92,7 +93,8 @@ struct Prepared {
 absl::StatusOr<Prepared> Prepare(const GlobalOptions& global, const SweepCommand& command) {
   ASSIGN_OR_RETURN(std::vector<SweepPoint> points, ReadPoints(command));
   ASSIGN_OR_RETURN(const LoadedBase base,
-                   LoadStoredBase(PosixFileSystem(), global.home, command.base));
+                   LoadStoredBase(PosixFileSystem(), global.home, command.base,
+                                  points.front().recipe.base_weights));
   Prepared prepared;
   const uint64_t seed = points.front().recipe.seed;  // one choice of rows for all trials
   for (SweepPoint& point : points) {
@@ -106,7 +108,19 @@ absl::StatusOr<Prepared> Prepare(const GlobalOptions& global, const SweepCommand
 
 }  // namespace
 
+static absl::Status DryRunSweep(const GlobalOptions& global, const SweepCommand& command) {
+  RETURN_IF_ERROR(InitTorch(NumThreads(global)));
+  ASSIGN_OR_RETURN(Prepared prepared, Prepare(global, command));
+  SweepOptions options = command.sweep;
+  options.held_out = std::move(prepared.held_out);
+  ASSIGN_OR_RETURN(const SetForecast forecast, ForecastSweep(prepared.trials, options));
+  ShowSetDryRun(global, prepared.trials.front().job, forecast, /*upper_bound=*/true,
+                command.gflops);
+  return absl::OkStatus();
+}
+
 absl::Status TrainSweep(const GlobalOptions& global, const SweepCommand& command) {
+  if (command.dry_run) return DryRunSweep(global, command);
   FileSystem& files = PosixFileSystem();
   if (files.Exists(command.files.out)) {
     return absl::FailedPreconditionError(absl::StrCat(command.files.out, " exists already"));

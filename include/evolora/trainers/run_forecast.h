@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "evolora/core/clock.h"
@@ -42,6 +43,18 @@ struct RunForecast {
   double computed_flops = 0;  // of computed_tokens, the adapter's own products included
   MemoryForecast memory;
   std::string memory_basis;  // what the figures rest on and leave out, in words
+
+  // For ForecastJobs.
+  struct Step {
+    int64_t tokens = 0;
+    int64_t labelled_tokens = 0;
+    int64_t computed_tokens = 0;
+    double computed_flops = 0;
+  };
+  std::vector<Step> steps;         // of each
+  int64_t mean_step_tokens = 0;    // what a resident trainer counts the job with
+  int64_t micro_batch_tokens = 0;  // computed at once, of the largest
+  bool runs_apart = false;         // modules_to_save: in passes of its own
 
   // 1 - tokens / padded_tokens, and tokens that sharing leaves out; the fast path saves both.
   double padding_share() const;
