@@ -9,6 +9,8 @@
 #include <vector>
 
 #include "evolora/core/clock.h"
+#include "evolora/model/base_model.h"
+#include "evolora/trainers/full_trainer.h"
 #include "evolora/trainers/lora_trainer.h"
 #include "model/random_model.h"
 #include "support/free_port.h"
@@ -100,6 +102,38 @@ TEST(SharedPath, AnyNumberOfRanksTakesTheSameSteps) {
       }
     }
   }
+}
+
+TEST(SharedPath, RanksTrainABaseAsAWhole) {
+  TrainingJob job = MakeJob();
+  job.recipe = LoraRecipe{.method = TrainingMethod::kFull,
+                          .learning_rate = 1e-3,
+                          .rows_per_step = 5,
+                          .replay_share = 0};
+  ASSERT_OK_AND_ASSIGN(const TrainedBase alone,
+                       TrainFull(job, {}, PosixFileSystem(), SystemClock(), {}));
+  std::vector<absl::StatusOr<TrainedBase>> outcomes(2, absl::UnknownError("not run"));
+  const int port = testing::FreePort();
+  std::vector<std::thread> ranks;
+  for (int rank = 0; rank < 2; ++rank) {
+    ranks.emplace_back([&, rank] {
+      const auto group =
+          JoinProcessGroup({.rank = rank, .size = 2, .port = port, .timeout_seconds = 60});
+      ASSERT_TRUE(group.ok()) << group.status();
+      outcomes[static_cast<size_t>(rank)] =
+          TrainFull(job, {.group = group->get()}, PosixFileSystem(), SystemClock(), {});
+    });
+  }
+  for (std::thread& rank : ranks) rank.join();
+  std::vector<std::string> digests;
+  for (const auto& rank : outcomes) {
+    ASSERT_TRUE(rank.ok()) << rank.status();
+    ASSERT_OK_AND_ASSIGN(digests.emplace_back(), WeightsFingerprint(*rank->weights));
+    for (size_t i = 0; i < alone.history.size(); ++i) {
+      EXPECT_NEAR(rank->history[i].loss, alone.history[i].loss, 1e-5 * alone.history[i].loss);
+    }
+  }
+  EXPECT_EQ(digests[0], digests[1]);
 }
 
 TEST(SharedPath, ALostRankLeavesACheckpointFromWhichAllGoOn) {
