@@ -26,20 +26,21 @@ void RmsNormBackward(const float* dy, const float* weight, const float* unit, fl
 }
 
 void SiluMulBackward(float* gate, float* up, const float* dy, int64_t n, float* act) {
-  for (int64_t i = 0; i < n; ++i) {
-    const float g = gate[i];
-    const float u = up[i];
-    const float d = dy[i];
-    const float sigmoid = 1.0f / (1.0f + Exp(-g));
-    const float silu = g * sigmoid;
-    act[i] = silu * u;
-    up[i] = d * silu;
-    gate[i] = d * u * (sigmoid + silu * (1.0f - sigmoid));
-  }
+  ForLanes(n, [=](int64_t i, int64_t count) {
+    const Lanes g = LoadAny(gate + i, count), u = LoadAny(up + i, count);
+    const Lanes d = LoadAny(dy + i, count);
+    const Lanes sigmoid = 1.0f / (1.0f + Exp(-g));
+    const Lanes silu = g * sigmoid;
+    StoreAny(act + i, count, silu * u);
+    StoreAny(up + i, count, d * silu);
+    StoreAny(gate + i, count, d * u * (sigmoid + silu * (1.0f - sigmoid)));
+  });
 }
 
 void ExpShifted(float* x, int64_t n, float shift, float factor) {
-  for (int64_t i = 0; i < n; ++i) x[i] = factor * Exp(x[i] - shift);
+  ForLanes(n, [=](int64_t i, int64_t count) {
+    StoreAny(x + i, count, factor * Exp(LoadAny(x + i, count) - shift));
+  });
 }
 
 void SoftmaxBackward(const float* p, float* dp, int64_t n, float scale) {

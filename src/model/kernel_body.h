@@ -20,32 +20,77 @@ typedef float Lanes __attribute__((vector_size(64), aligned(4)));
 
 inline float RoundToFloat(double x) { return static_cast<float>(x); }
 
+inline Lanes Splat(float value) { return Lanes{} + value; }
+
+inline Lanes LoadLanes(const float* values) { return *reinterpret_cast<const Lanes*>(values); }
+inline void StoreLanes(float* values, Lanes lanes) { *reinterpret_cast<Lanes*>(values) = lanes; }
+
+// The first `count` < 16 values, `fill` behind them.
+inline Lanes LoadSome(const float* values, int64_t count, float fill) {
+  Lanes lanes = Splat(fill);
+  __builtin_memcpy(&lanes, values, static_cast<uint64_t>(count) * sizeof(float));
+  return lanes;
+}
+inline void StoreSome(float* values, int64_t count, Lanes lanes) {
+  __builtin_memcpy(values, &lanes, static_cast<uint64_t>(count) * sizeof(float));
+}
+
+// The first `count` lanes, zero behind them.
+inline Lanes FirstOf(Lanes lanes, int64_t count) {
+  Lanes first = {};
+  __builtin_memcpy(&first, &lanes, static_cast<uint64_t>(count) * sizeof(float));
+  return first;
+}
+
 // exp(x) within 2 ulp (range reduction and degree-6 polynomial as in Cephes expf); 0 below -87.
-inline float Exp(float x) {
-  const float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  const float clamped = x < -87.0f ? -87.0f : (x > 88.0f ? 88.0f : x);
-  const float shifted = clamped * 1.44269504088896341f + kMagic;
-  const float n = shifted - kMagic;
-  float r = clamped - n * 0.693359375f;
+inline Lanes Exp(Lanes x) {
+  typedef int32_t Integers __attribute__((vector_size(64), aligned(4)));
+  const Lanes least = Splat(-87.0f), most = Splat(88.0f);
+  const Lanes magic = Splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+  const Lanes above = x < least ? least : x;
+  const Lanes clamped = above > most ? most : above;
+  const Lanes shifted = clamped * 1.44269504088896341f + magic;
+  const Lanes n = shifted - magic;
+  Lanes r = clamped - n * 0.693359375f;
   r = r + n * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
+  Lanes p = Splat(1.9875691500e-4f);
   p = p * r + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
   p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
-  const float y = p * (r * r) + (r + 1.0f);
-  const int32_t exponent = (static_cast<int32_t>(n) + 127) << 23;
-  float power;
-  __builtin_memcpy(&power, &exponent, sizeof power);
-  return x < -87.0f ? 0.0f : y * power;
+  const Lanes y = p * (r * r) + (r + 1.0f);
+  // The low bits of the shifted number are n.
+  const Integers exponent = ((Integers)shifted - (Integers)magic + 127) << 23;
+  return x < least ? Lanes{} : y * (Lanes)exponent;
 }
 
-// Adds 16 partial sums in a fixed order.
+// Calls body(i, 16) for whole vectors of n values, then body(i, count) for the rest.
+template <typename Body>
+inline void ForLanes(int64_t n, const Body& body) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) body(i, kLanes);
+  if (i < n) body(i, n - i);
+}
+inline Lanes LoadAny(const float* values, int64_t count, float fill = 0) {
+  return count == kLanes ? LoadLanes(values) : LoadSome(values, count, fill);
+}
+inline void StoreAny(float* values, int64_t count, Lanes lanes) {
+  count == kLanes ? StoreLanes(values, lanes) : StoreSome(values, count, lanes);
+}
+
+// Adds 16 partial sums: halves, quarters and so on, the same in every table.
 inline double SumLanes(const double* lanes) {
-  double sum = 0;
-  for (int i = 0; i < kLanes; ++i) sum += lanes[i];
-  return sum;
+  double sums[kLanes / 2];
+  for (int i = 0; i < 8; ++i) sums[i] = lanes[i] + lanes[i + 8];
+  for (int i = 0; i < 4; ++i) sums[i] += sums[i + 4];
+  return (sums[0] + sums[2]) + (sums[1] + sums[3]);
+}
+
+inline double SumLanes(Lanes lanes) {
+  double wide[kLanes];
+  for (int i = 0; i < kLanes; ++i) wide[i] = static_cast<double>(lanes[i]);
+  return SumLanes(wide);
 }
 
 // How far ahead of the sums a panel with distant rows is fetched.
@@ -191,56 +236,51 @@ void Rotate(float* head, const float* cos, const float* sin, int64_t half) {
 }
 
 void SiluMul(const float* gate, const float* up, int64_t n, float* y) {
-  for (int64_t i = 0; i < n; ++i) y[i] = gate[i] / (1.0f + Exp(-gate[i])) * up[i];
+  ForLanes(n, [=](int64_t i, int64_t count) {
+    const Lanes g = LoadAny(gate + i, count);
+    StoreAny(y + i, count, g / (1.0f + Exp(-g)) * LoadAny(up + i, count));
+  });
 }
 
 inline float Max(const float* x, int64_t n) {
-  float lanes[kLanes];
-  for (int j = 0; j < kLanes; ++j) lanes[j] = x[0];
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    for (int j = 0; j < kLanes; ++j) lanes[j] = x[i + j] > lanes[j] ? x[i + j] : lanes[j];
-  }
-  for (; i < n; ++i) lanes[0] = x[i] > lanes[0] ? x[i] : lanes[0];
-  float max = lanes[0];
-  for (int j = 1; j < kLanes; ++j) max = lanes[j] > max ? lanes[j] : max;
+  Lanes most = Splat(x[0]);
+  ForLanes(n, [&](int64_t i, int64_t count) {
+    const Lanes values = LoadAny(x + i, count, x[0]);
+    most = values > most ? values : most;
+  });
+  float halves[kLanes / 2];
+  for (int j = 0; j < 8; ++j) halves[j] = most[j + 8] > most[j] ? most[j + 8] : most[j];
+  float max = halves[0];
+  for (int j = 1; j < 8; ++j) max = halves[j] > max ? halves[j] : max;
   return max;
 }
 
 void Softmax(float* x, int64_t n, float scale) {
   const float max = Max(x, n);
-  float lanes[kLanes] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    for (int j = 0; j < kLanes; ++j) {
-      x[i + j] = Exp((x[i + j] - max) * scale);
-      lanes[j] += x[i + j];
-    }
-  }
-  for (; i < n; ++i) {
-    x[i] = Exp((x[i] - max) * scale);
-    lanes[i % kLanes] += x[i];
-  }
-  double sum = 0;
-  for (int j = 0; j < kLanes; ++j) sum += lanes[j];
-  const float factor = RoundToFloat(1.0 / sum);
+  Lanes sums = {};
+  ForLanes(n, [&](int64_t i, int64_t count) {
+    const Lanes values = Exp((LoadAny(x + i, count, max) - max) * scale);
+    StoreAny(x + i, count, values);
+    sums += count == kLanes ? values : FirstOf(values, count);
+  });
+  const float factor = RoundToFloat(1.0 / SumLanes(sums));
   for (int64_t j = 0; j < n; ++j) x[j] *= factor;
 }
 
 double LogSumExp(const float* x, int64_t n) {
   const float max = Max(x, n);
   double lanes[kLanes] = {};
-  int64_t i = 0;
-  while (i + kLanes <= n) {
+  for (int64_t i = 0; i < n;) {
     // In fp32 only as far as no digit is lost.
-    float part[kLanes] = {};
+    Lanes part = {};
     const int64_t end = n - i > 16 * kLanes ? i + 16 * kLanes : n;
-    for (; i + kLanes <= end; i += kLanes) {
-      for (int j = 0; j < kLanes; ++j) part[j] += Exp(x[i + j] - max);
+    for (; i + kLanes <= end; i += kLanes) part += Exp(LoadLanes(x + i) - max);
+    if (i < end) {
+      part += FirstOf(Exp(LoadSome(x + i, end - i, max) - max), end - i);
+      i = end;
     }
-    for (int j = 0; j < kLanes; ++j) lanes[j] += part[j];
+    for (int j = 0; j < kLanes; ++j) lanes[j] += static_cast<double>(part[j]);
   }
-  for (; i < n; ++i) lanes[i % kLanes] += Exp(x[i] - max);
   return static_cast<double>(max) + __builtin_log(SumLanes(lanes));
 }
 

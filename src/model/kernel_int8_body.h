@@ -22,14 +22,12 @@ inline Lanes WidenBytes(const int8_t* values) {
 
 inline Lanes Widen(const int8_t* values, Lanes scale) { return WidenBytes(values) * scale; }
 
-inline Lanes Load(const float* values) { return *reinterpret_cast<const Lanes*>(values); }
-
 void WidenInt8(const Int8Panel& panel, int64_t depth, float* out) {
   for (int64_t k = 0; k < depth; ++k) {
     const float* scales = panel.scales + k / kInt8Block * kPanelColumns;
     for (int64_t j = 0; j < kPanelColumns; j += kLanes) {
       *reinterpret_cast<Lanes*>(out + k * kPanelColumns + j) =
-          Widen(panel.values + k * kPanelColumns + j, Load(scales + j));
+          Widen(panel.values + k * kPanelColumns + j, LoadLanes(scales + j));
     }
   }
 }
@@ -43,8 +41,8 @@ __attribute__((always_inline)) inline void Int8Block(const GemmArgs& args, const
   for (int i = 0; i < kRows; ++i) sums[i][0] = sums[i][1] = Lanes{};
   for (int64_t begin = 0; begin < term.depth; begin += kInt8Block) {
     const float* scales = panel.scales + begin / kInt8Block * kPanelColumns;
-    const Lanes left_scale = Load(scales);
-    const Lanes right_scale = Load(scales + kLanes);
+    const Lanes left_scale = LoadLanes(scales);
+    const Lanes right_scale = LoadLanes(scales + kLanes);
     const int64_t end = begin + kInt8Block < term.depth ? begin + kInt8Block : term.depth;
     for (int64_t k = begin; k < end; ++k) {
       const Lanes left = Widen(panel.values + k * kPanelColumns, left_scale);
