@@ -121,8 +121,8 @@ def main() -> None:
     engines = find_engines(args.program, args.peers)
     text = "\n".join([
         f"Tokens a second on {device_name(args.device)}; {args.tokens} tokens a step, bf16 base, "
-        "LoRA of rank 16 on every linear layer, with CUDA graphs unless it says otherwise; in brackets "
-        "how many times evolora's rate is that one's.", "",
+        "LoRA of rank 16 on every linear layer, with CUDA graphs unless it says otherwise; in "
+        "brackets how many times evolora's rate is that one's.", "",
         f"| model | row | {' | '.join(engine.name for engine in engines)} |",
         f"|---|---{'|---' * len(engines)}|", *rows(engines, args), ""])
     if args.out:
