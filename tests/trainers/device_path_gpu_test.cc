@@ -5,7 +5,6 @@
 #include <functional>
 #include <memory>
 #include <optional>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -24,9 +23,9 @@
 #include "evolora/trainers/lora_trainer.h"
 #include "evolora/trainers/process_group.h"
 #include "gtest/gtest.h"
-#include "support/free_port.h"
 #include "support/status_matchers.h"
 #include "trainers/device_cases.h"
+#include "trainers/rank_threads.h"
 
 namespace evolora {
 namespace {
@@ -195,24 +194,19 @@ TEST_F(CudaPathTest, TrainsTheSameWithAndWithoutGraphs) {
 
 // Two ranks where there are two devices, else one.
 TEST_F(CudaPathTest, RanksSumTensorsOnTheirDevices) {
-  const int size = OpenDevice("cuda:1").ok() ? 2 : 1, port = testing::FreePort();
-  std::vector<std::thread> ranks;
-  for (int rank = 0; rank < size; ++rank) {
-    ranks.emplace_back([=] {
-      const c10::Device device(c10::kCUDA, static_cast<c10::DeviceIndex>(rank));
-      const c10::DeviceGuard guard(device);
-      const DeviceStream stream(device);
-      const auto group =
-          JoinProcessGroup({.rank = rank, .size = size, .port = port, .timeout_seconds = 60});
-      ASSERT_THAT(group, testing::IsOk());
-      const at::Tensor values =
-          at::full({100'003}, 0.5 + rank, at::device(device).dtype(at::kFloat));
-      ASSERT_THAT((*group)->Sum(values), testing::IsOk());
-      const double expected = size == 1 ? 0.5 : 2.0;
-      EXPECT_TRUE(values.cpu().eq(expected).all().item<bool>());
-    });
-  }
-  for (std::thread& rank : ranks) rank.join();
+  const int size = OpenDevice("cuda:1").ok() ? 2 : 1;
+  testing::OnRankThreads(size, [=](const ProcessGroupOptions& options) {
+    const c10::Device device(c10::kCUDA, static_cast<c10::DeviceIndex>(options.rank));
+    const c10::DeviceGuard guard(device);
+    const DeviceStream stream(device);
+    const auto group = JoinProcessGroup(options);
+    ASSERT_THAT(group, testing::IsOk());
+    const at::Tensor values =
+        at::full({100'003}, 0.5 + options.rank, at::device(device).dtype(at::kFloat));
+    ASSERT_THAT((*group)->Sum(values), testing::IsOk());
+    const double expected = size == 1 ? 0.5 : 2.0;
+    EXPECT_TRUE(values.cpu().eq(expected).all().item<bool>());
+  });
 }
 
 // Heads that flash attention takes: several to a key head, with and without windows.

@@ -1,84 +1,74 @@
-// Ranks are threads here: a group knows nothing of processes.
 #include "evolora/trainers/process_group.h"
 
 #include <cstring>
+#include <future>
 #include <map>
-#include <thread>
 #include <vector>
 
 #include "ATen/ATen.h"
 #include "support/free_port.h"
 #include "support/status_matchers.h"
+#include "trainers/rank_threads.h"
 
 namespace evolora {
 namespace {
 
+using ::evolora::testing::OnRankThreads;
 using ::evolora::testing::StatusIs;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-ProcessGroupOptions RankOf(int rank, int size, int port) {
-  return {.rank = rank, .size = size, .port = port, .timeout_seconds = 20};
-}
-
 TEST(ProcessGroup, SumsToTheSameBitsOnEveryRank) {
   constexpr int kRanks = 3;
-  const int port = testing::FreePort();
   std::vector<std::vector<float>> sums(kRanks, std::vector<float>(1000));
   std::vector<double> losses = {1, 10, 100};
-  std::vector<std::thread> ranks;
-  for (int rank = 0; rank < kRanks; ++rank) {
-    ranks.emplace_back([&, rank] {
-      const auto group = JoinProcessGroup(RankOf(rank, kRanks, port));
-      ASSERT_TRUE(group.ok()) << group.status();
-      std::vector<float>& mine = sums[static_cast<size_t>(rank)];
-      for (size_t i = 0; i < mine.size(); ++i) {
-        mine[i] = 0.1f * static_cast<float>(i) + static_cast<float>(rank) / 3;
-      }
-      EXPECT_TRUE((*group)->Sum(absl::MakeSpan(mine)).ok());
-      EXPECT_TRUE((*group)->Sum(absl::MakeSpan(&losses[static_cast<size_t>(rank)], 1)).ok());
-    });
-  }
-  for (std::thread& rank : ranks) rank.join();
+  OnRankThreads(kRanks, [&](const ProcessGroupOptions& options) {
+    const auto group = JoinProcessGroup(options);
+    ASSERT_TRUE(group.ok()) << group.status();
+    const auto rank = static_cast<size_t>(options.rank);
+    std::vector<float>& mine = sums[rank];
+    for (size_t i = 0; i < mine.size(); ++i) {
+      mine[i] = 0.1f * static_cast<float>(i) + static_cast<float>(rank) / 3;
+    }
+    EXPECT_TRUE((*group)->Sum(absl::MakeSpan(mine)).ok());
+    EXPECT_TRUE((*group)->Sum(absl::MakeSpan(&losses[rank], 1)).ok());
+  });
   EXPECT_THAT(losses, ElementsAre(111, 111, 111));
   EXPECT_NEAR(sums[0][7], 3 * 0.7 + 1, 1e-5);
   for (int rank = 1; rank < kRanks; ++rank) EXPECT_EQ(sums[static_cast<size_t>(rank)], sums[0]);
 }
 
 TEST(ProcessGroup, SumsATensorWhereItIs) {
-  const int port = testing::FreePort();
   std::vector<at::Tensor> values = {at::full({7}, 1.5f), at::full({7}, 2.0f)};
-  std::vector<std::thread> ranks;
-  for (int rank = 0; rank < 2; ++rank) {
-    ranks.emplace_back([&, rank] {
-      const auto group = JoinProcessGroup(RankOf(rank, 2, port));
-      ASSERT_TRUE(group.ok()) << group.status();
-      EXPECT_TRUE((*group)->Sum(values[static_cast<size_t>(rank)]).ok());
-    });
-  }
-  for (std::thread& rank : ranks) rank.join();
+  OnRankThreads(2, [&](const ProcessGroupOptions& options) {
+    const auto group = JoinProcessGroup(options);
+    ASSERT_TRUE(group.ok()) << group.status();
+    EXPECT_TRUE((*group)->Sum(values[static_cast<size_t>(options.rank)]).ok());
+  });
   for (const at::Tensor& value : values) EXPECT_TRUE(value.equal(at::full({7}, 3.5f)));
 }
 
 TEST(ProcessGroup, ALostRankIsAnErrorOfTheOthers) {
-  const int port = testing::FreePort();
   absl::Status status;
-  std::thread lost([&] { EXPECT_TRUE(JoinProcessGroup(RankOf(1, 2, port)).ok()); });
-  std::thread left([&] {
-    const auto group = JoinProcessGroup(RankOf(0, 2, port));
+  std::promise<void> lost;
+  OnRankThreads(2, [&](const ProcessGroupOptions& options) {
+    auto group = JoinProcessGroup(options);
     ASSERT_TRUE(group.ok()) << group.status();
-    lost.join();  // its group is gone
+    if (options.rank == 1) {
+      group->reset();
+      return lost.set_value();
+    }
+    lost.get_future().wait();
     float value = 1;
     status = (*group)->Sum(absl::MakeSpan(&value, 1));
   });
-  left.join();
   EXPECT_THAT(status, StatusIs(absl::StatusCode::kUnavailable,
                                HasSubstr("rank 0 of 2: another rank is lost")));
 }
 
 TEST(ProcessGroup, DoesNotWaitForeverForRanksThatNeverCome) {
-  ProcessGroupOptions options = RankOf(0, 2, testing::FreePort());
-  options.timeout_seconds = 0.5;
+  const ProcessGroupOptions options = {
+      .rank = 0, .size = 2, .port = testing::FreePort(), .timeout_seconds = 0.5};
   EXPECT_THAT(JoinProcessGroup(options).status(),
               StatusIs(absl::StatusCode::kUnavailable, HasSubstr("rank 0 of 2 at 127.0.0.1")));
 }

@@ -5,7 +5,6 @@
 #include <memory>
 #include <stop_token>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "evolora/core/clock.h"
@@ -13,13 +12,14 @@
 #include "evolora/trainers/full_trainer.h"
 #include "evolora/trainers/lora_trainer.h"
 #include "model/random_model.h"
-#include "support/free_port.h"
 #include "support/status_matchers.h"
 #include "support/temp_dir.h"
+#include "trainers/rank_threads.h"
 
 namespace evolora {
 namespace {
 
+using ::evolora::testing::OnRankThreads;
 using ::evolora::testing::RandomIds;
 using ::evolora::testing::RandomWeights;
 using ::evolora::testing::SmallConfig;
@@ -64,24 +64,18 @@ using Outcome = absl::StatusOr<TrainedAdapter>;
 std::vector<Outcome> TrainOn(int size, const std::string& work_dir, int64_t stop_at = 0,
                              bool resume = false) {
   std::vector<Outcome> outcomes(static_cast<size_t>(size), absl::UnknownError("not run"));
-  const int port = testing::FreePort();
-  std::vector<std::thread> ranks;
-  for (int rank = 0; rank < size; ++rank) {
-    ranks.emplace_back([&, rank] {
-      const TrainingJob job = MakeJob();
-      const auto group =
-          JoinProcessGroup({.rank = rank, .size = size, .port = port, .timeout_seconds = 60});
-      ASSERT_TRUE(group.ok()) << group.status();
-      std::stop_source stop;
-      TrainOptions options{.work_dir = work_dir, .resume = resume, .group = group->get()};
-      options.on_step = [&](const StepReport& step) {
-        if (rank == size - 1 && step.step == stop_at) stop.request_stop();
-      };
-      outcomes[static_cast<size_t>(rank)] =
-          TrainLora(job, options, PosixFileSystem(), SystemClock(), stop.get_token());
-    });
-  }
-  for (std::thread& rank : ranks) rank.join();
+  OnRankThreads(size, [&](const ProcessGroupOptions& ranks) {
+    const TrainingJob job = MakeJob();
+    const auto group = JoinProcessGroup(ranks);
+    ASSERT_TRUE(group.ok()) << group.status();
+    std::stop_source stop;
+    TrainOptions options{.work_dir = work_dir, .resume = resume, .group = group->get()};
+    options.on_step = [&](const StepReport& step) {
+      if (ranks.rank == size - 1 && step.step == stop_at) stop.request_stop();
+    };
+    outcomes[static_cast<size_t>(ranks.rank)] =
+        TrainLora(job, options, PosixFileSystem(), SystemClock(), stop.get_token());
+  });
   return outcomes;
 }
 
@@ -113,18 +107,12 @@ TEST(SharedPath, RanksTrainABaseAsAWhole) {
   ASSERT_OK_AND_ASSIGN(const TrainedBase alone,
                        TrainFull(job, {}, PosixFileSystem(), SystemClock(), {}));
   std::vector<absl::StatusOr<TrainedBase>> outcomes(2, absl::UnknownError("not run"));
-  const int port = testing::FreePort();
-  std::vector<std::thread> ranks;
-  for (int rank = 0; rank < 2; ++rank) {
-    ranks.emplace_back([&, rank] {
-      const auto group =
-          JoinProcessGroup({.rank = rank, .size = 2, .port = port, .timeout_seconds = 60});
-      ASSERT_TRUE(group.ok()) << group.status();
-      outcomes[static_cast<size_t>(rank)] =
-          TrainFull(job, {.group = group->get()}, PosixFileSystem(), SystemClock(), {});
-    });
-  }
-  for (std::thread& rank : ranks) rank.join();
+  OnRankThreads(2, [&](const ProcessGroupOptions& ranks) {
+    const auto group = JoinProcessGroup(ranks);
+    ASSERT_TRUE(group.ok()) << group.status();
+    outcomes[static_cast<size_t>(ranks.rank)] =
+        TrainFull(job, {.group = group->get()}, PosixFileSystem(), SystemClock(), {});
+  });
   std::vector<std::string> digests;
   for (const auto& rank : outcomes) {
     ASSERT_TRUE(rank.ok()) << rank.status();
