@@ -5,7 +5,7 @@
 #include "evolora/device/kernels.h"
 #include "kernel_math.h"
 
-// Dropout and magnitudes as operations on rows (row_ops.h); all have Run alone.
+// Dropout, magnitudes and sums of rows as operations on rows (row_ops.h); all have Run alone.
 namespace evolora {
 
 template <class T, int kPack>
@@ -88,6 +88,31 @@ struct ScaleColumnsBackwardOp {
         Store<T, kPack>(own, z + m * width + c);
       }
       for (int i = 0; i < kPack; ++i) partials[run * width + c + i] = sums[i];
+    }
+  }
+};
+
+template <class T, int kPack>
+struct SumRowsOp {
+  const T* x;
+  const int32_t* first;
+  const int32_t* places;
+  int64_t rows;
+  int64_t width;
+  int64_t stride;
+  T* y;
+
+  EVOLORA_HOST_DEVICE void Run(int64_t row, int thread, int threads) const {
+    const int32_t begin = first[row], end = first[row + 1];
+    for (int64_t c = int64_t{thread} * kPack; c < width; c += int64_t{threads} * kPack) {
+      float sums[kPack] = {};
+      for (int32_t i = begin; i < end; ++i) {
+        const Pack<T, kPack> in = Load<T, kPack>(x + int64_t{places[i]} * width + c);
+        for (int k = 0; k < kPack; ++k) sums[k] += ToFloat(in.values[k]);
+      }
+      Pack<T, kPack> out;
+      for (int k = 0; k < kPack; ++k) out.values[k] = FromFloat<T>(sums[k]);
+      Store<T, kPack>(out, y + row * stride + c);
     }
   }
 };

@@ -129,6 +129,19 @@ KernelError RunScaleColumnsBackward(const ScaleColumnsBackwardArgs& a, const Run
 }
 
 template <class Runner>
+KernelError RunSumRows(const SumRowsArgs& a, const Runner& run) {
+  return ByType(a.type, [&](auto zero) {
+    using T = decltype(zero);
+    const auto each = [&](auto op) {
+      op = {As<T>(a.x), a.first, a.places, a.rows, a.width, a.stride, As<T>(a.y)};
+      return run.template Each<kRowThreads>(op);
+    };
+    const bool packs = Packs<T>(a.width, a.x) && Packs<T>(a.stride, a.y);
+    return packs ? each(SumRowsOp<T, kAccessBytes / sizeof(T)>{}) : each(SumRowsOp<T, 1>{});
+  });
+}
+
+template <class Runner>
 KernelError RunCrossEntropy(const CrossEntropyArgs& a, const Runner& run) {
   return ByType(a.type, [&](auto zero) {
     using T = decltype(zero);
@@ -191,6 +204,7 @@ DeviceKernels TableOf(const char* name) {
           [](const ScaleColumnsBackwardArgs& a, void* s) {
             return RunScaleColumnsBackward(a, Runner{s});
           },
+          [](const SumRowsArgs& a, void* s) { return RunSumRows(a, Runner{s}); },
           [](const CrossEntropyArgs& a, void* s) { return RunCrossEntropy(a, Runner{s}); },
           [](const LabelLogProbsArgs& a, void* s) { return RunLabelLogProbs(a, Runner{s}); },
           [](const LabelGradientArgs& a, void* s) { return RunLabelGradient(a, Runner{s}); },

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
@@ -89,6 +90,41 @@ KernelCase ScaleColumnsBackwardCase(ElementType type, int64_t rows, int64_t widt
                                      .z = d[2],
                                      .partials = static_cast<float*>(d[3])},
                                     stream);
+  });
+}
+
+// Rows of y lie `gap` elements apart, which stay as they are.
+KernelCase SumRowsCase(ElementType type, int64_t rows, int64_t width, int64_t gap) {
+  Builder b(absl::StrCat("sum_rows ", rows, " x ", width, " + ", gap), type, 13);
+  const int64_t all = rows + 3, stride = width + gap;
+  Values x = b.Input("x", b.element(), all * width, 2);
+  Values first = {0}, places;
+  for (int64_t m = 0; m < rows; ++m) {  // none, one, and more
+    for (int64_t i = 0; i < m % 4; ++i) places.push_back(static_cast<double>(b.Below(all)));
+    first.push_back(static_cast<double>(places.size()));
+  }
+  b.Given("first", Kind::kInt32, first);
+  b.Given("places", Kind::kInt32, places);
+  Values y = b.Input("y", b.element(), rows * stride, 1);
+  for (int64_t m = 0; m < rows; ++m) {
+    std::fill_n(Row(y, m, stride), width, 0.0);
+    for (auto i = static_cast<size_t>(first[static_cast<size_t>(m)]);
+         i < static_cast<size_t>(first[static_cast<size_t>(m) + 1]); ++i) {
+      const double* from = Row(x, static_cast<int64_t>(places[i]), width);
+      for (int64_t c = 0; c < width; ++c) Row(y, m, stride)[c] += from[c];
+    }
+  }
+  b.Becomes(3, y);
+  return b.Finish([=](const DeviceKernels& k, const std::vector<void*>& d, void* stream) {
+    return k.sum_rows({.type = type,
+                       .x = d[0],
+                       .first = static_cast<const int32_t*>(d[1]),
+                       .places = static_cast<const int32_t*>(d[2]),
+                       .rows = rows,
+                       .width = width,
+                       .stride = stride,
+                       .y = d[3]},
+                      stream);
   });
 }
 

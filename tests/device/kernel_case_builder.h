@@ -62,10 +62,11 @@ inline const double* Row(const Values& values, int64_t row, int64_t width) {
   return values.data() + row * width;
 }
 
-// The cases of dropout and magnitudes.
+// The cases of dropout, magnitudes and sums of rows.
 KernelCase MaskFeaturesCase(ElementType type, int64_t rows, int64_t width, bool add);
 KernelCase ScaleColumnsCase(ElementType type, int64_t rows, int64_t width, bool add);
 KernelCase ScaleColumnsBackwardCase(ElementType type, int64_t rows, int64_t width);
+KernelCase SumRowsCase(ElementType type, int64_t rows, int64_t width, int64_t gap);
 
 // The cases of label losses.
 KernelCase LabelLogProbsCase(ElementType type, int64_t rows, int64_t vocabulary);

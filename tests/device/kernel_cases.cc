@@ -264,6 +264,10 @@ void AddCasesOf(ElementType type, std::vector<KernelCase>& cases) {
     cases.push_back(ScaleColumnsBackwardCase(type, rows, 5));
     cases.push_back(ScaleColumnsBackwardCase(type, rows, 4104));
   }
+  for (const int64_t gap : {0, 3, 8}) {
+    cases.push_back(SumRowsCase(type, 6, 5, gap));
+    cases.push_back(SumRowsCase(type, 9, 2056, gap));
+  }
   for (const bool norm : {false, true}) {
     for (const Heads& h :
          {Heads{1, 1, 1, 2, norm}, Heads{5, 6, 2, 10, norm}, Heads{9, 3, 1, 128, norm}}) {

@@ -111,6 +111,19 @@ struct ScaleColumnsBackwardArgs {
   float* partials = nullptr;  // [ceil(rows / kColumnRows), width]
 };
 
+// y[row] = the sum of x[places[i]] over i from first[row] to first[row + 1] - 1, in that order; zeros
+// without any. Other rows of x are not read.
+struct SumRowsArgs {
+  ElementType type = ElementType::kFloat32;  // of x and y
+  const void* x = nullptr;                   // [.., width]
+  const int32_t* first = nullptr;            // [rows + 1]
+  const int32_t* places = nullptr;
+  int64_t rows = 0;
+  int64_t width = 0;
+  int64_t stride = 0;  // of rows of y
+  void* y = nullptr;   // [rows, width]; never x
+};
+
 // Cross entropy of a row's targets; the logits become
 //   factor * d(sum of losses) / d logits = factor * (sum of counts * softmax - counts at targets).
 struct CrossEntropyArgs {
@@ -172,6 +185,7 @@ struct DeviceKernels {
   KernelError (*mask_features)(const MaskFeaturesArgs& args, void* stream);
   KernelError (*scale_columns)(const ScaleColumnsArgs& args, void* stream);
   KernelError (*scale_columns_backward)(const ScaleColumnsBackwardArgs& args, void* stream);
+  KernelError (*sum_rows)(const SumRowsArgs& args, void* stream);
   KernelError (*cross_entropy)(const CrossEntropyArgs& args, void* stream);
   KernelError (*label_log_probs)(const LabelLogProbsArgs& args, void* stream);
   KernelError (*label_gradient)(const LabelGradientArgs& args, void* stream);
