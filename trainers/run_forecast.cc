@@ -9,6 +9,7 @@
 #include "ATen/Parallel.h"
 #include "adapter_plan.h"
 #include "buffer.h"
+#include "device/device_batches.h"
 #include "evolora/core/status_macros.h"
 #include "evolora/model/compact_weights.h"
 #include "evolora/model/llama_weights.h"
@@ -108,20 +109,32 @@ class Walk {
     out_.steps.push_back({size.tokens, size.labelled_tokens, computed.tokens, flops});
   }
 
+  // Of the fast and the device path.
+  std::vector<TokenLayout> Layouts(const std::vector<int64_t>& step_rows) const {
+    const bool share = job_.recipe.lora_dropout == 0;
+    const absl::Span<const TrainingRow> sequences = loss_->sequences();
+    const int64_t limit = job_.recipe.tokens_per_micro_batch, group = loss_->sequences_per_row();
+    if (path_ == TrainingPath::kDevice) {
+      return DeviceMicroBatches(sequences, step_rows, {.tokens = limit}, share, group);
+    }
+    std::vector<TokenLayout> layouts;
+    for (const auto& indices : PackedMicroBatches(sequences, step_rows, limit, share, group)) {
+      layouts.push_back(LayOutTokens(sequences, indices, share));
+    }
+    return layouts;
+  }
+
   StepSize AddPacked(const std::vector<int64_t>& step_rows) {
     StepSize computed;
-    const bool share = path_ == TrainingPath::kFast && job_.recipe.lora_dropout == 0;
-    for (const std::vector<int64_t>& indices :
-         PackedMicroBatches(loss_->sequences(), step_rows, job_.recipe.tokens_per_micro_batch,
-                            share, loss_->sequences_per_row())) {
-      const TokenLayout layout = LayOutTokens(loss_->sequences(), indices, share);
+    for (const TokenLayout& layout : Layouts(step_rows)) {
       const auto tokens = static_cast<int64_t>(layout.ids.size());
       const auto predicting = static_cast<int64_t>(layout.predicting.size());
+      const auto longest = std::max_element(layout.positions.begin(), layout.positions.end());
       computed.tokens += tokens;
       computed.labelled_tokens += predicting;
       largest_.tokens = std::max(largest_.tokens, tokens);
       largest_.predicting = std::max(largest_.predicting, predicting);
-      largest_.row_tokens = std::max(largest_.row_tokens, LongestRow(loss_->sequences(), indices));
+      largest_.row_tokens = std::max(largest_.row_tokens, *longest + 1);
       ++out_.num_micro_batches;
     }
     return computed;

@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -236,6 +237,26 @@ TEST_F(CudaPathTest, InBfloat16StaysNearTheFp32Gradient) {
       const Gradient gradient =
           DeviceGradient(c, {.device = device_, .dtype = at::kBFloat16, .graphs = padded});
       EXPECT_EQ(Difference(gradient, expected, 0.05), "") << c.name << (padded ? ", padded" : "");
+    }
+  }
+}
+
+// Flash attention with more keys than queries, aligned at their ends.
+TEST_F(CudaPathTest, SharedPrefixesGiveTheGradientOfTheRowsAlone) {
+  std::vector<Case> cases = ArchitectureCases();
+  for (Case& c : FlashCases()) cases.push_back(std::move(c));
+  for (Case& c : cases) {
+    c.rows = testing::SharingRows(c.config);
+    const Gradient expected = ReferenceGradient(c);
+    for (const bool padded : {false, true}) {
+      const std::string name = absl::StrCat(c.name, padded ? ", padded" : "");
+      EXPECT_EQ(
+          Difference(DeviceGradient(c, {.device = device_, .graphs = padded}), expected, 1e-4), "")
+          << name;
+      const DevicePathOptions bf16 = {.device = device_, .dtype = at::kBFloat16, .graphs = padded};
+      const Gradient gradient = DeviceGradient(c, bf16), again = DeviceGradient(c, bf16);
+      EXPECT_EQ(Difference(gradient, expected, 0.05), "") << name << ", bf16";
+      EXPECT_TRUE(gradient.parameters.gradient.equal(again.parameters.gradient)) << name;
     }
   }
 }

@@ -25,7 +25,7 @@ using ::evolora::testing::ExpectFastEqualsReference;
 using ::evolora::testing::ExpectSame;
 using ::evolora::testing::Gradient;
 using ::evolora::testing::MakeCase;
-using ::evolora::testing::RandomRow;
+using ::evolora::testing::SharingRows;
 
 TEST(FastPath, EqualsAutogradOnEveryArchitecture) {
   for (const Case& c : ArchitectureCases()) ExpectFastEqualsReference(c);
@@ -33,22 +33,6 @@ TEST(FastPath, EqualsAutogradOnEveryArchitecture) {
 
 TEST(FastPath, EqualsAutogradForEveryRankAndTargets) {
   for (const Case& c : AdapterCases()) ExpectFastEqualsReference(c);
-}
-
-// Rows with common prefixes of several depths, equal rows, and rows that begin others.
-std::vector<TrainingRow> SharingRows(const LlamaConfig& config) {
-  const std::vector<TokenId> system = testing::RandomIds(config, 20, 100);
-  std::vector<TokenId> deeper = system;
-  for (const TokenId id : testing::RandomIds(config, 60, 101)) deeper.push_back(id);
-  std::vector<TrainingRow> rows;
-  for (uint64_t i = 0; i < 3; ++i) rows.push_back(RandomRow(config, 26, 200 + i, system));
-  for (uint64_t i = 0; i < 3; ++i) rows.push_back(RandomRow(config, 84, 300 + i, deeper));
-  rows.push_back(rows[1]);                             // equal rows
-  rows.push_back(RandomRow(config, 81, 400, deeper));  // a tail of one token
-  rows.push_back(RandomRow(config, 80, 401, deeper));  // begins others
-  rows.push_back(RandomRow(config, 20, 402, system));  // begins others
-  rows.push_back(RandomRow(config, 12, 403));          // shares nothing
-  return rows;
 }
 
 // What a variant of LoRA has to meet: biases and norms, odd widths, shared prefixes, every place.

@@ -76,6 +76,21 @@ Case MakeCase(std::string name, const CaseChange& change) {
   return c;
 }
 
+std::vector<TrainingRow> SharingRows(const LlamaConfig& config) {
+  const std::vector<TokenId> system = RandomIds(config, 20, 100);
+  std::vector<TokenId> deeper = system;
+  for (const TokenId id : RandomIds(config, 60, 101)) deeper.push_back(id);
+  std::vector<TrainingRow> rows;
+  for (uint64_t i = 0; i < 3; ++i) rows.push_back(RandomRow(config, 26, 200 + i, system));
+  for (uint64_t i = 0; i < 3; ++i) rows.push_back(RandomRow(config, 84, 300 + i, deeper));
+  rows.push_back(rows[1]);                             // equal rows
+  rows.push_back(RandomRow(config, 81, 400, deeper));  // a tail of one token
+  rows.push_back(RandomRow(config, 80, 401, deeper));  // begins others
+  rows.push_back(RandomRow(config, 20, 402, system));  // begins others
+  rows.push_back(RandomRow(config, 12, 403));          // shares nothing
+  return rows;
+}
+
 std::vector<Case> ArchitectureCases() {
   return {
       MakeCase("head_dim 10 of 24 / 6"),

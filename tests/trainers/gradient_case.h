@@ -28,6 +28,9 @@ using CaseChange = std::function<void(Case&)>;
 TrainingRow RandomRow(const LlamaConfig& config, int64_t length, uint64_t seed,
                       const std::vector<TokenId>& prefix = {});
 
+// Rows with common prefixes of several depths, equal rows, and rows that begin others.
+std::vector<TrainingRow> SharingRows(const LlamaConfig& config);
+
 // Of rank 4; rows of 2 to 70 tokens, unless `change` gives others.
 Case MakeCase(
     std::string name, const CaseChange& change = [](Case&) {});

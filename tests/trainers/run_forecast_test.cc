@@ -136,7 +136,7 @@ TEST(ForecastRun, SaysWhatPackingAndSharingSave) {
   EXPECT_EQ(fast.num_micro_batches, 1);
 
   ASSERT_OK_AND_ASSIGN(const RunForecast cuda, ForecastRun(job, "cuda"));
-  EXPECT_EQ(cuda.computed_tokens, 10);  // the device path shares nothing
+  EXPECT_EQ(cuda.computed_tokens, 5);
   EXPECT_THAT(cuda.memory_basis, HasSubstr("on its device is not counted"));
 
   job.recipe.tokens_per_micro_batch = 1;  // each row alone: nothing to share

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <bit>
 
+#include "device/device_batches.h"
+
 namespace evolora {
 namespace {
 
@@ -19,13 +21,14 @@ int64_t StepsUp(int64_t n, int64_t steps, int64_t least) {
 
 }  // namespace
 
-BatchShape ShapeOf(const TokenLayout& layout) {
+BatchShape ShapeOf(const TokenLayout& layout, const HeadRows& head) {
   BatchShape shape = {.tokens = static_cast<int64_t>(layout.ids.size()),
                       .rows = static_cast<int64_t>(layout.segments.size()),
-                      .predicting = static_cast<int64_t>(layout.predicting.size()),
-                      .targets = static_cast<int64_t>(layout.targets.size())};
+                      .keys = SharedKeys(layout),
+                      .predicting = static_cast<int64_t>(head.tokens.size()),
+                      .targets = static_cast<int64_t>(head.ids.size())};
   for (const TokenLayout::Segment& segment : layout.segments) {
-    shape.longest_row = std::max(shape.longest_row, segment.num_tokens);
+    shape.longest_row = std::max(shape.longest_row, segment.first_position + segment.num_tokens);
   }
   return shape;
 }
@@ -38,8 +41,9 @@ BatchShape Bucket(const BatchShape& exact, int64_t tokens_per_micro_batch) {
   if (exact.tokens <= tokens_per_micro_batch) {
     shape.tokens = std::min(shape.tokens, tokens_per_micro_batch);
   }
-  const int64_t padding_rows = CeilDiv(shape.tokens - exact.tokens, shape.longest_row);
-  shape.rows = StepsUp(exact.rows + padding_rows, 1, 1);
+  const int64_t padding = shape.tokens - exact.tokens;
+  shape.rows = StepsUp(exact.rows + CeilDiv(padding, shape.longest_row), 1, 1);
+  if (exact.keys > 0) shape.keys = StepsUp(exact.keys + padding, 4, 16);
   return shape;
 }
 
@@ -51,6 +55,7 @@ BatchShape Joined(const BatchShape& a, const BatchShape& b) {
   return {.tokens = std::max(a.tokens, b.tokens),
           .rows = std::max(a.rows, b.rows),
           .longest_row = std::max(a.longest_row, b.longest_row),
+          .keys = std::max(a.keys, b.keys),
           .predicting = std::max(a.predicting, b.predicting),
           .targets = std::max(a.targets, b.targets)};
 }

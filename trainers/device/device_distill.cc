@@ -16,12 +16,12 @@ class DeviceDistill : public DeviceLoss {
   DeviceDistill(const Loss& loss, const DeviceMath& math, const at::Tensor& head_VD)
       : loss_(loss), math_(math), head_VD_(head_VD) {}
 
-  void Move(const TokenLayout& layout, const BatchShape& shape) override {
+  void Move(const HeadRows& head, const BatchShape& shape) override {
     const DistillParts parts = Parts();
     const ArrayUpload::Staging staging(SizesOf(shape), math_.device());
-    for (size_t i = 0; i < layout.labels.size(); ++i) {
-      const auto row = static_cast<size_t>(layout.labels[i].sequence);
-      const int64_t place = layout.labels[i].ordinal;
+    for (size_t i = 0; i < head.labels.size(); ++i) {
+      const auto row = static_cast<size_t>(head.labels[i].sequence);
+      const int64_t place = head.labels[i].ordinal;
       if (parts.top_k == 0) {
         const at::Tensor& hidden = parts.teacher_hidden[row];
         std::copy_n(hidden.const_data_ptr<float>() + place * width(), width(),

@@ -1,4 +1,5 @@
 // Losses that see the logits through the log-probabilities of labels. M labels, P pairs.
+#include <algorithm>
 #include <map>
 #include <utility>
 #include <vector>
@@ -10,8 +11,6 @@
 
 namespace evolora {
 namespace {
-
-using Segment = TokenLayout::Segment;
 
 const double* Doubles(const at::Tensor& tensor, int64_t first) {
   return tensor.const_data_ptr<double>() + first;
@@ -58,13 +57,13 @@ class DevicePolicy : public DeviceLoss {
   DevicePolicy(const Loss& loss, const DeviceMath& math)
       : loss_(loss), math_(math), figures_(math) {}
 
-  void Move(const TokenLayout& layout, const BatchShape& shape) override {
+  void Move(const HeadRows& head, const BatchShape& shape) override {
     figures_.Reserve(shape);
     const auto parts = std::get<PolicyParts>(loss_.parts());
     const ArrayUpload::Staging staging(SizesOf(shape), math_.device());
-    for (size_t i = 0; i < layout.labels.size(); ++i) {
-      const auto row = static_cast<size_t>(layout.labels[i].sequence);
-      const auto place = static_cast<size_t>(layout.labels[i].ordinal);
+    for (size_t i = 0; i < head.labels.size(); ++i) {
+      const auto row = static_cast<size_t>(head.labels[i].sequence);
+      const auto place = static_cast<size_t>(head.labels[i].ordinal);
       staging.Array<double>(0)[i] = parts.old_log_probs[row][place];
       if (parts.form.kl_beta > 0) staging.Array<double>(1)[i] = parts.references[row][place];
       staging.Array<double>(2)[i] = parts.advantages[row];
@@ -110,12 +109,12 @@ class DeviceDpo : public DeviceLoss {
 
   bool ties_labels() const override { return true; }
 
-  void Move(const TokenLayout& layout, const BatchShape& shape) override {
+  void Move(const HeadRows& head, const BatchShape& shape) override {
     figures_.Reserve(shape);
     const auto parts = std::get<DpoParts>(loss_.parts());
     const ArrayUpload::Staging staging(SizesOf(shape), math_.device());
     size_t pair = 0;
-    for (const auto& [row, answers] : AnswersOf(layout)) {
+    for (const auto& [row, answers] : AnswersOf(head)) {
       const AnswerSums& sums = parts.references[static_cast<size_t>(row)];
       for (size_t i = 0; i < answers.chosen.size(); ++i, ++pair) {
         const int64_t places[] = {answers.chosen[i].first, answers.chosen[i].second,
@@ -136,7 +135,7 @@ class DeviceDpo : public DeviceLoss {
 
   void Tie(const DeviceTokens& tokens, const at::Tensor& sums) override {
     const std::vector<at::Tensor> arrays = upload_.Views(SizesOf(tokens.shape));
-    const int64_t pairs = tokens.shape.rows;
+    const int64_t pairs = MostPairs(tokens.shape);
     const at::Tensor terms = at::empty({pairs, kLossTerms}, sums.options());
     at::Tensor(figures_.weights()).zero_();  // padding has no pair
     math_.DpoLoss({.form = std::get<DpoParts>(loss_.parts()).form,
@@ -156,27 +155,35 @@ class DeviceDpo : public DeviceLoss {
 
  private:
   // Where the labels of a row's answers lie: once for each time that the row stands in the batch.
+  using Range = std::pair<int64_t, int64_t>;
   struct Answers {
-    std::vector<std::pair<int64_t, int64_t>> chosen, rejected;
+    std::vector<Range> chosen, rejected;
   };
-  // By row of training.
-  static std::map<int64_t, Answers> AnswersOf(const TokenLayout& layout) {
+  // By row of training. Labels are by sequence and copy; a copy begins where ordinals do again.
+  static std::map<int64_t, Answers> AnswersOf(const HeadRows& head) {
     std::map<int64_t, Answers> all;
-    size_t label = 0;
-    for (const Segment& segment : layout.segments) {
-      const auto begin = static_cast<int64_t>(label);
-      const int64_t end = segment.first_token + segment.num_tokens;
-      while (label < layout.predicting.size() && layout.predicting[label] < end) ++label;
-      Answers& answers = all[segment.row / 2];
-      (segment.row % 2 == 0 ? answers.chosen : answers.rejected)
-          .emplace_back(begin, static_cast<int64_t>(label));
+    for (size_t i = 0; i < head.labels.size(); ++i) {
+      const TokenLayout::Label& label = head.labels[i];
+      const bool goes_on =
+          i > 0 && head.labels[i - 1] < label && head.labels[i - 1].sequence == label.sequence;
+      Answers& answers = all[label.sequence / 2];
+      std::vector<Range>& own = label.sequence % 2 == 0 ? answers.chosen : answers.rejected;
+      const auto place = static_cast<int64_t>(i);
+      if (!goes_on) own.emplace_back(place, place);
+      own.back().second = place + 1;
+    }
+    for (auto& [row, answers] : all) {  // an answer without a label
+      const size_t copies = std::max(answers.chosen.size(), answers.rejected.size());
+      answers.chosen.resize(copies);
+      answers.rejected.resize(copies);
     }
     return all;
   }
 
-  // There are fewer pairs than rows; the places behind them stay zero.
+  // Every pair has a label; the places behind the last pair stay zero.
+  static int64_t MostPairs(const BatchShape& shape) { return shape.predicting; }
   static std::vector<ArrayUpload::Size> SizesOf(const BatchShape& shape) {
-    return {{4 * shape.rows, at::kInt}, {2 * shape.rows, at::kDouble}};
+    return {{4 * MostPairs(shape), at::kInt}, {2 * MostPairs(shape), at::kDouble}};
   }
 
   const Loss& loss_;

@@ -10,17 +10,19 @@
 namespace evolora {
 namespace {
 
-// Rows back in their places among `num_all`, zeros elsewhere.
-at::Tensor Scatter(const at::Tensor& rows, const at::Tensor& places, int64_t num_all) {
-  return at::zeros({num_all, rows.size(1)}, rows.options()).index_copy_(0, places, rows);
+// The gradient of all tokens from that of the head's rows, of which a token may have several.
+at::Tensor OfAllTokens(const DeviceMath& math, const at::Tensor& rows, const DeviceTokens& tokens) {
+  const at::Tensor all = at::empty({tokens.shape.tokens, rows.size(1)}, rows.options());
+  math.SumRows(rows, tokens.places_of_predicting, all);
+  return all;
 }
 
 }  // namespace
 
 DeviceLayer::DeviceLayer(const LlamaConfig& config, const DeviceBaseLayer& base,
                          const LoraTensors& lora, const AdapterDropout* dropout, int64_t index,
-                         const DeviceMath& math)
-    : config_(config), base_(base), math_(math), index_(index), attention_(config, math) {
+                         const DeviceMath& math, const PackedAttention* packed)
+    : config_(config), base_(base), math_(math), index_(index), attention_(config, math, packed) {
   const auto part = [&](const char* name) -> DeviceGroup::Part {
     const std::string path = absl::StrCat("model.layers.", index, ".", name);
     const auto found = lora.modules.find(path);
@@ -200,7 +202,7 @@ void DeviceLayer::QkvBackward(const DevicePass& pass, const FastLayer::Until& un
   const DeviceGroup& qkv = group(Stage::kQkv);
   const DeviceTokens& tokens = *pass.tokens;
   at::Tensor d_mixed = scratch.d_mixed.get();
-  if (pass.only_predicting) d_mixed = Scatter(d_mixed, tokens.predicting, tokens.shape.tokens);
+  if (pass.only_predicting) d_mixed = OfAllTokens(math_, d_mixed, tokens);
   const at::Tensor& d_qkv = scratch.d_qkv.Reserve(kept.qkv.get().sizes(), math_.options());
   attention_.Backward(index_, tokens, kept.qkv.get(), kept.attention, d_mixed, d_qkv);
   AddHeadNormGradients(pass, d_qkv, kept);
@@ -222,7 +224,7 @@ void DeviceLayer::Backward(const DevicePass& pass, const FastLayer::Until& until
   if (!DownBackward(pass, until, dx, kept, scratch)) return;
   if (!GateUpBackward(pass, until, dx, kept, scratch)) return;
   if (!OutBackward(pass, until, dx, kept, scratch)) return;
-  if (pass.only_predicting) dx = Scatter(dx, pass.tokens->predicting, pass.tokens->shape.tokens);
+  if (pass.only_predicting) dx = OfAllTokens(math_, dx, *pass.tokens);
   QkvBackward(pass, until, dx, kept, scratch);
 }
 

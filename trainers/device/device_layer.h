@@ -19,7 +19,7 @@ struct DeviceLayerKept {
   TensorBuffer unit1, factors1;      // of the first norm: [N, D], [N]
   TensorBuffer qkv;                  // [N, (H + 2 K) E], as attention reads it
   TensorBuffer qk_unit, qk_factors;  // of the norms of q and k: [N, H + K, E], [N, H + K]
-  DeviceAttention::Kept attention;
+  PackedAttention::Kept attention;
   at::Tensor mixed;              // [M, H E]
   TensorBuffer unit2, factors2;  // of the second norm: [M, D], [M]
   TensorBuffer gate_up;          // [M, 2 F]; becomes its own gradient
@@ -37,7 +37,7 @@ struct DeviceScratch {
 struct DevicePass {
   const DeviceTokens* tokens = nullptr;
   at::Tensor cos, sin;  // by position, [.., E / 2] fp32
-  // Only the predicting tokens go on after attention: in the last layer.
+  // Only the head's rows go on after attention: in the last layer.
   bool only_predicting = false;
   bool bare = false;  // the base alone
   // The rows of the groups before and after attention.
@@ -50,15 +50,15 @@ struct DevicePass {
 // FastLayer on a device: the same formulas, over tensors.
 class DeviceLayer {
  public:
-  // All outlive the object; `dropout` null: none.
+  // All outlive the object. `dropout` null: none; `packed` null: plain attention.
   DeviceLayer(const LlamaConfig& config, const DeviceBaseLayer& base, const LoraTensors& lora,
-              const AdapterDropout* dropout, int64_t index, const DeviceMath& math);
+              const AdapterDropout* dropout, int64_t index, const DeviceMath& math,
+              const PackedAttention* packed);
 
   TrainedParts trained_parts() const;
   // As DeviceGroup's.
   void AppendCopies(DeviceCopies& copies) const;
   void UpdateMagnitudes() const;
-  bool is_plain() const { return attention_.is_plain(); }
 
   // x [N, D] becomes the output, [N or M, D]; its memory is written.
   void Forward(const DevicePass& pass, at::Tensor& x, DeviceLayerKept& kept,

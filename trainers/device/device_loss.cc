@@ -9,8 +9,9 @@ class DeviceCrossEntropy : public DeviceLoss {
  public:
   explicit DeviceCrossEntropy(const DeviceMath& math) : math_(math) {}
 
+  HeadRows RowsOf(const TokenLayout& layout) const override { return RowsByToken(layout); }
   // All it needs is with the tokens.
-  void Move(const TokenLayout& /*layout*/, const BatchShape& /*shape*/) override {}
+  void Move(const HeadRows& /*head*/, const BatchShape& /*shape*/) override {}
 
   void Turn(const DeviceTokens& tokens, const Labels& labels, const at::Tensor& logits,
             const at::Tensor& sums) override {

@@ -7,27 +7,31 @@
 #include "device/batch_shape.h"
 #include "device/device_math.h"
 #include "device/device_tokens.h"
+#include "device/head_rows.h"
 #include "loss.h"
 #include "token_layout.h"
 
 namespace evolora {
 
-// A loss (loss.h) on a device. Label i of a micro-batch is that of predicting token i, as it is
-// without shared prefixes. All but Move depends on nothing but the shape of the tokens and memory
-// of the device. `sums` [kLossTerms] fp64 gets sums of terms (label_kernels.h): the loss is the
-// first.
+// A loss (loss.h) on a device, over the head's rows of a micro-batch (head_rows.h): row i is label
+// i where the loss goes by label. All but Move depends on nothing but the shape of the tokens and
+// memory of the device. `sums` [kLossTerms] fp64 gets sums of terms (label_kernels.h): the loss is
+// the first.
 class DeviceLoss {
  public:
   virtual ~DeviceLoss() = default;
 
-  // Labels [first, first + count) of a micro-batch.
+  // Head rows [first, first + count) of a micro-batch.
   struct Labels {
     int64_t first = 0;
     int64_t count = 0;
   };
 
-  // What the labels of a micro-batch need, to the device: before all else for it.
-  virtual void Move(const TokenLayout& layout, const BatchShape& shape) = 0;
+  // The head rows that the loss wants for a layout.
+  virtual HeadRows RowsOf(const TokenLayout& layout) const { return RowsByLabel(layout); }
+
+  // What the rows of a micro-batch need, to the device: before all else for it.
+  virtual void Move(const HeadRows& head, const BatchShape& shape) = 0;
 
   // A loss that ties labels together sees the logits of all of them, then Tie once, before the
   // first Turn.

@@ -129,6 +129,20 @@ void DeviceMath::ScaleColumnsBackward(const at::Tensor& dy, const at::Tensor& fa
         "scale_columns_backward");
 }
 
+void DeviceMath::SumRows(const at::Tensor& x, const TokenPlaces& places,
+                         const at::Tensor& y) const {
+  Check(kernels_->sum_rows({.type = type(),
+                            .x = x.const_data_ptr(),
+                            .first = places.first.const_data_ptr<int32_t>(),
+                            .places = places.places.const_data_ptr<int32_t>(),
+                            .rows = y.size(0),
+                            .width = y.size(1),
+                            .stride = y.stride(0),
+                            .y = y.mutable_data_ptr()},
+                           stream()),
+        "sum_rows");
+}
+
 void DeviceMath::CrossEntropy(CrossEntropyArgs args, const at::Tensor& logits) const {
   args.type = type();
   args.logits = logits.mutable_data_ptr();

@@ -7,6 +7,13 @@
 
 namespace evolora {
 
+// Where each token stands in a list of tokens: token t at places[first[t]] .. places[first[t + 1] -
+// 1], ascending.
+struct TokenPlaces {
+  at::Tensor first;   // [N + 1] int32
+  at::Tensor places;  // int32
+};
+
 // Where the device path computes, in which numbers, and its kernels over tensors. Activations and
 // the frozen weights of matrix products have one type, `dtype`; norm weights, adapters, their
 // gradients and losses are fp32. Tensors are contiguous unless said. Throws as LibTorch does.
@@ -50,6 +57,9 @@ class DeviceMath {
                     const at::Tensor& y) const;
   void ScaleColumnsBackward(const at::Tensor& dy, const at::Tensor& factors, const at::Tensor& z,
                             const at::Tensor& partials) const;
+
+  // y[t], a row which may have a stride = the sum of the rows of x at the places of token t.
+  void SumRows(const at::Tensor& x, const TokenPlaces& places, const at::Tensor& y) const;
 
   // `args` without type, logits and sizes: see CrossEntropyArgs.
   void CrossEntropy(CrossEntropyArgs args, const at::Tensor& logits) const;

@@ -12,14 +12,15 @@ namespace evolora {
 
 DeviceModel::DeviceModel(const LlamaWeights& base, const LoraTensors& lora,
                          const AdapterDropout* dropout, const DeviceMath& math,
-                         int64_t logits_per_chunk)
+                         const PackedAttention* packed, int64_t logits_per_chunk)
     : config_(base.config),
       math_(math),
       base_(CopyBase(base, math_, copies_)),
       head_(math_, base_.head, base_.head_gradient, logits_per_chunk),
       rope_frequencies_(RopeInverseFrequencies(config_)) {
   for (int64_t i = 0; i < config_.num_layers; ++i) {
-    layers_.emplace_back(config_, base_.layers[static_cast<size_t>(i)], lora, dropout, i, math_);
+    layers_.emplace_back(config_, base_.layers[static_cast<size_t>(i)], lora, dropout, i, math_,
+                         packed);
     layers_.back().AppendCopies(copies_);
   }
   std::vector<TrainedParts> parts;

@@ -20,16 +20,14 @@ class DeviceModel {
  public:
   // `base` is copied; its embedding, head and norms are trained where they require a gradient.
   // `lora`, on the device of `math` as such tensors are, and the others outlive the object.
-  // `dropout` null: none.
+  // `dropout` null: none; `packed` null: plain attention.
   DeviceModel(const LlamaWeights& base, const LoraTensors& lora, const AdapterDropout* dropout,
-              const DeviceMath& math, int64_t logits_per_chunk);
+              const DeviceMath& math, const PackedAttention* packed, int64_t logits_per_chunk);
 
   // Takes over the adapter's present values: before its first pass and after every update.
   void TakeAdapter() const;
   // Makes room for rows of so many tokens: before a pass, which depends on where it is.
   void ReservePositions(int64_t positions);
-  // Whether tokens need token_of_place.
-  bool is_plain() const { return layers_.empty() || layers_.front().is_plain(); }
 
   // The hidden states of tokens.predicting after the final norm, [M, D]. bare: without the adapter.
   at::Tensor Hidden(const DeviceTokens& tokens, bool bare);

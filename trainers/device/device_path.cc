@@ -8,9 +8,11 @@
 #include "ATen/core/grad_mode.h"
 #include "adapter_dropout.h"
 #include "c10/core/DeviceGuard.h"
+#include "device/device_batches.h"
 #include "device/device_loss.h"
 #include "device/device_model.h"
 #include "device/device_tokens.h"
+#include "device/head_rows.h"
 #include "token_layout.h"
 
 namespace evolora {
@@ -33,11 +35,14 @@ class DevicePath : public GradientPath, public FrozenPass {
         own_loss_(inputs.loss == nullptr ? MakeCrossEntropy(inputs.rows) : nullptr),
         loss_(inputs.loss == nullptr ? *own_loss_ : *inputs.loss),
         dropout_(DropoutOf(*inputs.recipe)),
+        share_prefixes_(options.share_prefixes),
         math_(options.device, options.dtype),
+        attention_(options.attention != nullptr ? options.attention
+                                                : MakeFlashAttention(inputs.base->config, math_)),
         model_(WithModules(*inputs.base, inputs.lora->saved), *inputs.lora,
-               dropout_ ? &*dropout_ : nullptr, math_, options.logits_per_chunk),
-        upload_(math_, {.places = model_.is_plain(), .dropout = dropout_.has_value()}),
-        frozen_upload_(math_, {.places = model_.is_plain()}),
+               dropout_ ? &*dropout_ : nullptr, math_, attention_.get(), options.logits_per_chunk),
+        upload_(math_, {.places = attention_ == nullptr, .dropout = dropout_.has_value()}),
+        frozen_upload_(math_, {.places = attention_ == nullptr}),
         device_loss_(MakeDeviceLoss(loss_, math_, model_.head().weight())),
         sums_(at::zeros({kLossTerms}, math_.fp32().dtype(at::kDouble))),
         buckets_(options.graphs),
@@ -49,11 +54,9 @@ class DevicePath : public GradientPath, public FrozenPass {
     model_.TakeAdapter();
     sums_.zero_();
     copies_.clear();
-    const absl::Span<const TrainingRow> sequences = loss_.sequences();
-    for (const std::vector<int64_t>& indices :
-         PackedMicroBatches(sequences, step_rows, inputs_.recipe->tokens_per_micro_batch,
-                            /*share_prefixes=*/false, loss_.sequences_per_row())) {
-      const TokenLayout layout = LayOutTokens(sequences, indices, /*share_prefixes=*/false);
+    for (const TokenLayout& layout :
+         DeviceMicroBatches(loss_.sequences(), step_rows, Limits(),
+                            share_prefixes_ && !dropout_.has_value(), loss_.sequences_per_row())) {
       const std::vector<uint64_t> keys =
           dropout_ ? DropoutTokenKeys(step(), layout, copies_) : std::vector<uint64_t>();
       if (!layout.predicting.empty()) MicroBatch(layout, keys, factor);
@@ -92,15 +95,15 @@ class DevicePath : public GradientPath, public FrozenPass {
           {NumTargets(sequences[static_cast<size_t>(i)].labels), model_.config().hidden_size},
           at::kFloat));
     }
-    for (const std::vector<int64_t>& batch :
-         PackedMicroBatches(sequences, indices, inputs_.recipe->tokens_per_micro_batch,
-                            /*share_prefixes=*/false)) {
-      const TokenLayout layout = LayOutTokens(sequences, batch, /*share_prefixes=*/false);
+    for (const TokenLayout& layout :
+         DeviceMicroBatches(sequences, indices, Limits(), share_prefixes_)) {
       if (layout.predicting.empty()) continue;
       const at::Tensor hidden = FrozenHidden(layout, model == FrozenModel::kBase);
       for (const TokenLayout::Target& target : layout.targets) {
-        const TokenLayout::Label& label = layout.labels[static_cast<size_t>(target.first_label)];
-        all[place[label.sequence]].select(0, label.ordinal).copy_(hidden.select(0, target.row));
+        for (int64_t i = target.first_label; i < target.first_label + target.count; ++i) {
+          const TokenLayout::Label& label = layout.labels[static_cast<size_t>(i)];
+          all[place[label.sequence]].select(0, label.ordinal).copy_(hidden.select(0, target.row));
+        }
       }
     }
     return all;
@@ -113,12 +116,15 @@ class DevicePath : public GradientPath, public FrozenPass {
   int64_t vocabulary() const override { return model_.config().vocab_size; }
 
  private:
+  DeviceBatchLimits Limits() const { return {.tokens = inputs_.recipe->tokens_per_micro_batch}; }
+
   void MicroBatch(const TokenLayout& layout, absl::Span<const uint64_t> keys, double factor) {
-    BatchShape shape = ShapeOf(layout);
+    const HeadRows head = device_loss_->RowsOf(layout);
+    BatchShape shape = ShapeOf(layout, head);
     if (buckets_) shape = Bucket(shape, inputs_.recipe->tokens_per_micro_batch);
     model_.ReservePositions(shape.longest_row);
-    upload_.Move(layout, shape, factor, keys);
-    device_loss_->Move(layout, shape);
+    upload_.Move({.layout = layout, .head = head, .factor = factor, .dropout_keys = keys}, shape);
+    device_loss_->Move(head, shape);
     graphs_.Run(shape, [this, shape] {
       const DeviceTokens tokens = upload_.TokensOf(shape);
       const at::Tensor hidden = model_.Hidden(tokens, /*bare=*/false);
@@ -130,9 +136,10 @@ class DevicePath : public GradientPath, public FrozenPass {
 
   // On the host, fp32.
   at::Tensor FrozenHidden(const TokenLayout& layout, bool bare) {
-    const BatchShape shape = ShapeOf(layout);
+    const HeadRows head = RowsByToken(layout);
+    const BatchShape shape = ShapeOf(layout, head);
     model_.ReservePositions(shape.longest_row);
-    frozen_upload_.Move(layout, shape, /*factor=*/0, /*dropout_keys=*/{});
+    frozen_upload_.Move({.layout = layout, .head = head, .factor = 0}, shape);
     return model_.Hidden(frozen_upload_.TokensOf(shape), bare)
         .to(at::device(at::kCPU).dtype(at::kFloat));
   }
@@ -141,7 +148,9 @@ class DevicePath : public GradientPath, public FrozenPass {
   const std::unique_ptr<Loss> own_loss_;  // null: given
   Loss& loss_;
   const std::optional<AdapterDropout> dropout_;
+  const bool share_prefixes_;
   const DeviceMath math_;
+  const std::shared_ptr<const PackedAttention> attention_;
   DeviceModel model_;
   TokenUpload upload_, frozen_upload_;
   const std::unique_ptr<DeviceLoss> device_loss_;

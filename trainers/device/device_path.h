@@ -5,6 +5,7 @@
 
 #include "ATen/core/Tensor.h"
 #include "device/graph_cache.h"
+#include "device/packed_attention.h"
 #include "gradient_path.h"
 
 namespace evolora {
@@ -16,14 +17,17 @@ struct DevicePathOptions {
   // Pads micro-batches to few shapes and runs those that come again as graphs: up to the order of
   // sums the same numbers.
   bool graphs = false;
+  // Tokens that several rows begin with are computed once; not with dropout (adapter_dropout.h).
+  bool share_prefixes = true;
+  // Null: LibTorch's flash attention where it computes, else plain attention.
+  std::shared_ptr<const PackedAttention> attention;
   // What records them; null: MakeCudaGraphRecorder, which the CPU has not.
   std::shared_ptr<GraphRecorder> recorder;
 };
 
 // The path for GPUs: the fast path's formulas as matrix products of LibTorch and own kernels
-// between them, over rows packed in one token dimension; no autograd graph. Prefixes that rows
-// share are computed for each row. EnqueueGradient does not wait for the device. Of a row that
-// stands in a step more than once dpo weighs each by its own log-probabilities.
+// between them, over the tokens of a forest of rows (token_layout.h) packed in one dimension; no
+// autograd graph. EnqueueGradient does not wait for the device.
 // `inputs.lora` lives on options.device. On the CPU it gives the same numbers: for tests.
 std::unique_ptr<GradientPath> MakeDevicePath(const GradientPathInputs& inputs,
                                              const DevicePathOptions& options);

@@ -33,8 +33,8 @@ struct RunForecast {
   int64_t tokens = 0;           // of all steps: the sum of StepReport::tokens
   int64_t labelled_tokens = 0;  // the sum of StepReport::labelled_tokens
   int64_t num_micro_batches = 0;
-  // Tokens that go through the model. Fast path: a prefix shared within a micro-batch once. Device
-  // path: every row's own. Reference path: with its padding.
+  // Tokens that go through the model. Fast and device path: a prefix shared within a micro-batch
+  // once, but with dropout. Reference path: with its padding.
   int64_t computed_tokens = 0;
   // What the same steps would put through the model as batches of rows_per_step rows, each padded
   // to the longest row of its batch.
@@ -56,7 +56,8 @@ struct RunForecast {
   int64_t micro_batch_tokens = 0;  // computed at once, of the largest
   bool runs_apart = false;         // modules_to_save: in passes of its own
 
-  // 1 - tokens / padded_tokens, and tokens that sharing leaves out; the fast path saves both.
+  // 1 - tokens / padded_tokens, and tokens that sharing leaves out; the fast and the device path
+  // save both.
   double padding_share() const;
   int64_t shared_prefix_tokens() const;
 };
