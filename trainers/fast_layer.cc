@@ -213,11 +213,11 @@ void FastLayer::AttentionForward(const LayerTokens& tokens, float* x, LayerKept&
   float* mixed = kept.mixed.Reserve(on * mixed_width);
   if (tokens.only_predicting) {
     float* all_mixed = scratch.mixed.Reserve(all * mixed_width);
-    scratch.attention.Forward(index_, *tokens.layout, kept.qkv.data(), all_mixed);
+    scratch.attention.Forward(index_, *tokens.layout, kept.qkv.data(), kept.attention, all_mixed);
     Gather(tokens.layout->predicting, mixed_width, all_mixed, mixed);
     Gather(tokens.layout->predicting, width, x, x);
   } else {
-    scratch.attention.Forward(index_, *tokens.layout, kept.qkv.data(), mixed);
+    scratch.attention.Forward(index_, *tokens.layout, kept.qkv.data(), kept.attention, mixed);
   }
   group(Stage::kOut).Forward(mixed, on, x, GemmStore::kAdd, kept.out_group, scratch.gradient);
   if (!weights_.o_bias.defined()) return;
@@ -336,8 +336,8 @@ void FastLayer::QkvBackward(const LayerTokens& tokens, const Until& until, float
   const int64_t rows = tokens.num_all();
   const AdaptedGroup& qkv = group(Stage::kQkv);
   float* d_qkv = scratch.d_qkv.Reserve(rows * qkv.out_features());
-  scratch.attention.Backward(index_, *tokens.layout, kept.qkv.data(), scratch.d_mixed.data(),
-                             d_qkv);
+  scratch.attention.Backward(index_, *tokens.layout, kept.qkv.data(), kept.attention,
+                             {scratch.d_mixed.data(), scratch.delta.data()}, d_qkv);
   FinishQkvBackward(tokens, kept, d_qkv);
   float* d_low = scratch.d_low.Reserve(qkv.LowSize(kept.qkv_group));
   const float* d_out = qkv.OutputGradient(d_qkv, rows, kept.qkv_group);
@@ -358,7 +358,10 @@ void FastLayer::Backward(const LayerTokens& tokens, const Until& until, float* d
   if (!MlpBackward(on, until, dx, kept, scratch)) return;
   float* d_mixed = scratch.d_mixed.Reserve(all * mixed_width);
   if (!OutBackward(on, until, dx, kept, scratch)) return;
+  float* delta = scratch.delta.Reserve(all * config_.num_heads);
+  scratch.attention.Delta(kept.mixed.data(), d_mixed, on, delta);
   if (tokens.only_predicting) {
+    Scatter(tokens.layout->predicting, all, config_.num_heads, delta);
     Scatter(tokens.layout->predicting, all, mixed_width, d_mixed);
     Scatter(tokens.layout->predicting, all, config_.hidden_size, dx);
   }

@@ -18,9 +18,10 @@ struct LayerKept {
   Buffer unit1, factor1;      // of the first norm: [N, D], [N]
   Buffer qkv;                 // [N, (H + 2 K) E], as attention reads it
   Buffer qk_unit, qk_factor;  // of the norms of q and k: [N, (H + K) E], [N, H + K]
-  Buffer mixed;               // [M, H E]
-  Buffer unit2, factor2;      // of the second norm: [M, D], [M]
-  Buffer gate_up;             // [M, 2 F]; becomes its own gradient
+  TreeAttention::Kept attention;
+  Buffer mixed;           // [M, H E]
+  Buffer unit2, factor2;  // of the second norm: [M, D], [M]
+  Buffer gate_up;         // [M, 2 F]; becomes its own gradient
   AdaptedGroup::Kept qkv_group, out_group, gate_up_group, down_group;
 };
 
@@ -32,6 +33,7 @@ struct LayerScratch {
   Buffer act, d_act;  // [M, F]
   Buffer mixed;       // [N, H E]: of a layer that goes on with some of its tokens
   Buffer d_mixed, d_qkv;
+  Buffer delta;  // [N, H]: TreeAttention::Delta
   Buffer d_low;
   Buffer gradient;  // what a group works with
 };

@@ -57,7 +57,7 @@ int64_t RankOf(const LayerGroups& g) {
 // LayerKept of one layer: `n` tokens, of which `on` go on after attention.
 int64_t KeptFloats(const LlamaConfig& c, const LayerGroups& g, int64_t n, int64_t on) {
   const int64_t turned = c.num_heads + c.num_kv_heads;
-  int64_t floats = n * (c.hidden_size + 1 + g.qkv.out + g.qkv.rank);
+  int64_t floats = n * (c.hidden_size + 1 + g.qkv.out + g.qkv.rank + 2 * c.num_heads);
   if (c.qk_norm) floats += n * turned * (c.head_dim + 1);
   floats += on * (g.out.in + g.out.rank);
   floats += on * (c.hidden_size + 1 + g.gate_up.out + g.gate_up.rank + g.down.rank);
@@ -79,7 +79,8 @@ int64_t ScratchFloats(const LlamaConfig& c, const LayerGroups& widest, int64_t n
       std::max({widest.qkv.rank, widest.out.rank, widest.gate_up.rank, widest.down.rank});
   const int64_t wide = std::max({widest.gate_up.out, widest.qkv.out, c.intermediate_size});
   const int64_t heads = c.num_heads * c.head_dim;
-  return n * (c.hidden_size + 2 * c.intermediate_size + 2 * heads + widest.qkv.out + rank) +
+  return n * (c.hidden_size + 2 * c.intermediate_size + 2 * heads + c.num_heads + widest.qkv.out +
+              rank) +
          rank * wide;
 }
 

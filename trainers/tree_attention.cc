@@ -3,17 +3,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "ATen/Parallel.h"
-#include "evolora/model/kernels.h"
 
 namespace evolora {
 namespace {
 
 constexpr int64_t kVector = 16;
-// The score of what a query does not see: its exponential is exactly zero, and remains so whatever
-// it is multiplied with.
-constexpr float kHidden = -1e30f;
 // Queries of a block: enough to reuse a key panel, few enough to skip most of what causality hides.
 constexpr int64_t kQueriesPerBlock = 48;
 
@@ -44,9 +41,17 @@ void Multiply(const Operand& left, const Operand& right, int64_t rows, int64_t d
   }
 }
 
+// The values of one head; a call of memcpy costs more than to copy a narrow one.
+void CopyHead(const float* from, int64_t width, float* to) {
+  constexpr int64_t kPiece = 8;
+  int64_t e = 0;
+  for (; e + kPiece <= width; e += kPiece) std::memcpy(to + e, from + e, kPiece * sizeof(float));
+  for (; e < width; ++e) to[e] = from[e];
+}
+
 void CopyRows(const float* from, int64_t ld_from, int64_t rows, int64_t width, float* to,
               int64_t ld_to) {
-  for (int64_t i = 0; i < rows; ++i) std::copy_n(from + i * ld_from, width, to + i * ld_to);
+  for (int64_t i = 0; i < rows; ++i) CopyHead(from + i * ld_from, width, to + i * ld_to);
 }
 
 }  // namespace
@@ -89,8 +94,8 @@ void TreeAttention::GatherPath(const TokenLayout& layout, const Task& task, cons
   for (int64_t t = 0; t < length; ++t) {
     const float* key =
         qkv + s.path_tokens[static_cast<size_t>(t)] * qkv_width_ + mixed_width_ + kv_head * width;
-    std::copy_n(key, width, keys + t * ld_);
-    std::copy_n(key + config_.num_kv_heads * width, width, values + t * ld_);
+    CopyHead(key, width, keys + t * ld_);
+    CopyHead(key + config_.num_kv_heads * width, width, values + t * ld_);
   }
   TransposeRows(keys, length, s.ldl, s.keys_t);
 }
@@ -105,8 +110,7 @@ void TreeAttention::TransposeRows(const float* rows, int64_t length, int64_t ldl
   }
 }
 
-std::vector<TreeAttention::QueryBlock> TreeAttention::Blocks(
-    const TokenLayout::Segment& segment) const {
+std::vector<TreeAttention::QueryBlock> TreeAttention::Blocks(const TokenLayout::Segment& segment) {
   std::vector<QueryBlock> blocks;
   for (int64_t t = 0; t < segment.num_tokens; t += kQueriesPerBlock) {
     blocks.push_back({segment.first_token + t, std::min(kQueriesPerBlock, segment.num_tokens - t),
@@ -115,100 +119,130 @@ std::vector<TreeAttention::QueryBlock> TreeAttention::Blocks(
   return blocks;
 }
 
-// probs [B, L] of a block's queries; zero where a query does not look, up to the last whole vector
-// of the block's positions.
-void TreeAttention::Probabilities(const Task& task, const QueryBlock& block, const float* qkv,
-                                  Scratch& s) const {
+// The scores [B, L] of a block's queries, in s.weights; the queries stay in s.queries.
+AttentionRows TreeAttention::Scores(const Task& task, const QueryBlock& block, const float* qkv,
+                                    const Kept& kept, int64_t num_tokens, Scratch& s) const {
   const int64_t width = config_.head_dim;
   float* queries = s.queries.Reserve(kQueriesPerBlock * ld_);
   CopyRows(qkv + block.first_token * qkv_width_ + task.head * width, qkv_width_, block.count, width,
            queries, ld_);
-  const int64_t length = RoundUp(block.first_position + block.count, kVector);
-  float* probs = s.probs.Reserve(kQueriesPerBlock * s.ldl);
-  Multiply({queries, ld_}, {s.keys_t.data(), s.ldl}, block.count, width, length, GemmStore::kSet,
-           probs, s.ldl);
-  for (int64_t i = 0; i < block.count; ++i) {
-    const int64_t position = block.first_position + i;
-    const int64_t low = task.window > 0 ? std::max<int64_t>(0, position - task.window + 1) : 0;
-    float* row = probs + i * s.ldl;
-    const int64_t end = low + RoundUp(position + 1 - low, kVector);
-    std::fill_n(row, low, 0.0f);
-    std::fill(row + position + 1, row + std::max(end, length), kHidden);
-    Kernels().softmax(row + low, end - low, scale_);
-    if (end < length) std::fill(row + end, row + length, 0.0f);
-  }
+  const int64_t query = task.head * num_tokens + block.first_token;
+  const AttentionRows rows = {.rows = block.count,
+                              .first_position = block.first_position,
+                              .window = task.window,
+                              .columns = RoundUp(block.first_position + block.count, kVector),
+                              .scores = s.weights.Reserve(kQueriesPerBlock * s.ldl),
+                              .ld = s.ldl,
+                              .scale = scale_,
+                              .max = kept.max.data() + query,
+                              .factor = kept.factor.data() + query};
+  Multiply({queries, ld_}, {s.keys_t.data(), s.ldl}, block.count, width, rows.columns,
+           GemmStore::kSet, rows.scores, s.ldl);
+  return rows;
 }
 
 void TreeAttention::ForwardTask(const TokenLayout& layout, const Task& task, const float* qkv,
-                                float* mixed, Scratch& s) const {
+                                Kept& kept, float* mixed, Scratch& s) const {
   GatherPath(layout, task, qkv, s);
+  const auto num_tokens = static_cast<int64_t>(layout.ids.size());
+  const int64_t width = config_.head_dim;
   for (const QueryBlock& block : Blocks(layout.segments[static_cast<size_t>(task.segment)])) {
-    Probabilities(task, block, qkv, s);
-    Multiply({s.probs.data(), s.ldl}, {s.values.data(), ld_}, block.count,
-             RoundUp(block.first_position + block.count, kVector), config_.head_dim,
-             GemmStore::kSet,
-             mixed + block.first_token * mixed_width_ + task.head * config_.head_dim, mixed_width_);
+    const AttentionRows rows = Scores(task, block, qkv, kept, num_tokens, s);
+    Kernels().attention_weights(rows);
+    float* out = mixed + block.first_token * mixed_width_ + task.head * width;
+    Multiply({rows.scores, s.ldl}, {s.values.data(), ld_}, block.count, rows.columns, width,
+             GemmStore::kSet, out, mixed_width_);
+    for (int64_t i = 0; i < block.count; ++i) {
+      for (int64_t e = 0; e < width; ++e) out[i * mixed_width_ + e] *= rows.factor[i];
+    }
   }
 }
 
-void TreeAttention::Forward(int64_t layer, const TokenLayout& layout, const float* qkv,
+void TreeAttention::Forward(int64_t layer, const TokenLayout& layout, const float* qkv, Kept& kept,
                             float* mixed) {
   std::vector<Scratch>& scratch = ThreadScratch();
   const auto num_segments = static_cast<int64_t>(layout.segments.size());
+  const int64_t num_queries = config_.num_heads * static_cast<int64_t>(layout.ids.size());
+  kept.max.Reserve(num_queries);
+  kept.factor.Reserve(num_queries);
   const int64_t window = LayerWindow(config_, layer);
   at::parallel_for(0, num_segments * config_.num_heads, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const Task task = {i / num_segments, i % num_segments, window};
-      ForwardTask(layout, task, qkv, mixed, scratch[static_cast<size_t>(at::get_thread_num())]);
+      ForwardTask(layout, task, qkv, kept, mixed,
+                  scratch[static_cast<size_t>(at::get_thread_num())]);
     }
   });
 }
 
-// d_queries into d_qkv; adds to the path's d_keys and d_values.
-//   d_probs = d_mixed V^T, d_scores = probs * (d_probs - sum) * scale
-//   dQ = d_scores K, dK += d_scores^T Q, dV += probs^T d_mixed
-void TreeAttention::BackwardBlock(const Task& task, const QueryBlock& block, const float* d_mixed,
-                                  float* d_qkv, Scratch& s) const {
+void TreeAttention::Delta(const float* mixed, const float* d_mixed, int64_t rows,
+                          float* delta) const {
   const int64_t width = config_.head_dim;
-  const int64_t length = RoundUp(block.first_position + block.count, kVector);
+  at::parallel_for(0, rows, 8, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin * config_.num_heads; i < end * config_.num_heads; ++i) {
+      float sum = 0;
+      for (int64_t e = i * width; e < (i + 1) * width; ++e) sum += mixed[e] * d_mixed[e];
+      delta[i] = sum;
+    }
+  });
+}
+
+// d_queries into d_qkv; adds to the path's d_keys and d_values. W the weights:
+//   d_W = d_mixed V^T, d_scores = W * (d_W - delta) * scale
+//   dQ = d_scores K, dK += d_scores^T Q, dV += W^T d_mixed
+void TreeAttention::BackwardBlock(const Task& task, const QueryBlock& block,
+                                  const AttentionRows& rows, const OutputGradient& output,
+                                  float* d_qkv, Scratch& s) const {
+  const int64_t width = config_.head_dim, heads = config_.num_heads;
   float* d_out = s.d_mixed.Reserve(kQueriesPerBlock * ld_);
-  CopyRows(d_mixed + block.first_token * mixed_width_ + task.head * width, mixed_width_,
+  CopyRows(output.d_mixed + block.first_token * mixed_width_ + task.head * width, mixed_width_,
            block.count, width, d_out, ld_);
-  float* d_probs = s.d_probs.Reserve(kQueriesPerBlock * s.ldl);
-  Multiply({d_out, ld_}, {s.values_t.data(), s.ldl}, block.count, width, length, GemmStore::kSet,
-           d_probs, s.ldl);
-  const float* probs = s.probs.data();
+  float* d_weights = s.d_weights.Reserve(kQueriesPerBlock * s.ldl);
+  Multiply({d_out, ld_}, {s.values_t.data(), s.ldl}, block.count, width, rows.columns,
+           GemmStore::kSet, d_weights, s.ldl);
+  float delta[kQueriesPerBlock];
   for (int64_t i = 0; i < block.count; ++i) {
-    Kernels().softmax_backward(probs + i * s.ldl, d_probs + i * s.ldl, length, scale_);
+    delta[i] = output.delta[(block.first_token + i) * heads + task.head];
   }
-  Multiply({d_probs, s.ldl}, {s.keys.data(), ld_}, block.count, length, width, GemmStore::kSet,
-           d_qkv + block.first_token * qkv_width_ + task.head * width, qkv_width_);
-  Multiply({d_probs, s.ldl, true}, {s.queries.data(), ld_}, length, block.count, width,
-           GemmStore::kAdd, s.d_keys.data(), ld_);
-  Multiply({probs, s.ldl, true}, {d_out, ld_}, length, block.count, width, GemmStore::kAdd,
-           s.d_values.data(), ld_);
+  Kernels().attention_gradient(rows, delta, d_weights);
+  Multiply({d_weights, s.ldl}, {s.keys.data(), ld_}, block.count, rows.columns, width,
+           GemmStore::kSet, d_qkv + block.first_token * qkv_width_ + task.head * width, qkv_width_);
+  // Transposed, so that whole vectors of keys are computed with, however narrow a head is.
+  Multiply({s.queries.data(), ld_, true}, {d_weights, s.ldl}, width, block.count, rows.columns,
+           GemmStore::kAdd, s.d_keys_t.data(), s.ldl);
+  Multiply({d_out, ld_, true}, {rows.scores, s.ldl}, width, block.count, rows.columns,
+           GemmStore::kAdd, s.d_values_t.data(), s.ldl);
+}
+
+// sums [N, E] of the task's head += columns [E, L] of its path.
+void TreeAttention::AddKeyGradients(const Buffer& columns, float* sums, Scratch& s) const {
+  const int64_t width = config_.head_dim;
+  const auto length = static_cast<int64_t>(s.path_tokens.size());
+  float* rows = s.keys.data();  // of no more use
+  Kernels().transpose(columns.data(), s.ldl, width, length, 1, rows, ld_);
+  for (int64_t t = 0; t < length; ++t) {
+    float* sum = sums + s.path_tokens[static_cast<size_t>(t)] * width;
+    for (int64_t e = 0; e < width; ++e) sum[e] += rows[t * ld_ + e];
+  }
 }
 
 void TreeAttention::BackwardTask(const TokenLayout& layout, const Task& task, const float* qkv,
-                                 const float* d_mixed, float* d_qkv, Scratch& s) {
+                                 const Kept& kept, const OutputGradient& output, float* d_qkv,
+                                 Scratch& s) {
   GatherPath(layout, task, qkv, s);
-  const int64_t width = config_.head_dim;
   const auto length = static_cast<int64_t>(s.path_tokens.size());
   TransposeRows(s.values.data(), length, s.ldl, s.values_t);
-  const int64_t size = RoundUp(length, kVector) * ld_;
-  std::fill_n(s.d_keys.Reserve(size), size, 0.0f);
-  std::fill_n(s.d_values.Reserve(size), size, 0.0f);
+  const int64_t size = config_.head_dim * s.ldl;
+  std::fill_n(s.d_keys_t.Reserve(size), size, 0.0f);
+  std::fill_n(s.d_values_t.Reserve(size), size, 0.0f);
+  const auto num_tokens = static_cast<int64_t>(layout.ids.size());
   for (const QueryBlock& block : Blocks(layout.segments[static_cast<size_t>(task.segment)])) {
-    Probabilities(task, block, qkv, s);
-    BackwardBlock(task, block, d_mixed, d_qkv, s);
+    const AttentionRows rows = Scores(task, block, qkv, kept, num_tokens, s);
+    BackwardBlock(task, block, rows, output, d_qkv, s);
   }
-  for (int64_t t = 0; t < length; ++t) {
-    const int64_t offset = s.path_tokens[static_cast<size_t>(t)] * mixed_width_ + task.head * width;
-    float* d_key = d_keys_.data() + offset;
-    float* d_value = d_values_.data() + offset;
-    for (int64_t e = 0; e < width; ++e) d_key[e] += s.d_keys.data()[t * ld_ + e];
-    for (int64_t e = 0; e < width; ++e) d_value[e] += s.d_values.data()[t * ld_ + e];
-  }
+  const int64_t head = task.head * num_tokens * config_.head_dim;
+  AddKeyGradients(s.d_keys_t, d_keys_.data() + head, s);
+  AddKeyGradients(s.d_values_t, d_values_.data() + head, s);
 }
 
 // Keys and values serve all query heads of their group.
@@ -220,12 +254,13 @@ void TreeAttention::SumOverGroups(int64_t num_tokens, float* d_qkv) const {
       for (int64_t i = 0; i < 2 * config_.num_kv_heads; ++i) {
         const bool is_key = i < config_.num_kv_heads;
         const int64_t first_head = (is_key ? i : i - config_.num_kv_heads) * group;
-        const float* parts =
-            (is_key ? d_keys_ : d_values_).data() + m * mixed_width_ + first_head * width;
+        const float* part =
+            (is_key ? d_keys_ : d_values_).data() + (first_head * num_tokens + m) * width;
         float* sum = d_qkv + m * qkv_width_ + mixed_width_ + i * width;
-        std::copy_n(parts, width, sum);
+        CopyHead(part, width, sum);
         for (int64_t h = 1; h < group; ++h) {
-          for (int64_t e = 0; e < width; ++e) sum[e] += parts[h * width + e];
+          part += num_tokens * width;
+          for (int64_t e = 0; e < width; ++e) sum[e] += part[e];
         }
       }
     }
@@ -233,7 +268,7 @@ void TreeAttention::SumOverGroups(int64_t num_tokens, float* d_qkv) const {
 }
 
 void TreeAttention::Backward(int64_t layer, const TokenLayout& layout, const float* qkv,
-                             const float* d_mixed, float* d_qkv) {
+                             const Kept& kept, const OutputGradient& output, float* d_qkv) {
   std::vector<Scratch>& scratch = ThreadScratch();
   const auto num_tokens = static_cast<int64_t>(layout.ids.size());
   std::fill_n(d_keys_.Reserve(num_tokens * mixed_width_), num_tokens * mixed_width_, 0.0f);
@@ -245,7 +280,7 @@ void TreeAttention::Backward(int64_t layer, const TokenLayout& layout, const flo
     for (int64_t i = begin; i < end; ++i) {
       const auto tree = static_cast<size_t>(i % num_trees);
       for (int64_t k = layout.tree_begin[tree]; k < layout.tree_begin[tree + 1]; ++k) {
-        BackwardTask(layout, {i / num_trees, k, window}, qkv, d_mixed, d_qkv,
+        BackwardTask(layout, {i / num_trees, k, window}, qkv, kept, output, d_qkv,
                      scratch[static_cast<size_t>(at::get_thread_num())]);
       }
     }

@@ -4,25 +4,39 @@
 #include <vector>
 
 #include "buffer.h"
+#include "evolora/model/kernels.h"
 #include "evolora/model/llama_config.h"
 #include "token_layout.h"
 
 namespace evolora {
 
 // Causal attention over a token layout, and its gradient. q, k and v stand side by side in a row of
-// `qkv` [N, (H + 2 K) E], after RoPE; H / K query heads share a key head. Probabilities are
-// computed again for the gradient. Uses all threads; results depend neither on their number nor on
-// other trees. Not thread-safe (buffers).
+// `qkv` [N, (H + 2 K) E], after RoPE; H / K query heads share a key head. The weights are computed
+// again for the gradient, from what the forward pass keeps of each softmax. Uses all threads;
+// results depend neither on their number nor on other trees. Not thread-safe (buffers).
 class TreeAttention {
  public:
+  // Of each query's softmax (AttentionRows): [H, N] each.
+  struct Kept {
+    Buffer max, factor;
+  };
+
   // `config` outlives the object.
   explicit TreeAttention(const LlamaConfig& config);
 
   // mixed [N, H E].
-  void Forward(int64_t layer, const TokenLayout& layout, const float* qkv, float* mixed);
-  // d_qkv [N, (H + 2 K) E] from d_mixed [N, H E].
-  void Backward(int64_t layer, const TokenLayout& layout, const float* qkv, const float* d_mixed,
-                float* d_qkv);
+  void Forward(int64_t layer, const TokenLayout& layout, const float* qkv, Kept& kept,
+               float* mixed);
+  // delta [rows, H]: the sum of mixed * d_mixed over each head's values. Zero for rows whose
+  // d_mixed is.
+  void Delta(const float* mixed, const float* d_mixed, int64_t rows, float* delta) const;
+  // d_qkv [N, (H + 2 K) E] from d_mixed [N, H E] and delta [N, H].
+  struct OutputGradient {
+    const float* d_mixed;
+    const float* delta;
+  };
+  void Backward(int64_t layer, const TokenLayout& layout, const float* qkv, const Kept& kept,
+                const OutputGradient& output, float* d_qkv);
 
  private:
   // One head of one segment: its queries, and the keys and values of its whole path, by position.
@@ -34,12 +48,12 @@ class TreeAttention {
   // What one thread works with. L positions of the path, B queries of a block; rows of E values
   // have stride ld_, rows of L values stride ldl.
   struct Scratch {
-    Buffer keys, values;                 // [L, ld]
-    Buffer keys_t, values_t;             // [E, ldl]
-    Buffer queries, d_mixed, d_queries;  // [B, ld]
-    Buffer probs, d_probs;               // [B, ldl]
-    Buffer d_keys, d_values;             // [L, ld]
-    std::vector<int64_t> path_tokens;    // [L]
+    Buffer keys, values;               // [L, ld]
+    Buffer keys_t, values_t;           // [E, ldl]
+    Buffer queries, d_mixed;           // [B, ld]
+    Buffer weights, d_weights;         // [B, ldl]
+    Buffer d_keys_t, d_values_t;       // [E, ldl]
+    std::vector<int64_t> path_tokens;  // [L]
     int64_t ldl = 0;
   };
   // Queries of one block: segment tokens [begin, begin + count).
@@ -51,15 +65,16 @@ class TreeAttention {
   void GatherPath(const TokenLayout& layout, const Task& task, const float* qkv,
                   Scratch& scratch) const;
   void TransposeRows(const float* rows, int64_t length, int64_t ldl, Buffer& columns) const;
-  std::vector<QueryBlock> Blocks(const TokenLayout::Segment& segment) const;
-  void Probabilities(const Task& task, const QueryBlock& block, const float* qkv,
-                     Scratch& scratch) const;
-  void ForwardTask(const TokenLayout& layout, const Task& task, const float* qkv, float* mixed,
-                   Scratch& scratch) const;
-  void BackwardTask(const TokenLayout& layout, const Task& task, const float* qkv,
-                    const float* d_mixed, float* d_qkv, Scratch& scratch);
-  void BackwardBlock(const Task& task, const QueryBlock& block, const float* d_mixed, float* d_qkv,
-                     Scratch& scratch) const;
+  static std::vector<QueryBlock> Blocks(const TokenLayout::Segment& segment);
+  AttentionRows Scores(const Task& task, const QueryBlock& block, const float* qkv,
+                       const Kept& kept, int64_t num_tokens, Scratch& scratch) const;
+  void ForwardTask(const TokenLayout& layout, const Task& task, const float* qkv, Kept& kept,
+                   float* mixed, Scratch& scratch) const;
+  void BackwardTask(const TokenLayout& layout, const Task& task, const float* qkv, const Kept& kept,
+                    const OutputGradient& output, float* d_qkv, Scratch& scratch);
+  void BackwardBlock(const Task& task, const QueryBlock& block, const AttentionRows& rows,
+                     const OutputGradient& output, float* d_qkv, Scratch& scratch) const;
+  void AddKeyGradients(const Buffer& columns, float* sums, Scratch& scratch) const;
   void SumOverGroups(int64_t num_tokens, float* d_qkv) const;
   std::vector<Scratch>& ThreadScratch();
 
@@ -68,7 +83,7 @@ class TreeAttention {
   int64_t qkv_width_;
   int64_t mixed_width_;
   float scale_;
-  Buffer d_keys_, d_values_;  // [N, H E]: by query head, so that heads can run at the same time
+  Buffer d_keys_, d_values_;  // [H, N, E]: by query head, so that heads can run at the same time
   std::vector<Scratch> scratch_;
 };
 

@@ -42,14 +42,3 @@ void ExpShifted(float* x, int64_t n, float shift, float factor) {
     StoreAny(x + i, count, factor * Exp(LoadAny(x + i, count) - shift));
   });
 }
-
-void SoftmaxBackward(const float* p, float* dp, int64_t n, float scale) {
-  double lanes[kLanes] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    for (int j = 0; j < kLanes; ++j) lanes[j] += static_cast<double>(p[i + j]) * dp[i + j];
-  }
-  for (; i < n; ++i) lanes[i % kLanes] += static_cast<double>(p[i]) * dp[i];
-  const float sum = RoundToFloat(SumLanes(lanes));
-  for (int64_t j = 0; j < n; ++j) dp[j] = scale * p[j] * (dp[j] - sum);
-}

@@ -242,17 +242,21 @@ void SiluMul(const float* gate, const float* up, int64_t n, float* y) {
   });
 }
 
+inline float MaxLanes(Lanes most) {
+  float halves[kLanes / 2];
+  for (int j = 0; j < 8; ++j) halves[j] = most[j + 8] > most[j] ? most[j + 8] : most[j];
+  float max = halves[0];
+  for (int j = 1; j < 8; ++j) max = halves[j] > max ? halves[j] : max;
+  return max;
+}
+
 inline float Max(const float* x, int64_t n) {
   Lanes most = Splat(x[0]);
   ForLanes(n, [&](int64_t i, int64_t count) {
     const Lanes values = LoadAny(x + i, count, x[0]);
     most = values > most ? values : most;
   });
-  float halves[kLanes / 2];
-  for (int j = 0; j < 8; ++j) halves[j] = most[j + 8] > most[j] ? most[j + 8] : most[j];
-  float max = halves[0];
-  for (int j = 1; j < 8; ++j) max = halves[j] > max ? halves[j] : max;
-  return max;
+  return MaxLanes(most);
 }
 
 void Softmax(float* x, int64_t n, float scale) {
@@ -284,6 +288,7 @@ double LogSumExp(const float* x, int64_t n) {
   return static_cast<double>(max) + __builtin_log(SumLanes(lanes));
 }
 
+#include "kernel_attention_body.h"
 #include "kernel_backward_body.h"
 #include "kernel_compact_body.h"
 #include "kernel_transpose_body.h"
@@ -304,7 +309,8 @@ const KernelTable EVOLORA_KERNEL_TABLE = {EVOLORA_KERNEL_NAME,
                                           RmsNormBackward,
                                           SiluMulBackward,
                                           ExpShifted,
-                                          SoftmaxBackward,
+                                          AttentionWeights,
+                                          AttentionGradient,
                                           Transpose,
                                           WidenBf16Blocks,
                                           WidenInt8Blocks,

@@ -65,6 +65,21 @@ struct Q4Weights {  // weight i = low + value i * scale; value i + 16 is the hig
   uint8_t values[kCompactBlock / 2];
 };
 
+// Scores of neighbouring queries of one head, over keys by position. Query i has position
+// first_position + i and sees the positions up to its own; with a window, the last `window` of
+// them.
+struct AttentionRows {
+  int64_t rows = 0;  // queries
+  int64_t first_position = 0;
+  int64_t window = 0;       // 0 = none
+  int64_t columns = 0;      // a multiple of 16, > the position of the last query
+  float* scores = nullptr;  // row stride ld; what no query sees may be any numbers
+  int64_t ld = 0;
+  float scale = 1;
+  float* max = nullptr;  // [rows]
+  float* factor = nullptr;
+};
+
 struct KernelTable {
   const char* name;
   // Each output is one sum, over the terms in order and each one's depth in ascending order.
@@ -96,8 +111,14 @@ struct KernelTable {
   void (*silu_mul_backward)(float* gate, float* up, const float* dy, int64_t n, float* act);
   // x[i] = factor * exp(x[i] - shift).
   void (*exp_shifted)(float* x, int64_t n, float shift, float factor);
-  // Of p = softmax(scale * x): dp becomes dx = scale * p * (dp - sum(p * dp)).
-  void (*softmax_backward)(const float* p, float* dp, int64_t n, float scale);
+  // scores becomes exp(scale * (score - max)), 0 where a query does not look; max its greatest
+  // score and factor 1 / sum: factor * scores are the weights of attention.
+  void (*attention_weights)(const AttentionRows& rows);
+  // Scores become the weights, by the max and factor of before; d_weights [rows, columns], laid out
+  // likewise, becomes the gradient of the scores: scale * weight * (d_weight - delta). delta [rows]
+  // is the sum of weight * d_weight over a row, or what equals it: output * d_output over the
+  // head's values (Dao et al., arXiv 2205.14135, B.4).
+  void (*attention_gradient)(const AttentionRows& rows, const float* delta, float* d_weights);
   // dst[k * ldd + j] = factor * src[j * lds + k]: rows x depth values of a row-major matrix as
   // columns of a panel.
   void (*transpose)(const float* src, int64_t lds, int64_t rows, int64_t depth, float factor,
