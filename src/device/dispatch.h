@@ -9,6 +9,7 @@
 #include "label_dispatch.h"
 #include "row_ops.h"
 #include "step_ops.h"
+#include "widen_ops.h"
 
 // From arguments to operations: element type, width of an access, threads of a row. Both ways to
 // run them go through here, so that the CPU's tests see the decomposition that CUDA runs. A Runner
@@ -141,6 +142,32 @@ KernelError RunSumRows(const SumRowsArgs& a, const Runner& run) {
   });
 }
 
+template <class T, class Block, class Runner>
+KernelError RunWidenBlocks(const WidenRowsArgs& a, const Runner& run) {
+  const auto each = [&](auto op) {
+    op = {As<uint8_t>(a.blocks), a.ids, a.rows, a.width, As<T>(a.y)};
+    return run.template Each<kRowThreads>(op);
+  };
+  return Packs<T>(a.width, a.y) ? each(WidenRowsOp<T, Block, kAccessBytes / sizeof(T)>{})
+                                : each(WidenRowsOp<T, Block, 1>{});
+}
+
+template <class Runner>
+KernelError RunWidenRows(const WidenRowsArgs& a, const Runner& run) {
+  return ByType(a.type, [&](auto zero) {
+    using T = decltype(zero);
+    switch (a.storage) {
+      case BlockStorage::kBFloat16:
+        return RunWidenBlocks<T, BFloat16Block>(a, run);
+      case BlockStorage::kInt8:
+        return RunWidenBlocks<T, Int8Block>(a, run);
+      case BlockStorage::kQ4:
+        break;
+    }
+    return RunWidenBlocks<T, Q4Block>(a, run);
+  });
+}
+
 template <class Runner>
 KernelError RunCrossEntropy(const CrossEntropyArgs& a, const Runner& run) {
   return ByType(a.type, [&](auto zero) {
@@ -205,6 +232,7 @@ DeviceKernels TableOf(const char* name) {
             return RunScaleColumnsBackward(a, Runner{s});
           },
           [](const SumRowsArgs& a, void* s) { return RunSumRows(a, Runner{s}); },
+          [](const WidenRowsArgs& a, void* s) { return RunWidenRows(a, Runner{s}); },
           [](const CrossEntropyArgs& a, void* s) { return RunCrossEntropy(a, Runner{s}); },
           [](const LabelLogProbsArgs& a, void* s) { return RunLabelLogProbs(a, Runner{s}); },
           [](const LabelGradientArgs& a, void* s) { return RunLabelGradient(a, Runner{s}); },

@@ -68,6 +68,10 @@ KernelCase ScaleColumnsCase(ElementType type, int64_t rows, int64_t width, bool 
 KernelCase ScaleColumnsBackwardCase(ElementType type, int64_t rows, int64_t width);
 KernelCase SumRowsCase(ElementType type, int64_t rows, int64_t width, int64_t gap);
 
+// The cases of weights in few bits.
+KernelCase WidenRowsCase(ElementType type, BlockStorage storage, int64_t rows, int64_t width,
+                         bool by_id);
+
 // The cases of label losses.
 KernelCase LabelLogProbsCase(ElementType type, int64_t rows, int64_t vocabulary);
 KernelCase LabelGradientCase(ElementType type, int64_t rows, int64_t vocabulary);

@@ -264,6 +264,14 @@ void AddCasesOf(ElementType type, std::vector<KernelCase>& cases) {
     cases.push_back(ScaleColumnsBackwardCase(type, rows, 5));
     cases.push_back(ScaleColumnsBackwardCase(type, rows, 4104));
   }
+  for (const BlockStorage storage :
+       {BlockStorage::kBFloat16, BlockStorage::kInt8, BlockStorage::kQ4}) {
+    for (const int64_t width : {1, 33, 64, 8200}) {
+      for (const bool by_id : {false, true}) {
+        cases.push_back(WidenRowsCase(type, storage, 5, width, by_id));
+      }
+    }
+  }
   for (const int64_t gap : {0, 3, 8}) {
     cases.push_back(SumRowsCase(type, 6, 5, gap));
     cases.push_back(SumRowsCase(type, 9, 2056, gap));

@@ -111,8 +111,8 @@ struct ScaleColumnsBackwardArgs {
   float* partials = nullptr;  // [ceil(rows / kColumnRows), width]
 };
 
-// y[row] = the sum of x[places[i]] over i from first[row] to first[row + 1] - 1, in that order; zeros
-// without any. Other rows of x are not read.
+// y[row] = the sum of x[places[i]] over i from first[row] to first[row + 1] - 1, in that order;
+// zeros without any. Other rows of x are not read.
 struct SumRowsArgs {
   ElementType type = ElementType::kFloat32;  // of x and y
   const void* x = nullptr;                   // [.., width]
@@ -122,6 +122,26 @@ struct SumRowsArgs {
   int64_t width = 0;
   int64_t stride = 0;  // of rows of y
   void* y = nullptr;   // [rows, width]; never x
+};
+
+// How rows of a matrix lie in few bits: in blocks of 32 weights, the last one of a row filled up,
+// one row behind the other from a boundary of 4 bytes on (model/compact_matrix.h).
+//   kBFloat16   64 bytes: 32 bf16
+//   kInt8       36 bytes: fp32 scale, 32 int8: weight i = value i * scale
+//   kQ4         20 bytes: fp16 scale, fp16 low (both finite), 16 bytes: weight i = low + value i *
+//               scale; value i is the low half of byte i, value i + 16 the high half
+enum class BlockStorage { kBFloat16, kInt8, kQ4 };
+constexpr int64_t kBlockWeights = 32;
+
+// y = rows of such a matrix, widened.
+struct WidenRowsArgs {
+  ElementType type = ElementType::kFloat32;  // of y
+  BlockStorage storage = BlockStorage::kInt8;
+  const void* blocks = nullptr;
+  const int32_t* ids = nullptr;  // [rows] which ones; null: the first
+  int64_t rows = 0;
+  int64_t width = 0;
+  void* y = nullptr;  // [rows, width]
 };
 
 // Cross entropy of a row's targets; the logits become
@@ -186,6 +206,7 @@ struct DeviceKernels {
   KernelError (*scale_columns)(const ScaleColumnsArgs& args, void* stream);
   KernelError (*scale_columns_backward)(const ScaleColumnsBackwardArgs& args, void* stream);
   KernelError (*sum_rows)(const SumRowsArgs& args, void* stream);
+  KernelError (*widen_rows)(const WidenRowsArgs& args, void* stream);
   KernelError (*cross_entropy)(const CrossEntropyArgs& args, void* stream);
   KernelError (*label_log_probs)(const LabelLogProbsArgs& args, void* stream);
   KernelError (*label_gradient)(const LabelGradientArgs& args, void* stream);
