@@ -35,11 +35,6 @@ absl::StatusOr<TrainingPath> PathOn(c10::Device device, const LoraRecipe& recipe
     return absl::InvalidArgumentError(
         "recipe.precision: bf16-autocast is of the path reference; the device path has bf16");
   }
-  if (path == TrainingPath::kDevice && recipe.base_weights != WeightStorage::kFp32) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("recipe.base_weights: ", WeightStorageName(recipe.base_weights),
-                     " is not computed by the device path"));
-  }
   if (path == TrainingPath::kDevice && recipe.method == TrainingMethod::kFull) {
     return absl::UnimplementedError("recipe.method: 'full' is not computed by the device path");
   }

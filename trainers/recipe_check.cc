@@ -81,7 +81,6 @@ absl::Status CheckBaseWeights(const LoraRecipe& r) {
     return absl::InvalidArgumentError(absl::StrCat(
         "recipe.base_weights: ", WeightStorageName(r.base_weights), " is not for ", by));
   };
-  if (r.path == TrainingPath::kDevice) return refused("the path device");
   if (r.use_dora) return refused("use_dora, which reads the base's own norms");
   if (r.init_lora_weights == LoraInit::kKaiming) return absl::OkStatus();
   return refused("init_lora_weights that decompose the base");

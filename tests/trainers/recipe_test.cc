@@ -98,7 +98,6 @@ TEST(Recipe, RefusesWhatItDoesNotKnowOrCannotMean) {
       {R"({"objective": "dpo", "reference": "other"})", "'other' is not one of base, init"},
       {R"({"base_weights": "nf4"})", "'nf4' is not one of fp32, bf16, int8, q4"},
       {R"({"base_weights": "q4", "use_dora": true})", "q4 is not for use_dora"},
-      {R"({"base_weights": "int8", "path": "device"})", "int8 is not for the path device"},
       {R"({"base_weights": "bf16", "init_lora_weights": "pissa"})",
        "bf16 is not for init_lora_weights"},
       {R"({"modules_to_save": ["norm"], "objective": "dpo"})", "not with the objective dpo"},

@@ -1,7 +1,11 @@
 #include "device/device_base.h"
 
+#include <memory>
+#include <utility>
+
 #include "ATen/Functions.h"
 #include "ATen/core/grad_mode.h"
+#include "evolora/model/compact_weights.h"
 
 namespace evolora {
 namespace {
@@ -42,24 +46,74 @@ class TrainedCopies {
   DeviceCopies& copies_;
 };
 
+// Makes the matrices of a base on a device.
+class MatrixCopies {
+ public:
+  MatrixCopies(const LlamaWeights& weights, const DeviceMath& math, int64_t values_at_once,
+               TrainedCopies& trained)
+      : weights_(weights), math_(math), trained_(trained), wide_(std::make_shared<WideBuffer>()) {
+    wide_->values_at_once = values_at_once;
+  }
+
+  void AddVocabulary(DeviceBase& base) {
+    const CompactWeights* compact = weights_.compact.get();
+    base.embedding = Vocabulary(weights_.embedding, compact ? &compact->embedding : nullptr,
+                                base.embedding_gradient);
+    base.head = HeadIsEmbedding() ? base.embedding
+                                  : Vocabulary(weights_.head, compact ? &compact->head : nullptr,
+                                               base.head_gradient);
+  }
+
+  void AddLayer(size_t i, DeviceBaseLayer& layer) const {
+    if (weights_.compact != nullptr) {
+      const CompactLayer& from = weights_.compact->layers[i];
+      layer.qkv = DeviceMatrix(math_, from.qkv, wide_);
+      layer.o = DeviceMatrix(math_, from.o, wide_);
+      layer.gate_up = DeviceMatrix(math_, from.gate_up, wide_);
+      layer.down = DeviceMatrix(math_, from.down, wide_);
+      return;
+    }
+    const LlamaLayer& from = weights_.layers[i];
+    layer.qkv = DeviceMatrix(Join({from.q, from.k, from.v}, math_.options()));
+    layer.o = DeviceMatrix(CopyOf(from.o, math_.options()));
+    layer.gate_up = DeviceMatrix(Join({from.gate, from.up}, math_.options()));
+    layer.down = DeviceMatrix(CopyOf(from.down, math_.options()));
+  }
+
+ private:
+  // A defined tensor counts, beside matrices in few bits, too.
+  DeviceMatrix Vocabulary(const at::Tensor& dense, const CompactMatrix* compact,
+                          at::Tensor& gradient) {
+    if (dense.defined()) return DeviceMatrix(trained_.Copy(dense, math_.options(), gradient));
+    return DeviceMatrix(math_, *compact, wide_);
+  }
+
+  bool HeadIsEmbedding() const {
+    const at::Tensor &head = weights_.head, &embedding = weights_.embedding;
+    if (head.defined() != embedding.defined()) return false;
+    if (!head.defined()) return weights_.config.tied_head;
+    return head.is_same(embedding) || head.const_data_ptr() == embedding.const_data_ptr();
+  }
+
+  const LlamaWeights& weights_;
+  const DeviceMath& math_;
+  TrainedCopies& trained_;
+  const std::shared_ptr<WideBuffer> wide_;
+};
+
 }  // namespace
 
-DeviceBase CopyBase(const LlamaWeights& weights, const DeviceMath& math, DeviceCopies& copies) {
+DeviceBase CopyBase(const LlamaWeights& weights, const DeviceMath& math, int64_t values_at_once,
+                    DeviceCopies& copies) {
   const at::NoGradGuard no_grad;
   TrainedCopies trained(copies);
+  MatrixCopies matrices(weights, math, values_at_once, trained);
   DeviceBase base;
-  base.embedding = trained.Copy(weights.embedding, math.options(), base.embedding_gradient);
-  const bool tied = weights.head.is_same(weights.embedding) ||
-                    weights.head.const_data_ptr() == weights.embedding.const_data_ptr();
-  base.head =
-      tied ? base.embedding : trained.Copy(weights.head, math.options(), base.head_gradient);
+  matrices.AddVocabulary(base);
   base.final_norm = trained.Copy(weights.final_norm, math.fp32(), base.final_norm_gradient);
   for (const LlamaLayer& from : weights.layers) {
-    DeviceBaseLayer layer{.qkv = Join({from.q, from.k, from.v}, math.options()),
-                          .o = CopyOf(from.o, math.options()),
-                          .gate_up = Join({from.gate, from.up}, math.options()),
-                          .down = CopyOf(from.down, math.options()),
-                          .o_bias = CopyOf(from.o_bias, math.options())};
+    DeviceBaseLayer layer{.o_bias = CopyOf(from.o_bias, math.options())};
+    matrices.AddLayer(base.layers.size(), layer);
     DeviceBaseLayer::NormGradients& gradients = layer.gradients;
     layer.input_norm = trained.Copy(from.input_norm, math.fp32(), gradients.input);
     layer.post_norm = trained.Copy(from.post_norm, math.fp32(), gradients.post);

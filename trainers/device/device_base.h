@@ -4,6 +4,7 @@
 
 #include "ATen/core/Tensor.h"
 #include "device/device_math.h"
+#include "device/device_matrix.h"
 #include "evolora/model/llama_weights.h"
 
 namespace evolora {
@@ -19,9 +20,9 @@ struct DeviceCopies {
 // Undefined tensors: parts the architecture does not have.
 struct DeviceBaseLayer {
   at::Tensor input_norm, post_norm;  // [D] fp32
-  at::Tensor qkv, o, gate_up, down;  // of the math's dtype
-  at::Tensor qkv_bias, o_bias;       // the same
-  at::Tensor query_norm, key_norm;   // [E] fp32
+  DeviceMatrix qkv, o, gate_up, down;
+  at::Tensor qkv_bias, o_bias;      // of the math's dtype
+  at::Tensor query_norm, key_norm;  // [E] fp32
   // Where the norms' gradients are added; undefined: frozen.
   struct NormGradients {
     at::Tensor input, post, query, key;
@@ -32,17 +33,19 @@ struct DeviceBaseLayer {
 // A base on a device, frozen but for what has a gradient. The head shares the embedding's memory
 // when the base is tied.
 struct DeviceBase {
-  at::Tensor embedding;  // [V, D]
+  DeviceMatrix embedding;  // [V, D]
   std::vector<DeviceBaseLayer> layers;
   at::Tensor final_norm;                                              // [D] fp32
-  at::Tensor head;                                                    // [V, D]
+  DeviceMatrix head;                                                  // [V, D]
   at::Tensor embedding_gradient, final_norm_gradient, head_gradient;  // undefined: frozen
 };
 
-// Copies and rounds to the math's dtype. What requires a gradient (embedding, head, norms) is
-// trained: its gradient tensor is where gradients are added, its values are copied again by
-// `copies`. Throws c10::OutOfMemoryError.
-DeviceBase CopyBase(const LlamaWeights& weights, const DeviceMath& math, DeviceCopies& copies);
+// Copies, and rounds to the math's dtype what is not in few bits. What requires a gradient
+// (embedding, head, norms) is trained: its gradient tensor is where gradients are added, its values
+// are copied again by `copies`. Matrices in few bits are widened into one buffer, of those of the
+// vocabulary `values_at_once`. Throws c10::OutOfMemoryError.
+DeviceBase CopyBase(const LlamaWeights& weights, const DeviceMath& math, int64_t values_at_once,
+                    DeviceCopies& copies);
 
 // gradient += sum over rows of dy unit, of y = weight * unit [rows, width]; undefined: nothing.
 void AddNormGradient(const at::Tensor& dy, const at::Tensor& unit, const at::Tensor& gradient);

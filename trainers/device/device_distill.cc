@@ -13,7 +13,7 @@ namespace {
 
 class DeviceDistill : public DeviceLoss {
  public:
-  DeviceDistill(const Loss& loss, const DeviceMath& math, const at::Tensor& head_VD)
+  DeviceDistill(const Loss& loss, const DeviceMath& math, const DeviceMatrix& head_VD)
       : loss_(loss), math_(math), head_VD_(head_VD) {}
 
   void Move(const HeadRows& head, const BatchShape& shape) override {
@@ -43,7 +43,7 @@ class DeviceDistill : public DeviceLoss {
 
  private:
   DistillParts Parts() const { return std::get<DistillParts>(loss_.parts()); }
-  int64_t width() const { return head_VD_.size(1); }
+  int64_t width() const { return head_VD_.in_features(); }
   float inverse_temperature() const { return static_cast<float>(1 / Parts().temperature); }
 
   // The teacher's hidden states; or ids, their log-probabilities and those of the rest.
@@ -74,8 +74,8 @@ class DeviceDistill : public DeviceLoss {
                                   .view({tokens.shape.predicting, width()})
                                   .narrow(0, labels.first, labels.count)
                                   .to(math_.dtype());
-    at::Tensor teacher = teacher_.Reserve(logits.sizes(), math_.options());
-    at::mm_out(teacher, hidden, head_VD_.t());
+    const at::Tensor& teacher = teacher_.Reserve(logits.sizes(), math_.options());
+    head_VD_.Outputs(hidden, teacher);
     const at::Tensor losses = at::empty({labels.count}, math_.fp32().dtype(at::kDouble));
     math_.DistillWhole({.counts = Counts(tokens, labels),
                         .inverse_temperature = inverse_temperature(),
@@ -107,7 +107,7 @@ class DeviceDistill : public DeviceLoss {
 
   const Loss& loss_;
   const DeviceMath& math_;
-  const at::Tensor head_VD_;
+  const DeviceMatrix head_VD_;
   ArrayUpload upload_;
   TensorBuffer teacher_;       // logits of some labels
   std::vector<size_t> order_;  // of the tokens of a label
@@ -116,7 +116,7 @@ class DeviceDistill : public DeviceLoss {
 }  // namespace
 
 std::unique_ptr<DeviceLoss> MakeDeviceDistill(const Loss& loss, const DeviceMath& math,
-                                              const at::Tensor& head_VD) {
+                                              const DeviceMatrix& head_VD) {
   return std::make_unique<DeviceDistill>(loss, math, head_VD);
 }
 

@@ -13,7 +13,7 @@ constexpr int64_t kNormRows = 1024;
 
 }  // namespace
 
-DeviceGroup::DeviceGroup(const DeviceMath& math, at::Tensor weight, at::Tensor bias,
+DeviceGroup::DeviceGroup(const DeviceMath& math, DeviceMatrix weight, at::Tensor bias,
                          const std::vector<Part>& parts, const AdapterDropout* dropout)
     : math_(math), weight_(std::move(weight)), bias_(std::move(bias)), dropout_(dropout) {
   int64_t out_offset = 0;
@@ -50,7 +50,7 @@ void DeviceGroup::UpdateMagnitudes() const {
     at::Tensor norms = norms_.narrow(0, part.out_offset, part.out_features);
     for (int64_t first = 0; first < part.out_features; first += kNormRows) {
       const int64_t count = std::min(kNormRows, part.out_features - first);
-      const at::Tensor weight = weight_.narrow(0, part.out_offset + first, count).to(at::kFloat);
+      const at::Tensor weight = weight_.Rows(part.out_offset + first, count).to(at::kFloat);
       const at::Tensor sum = at::addmm(weight, b.narrow(0, first, count), a, /*beta=*/1,
                                        /*alpha=*/part.lora->scale);
       norms.narrow(0, first, count).copy_(at::linalg_vector_norm(sum, 2, at::IntArrayRef{1}));
@@ -97,21 +97,22 @@ void DeviceGroup::Forward(const at::Tensor& x, const Rows& rows, const at::Tenso
                           Kept& kept, TensorBuffer& scratch) const {
   if (has_magnitudes() && !rows.bare) {
     at::Tensor z = kept.outputs.Reserve({x.size(0), out_features()}, math_.options());
-    at::mm_out(z, x, weight_.t());
+    at::mm_out(z, x, weight_.Wide().t());
     AddLowRank(x, rows, z, kept, scratch);
     math_.ScaleColumns(z, factors_, store == Store::kAdd, y);
     if (bias_.defined()) y.add_(bias_);
     return;
   }
+  const at::Tensor weight = weight_.Wide();
   if (store == Store::kAdd) {
-    y.addmm_(x, weight_.t());
+    y.addmm_(x, weight.t());
     if (bias_.defined()) y.add_(bias_);
   } else {
     at::Tensor out = y;
     if (bias_.defined()) {
-      at::addmm_out(out, bias_, x, weight_.t());
+      at::addmm_out(out, bias_, x, weight.t());
     } else {
-      at::mm_out(out, x, weight_.t());
+      at::mm_out(out, x, weight.t());
     }
   }
   if (adapted() && !rows.bare) AddLowRank(x, rows, y, kept, scratch);
@@ -140,7 +141,7 @@ void DeviceGroup::LowRankGradient(const at::Tensor& dz, const at::Tensor& d_low)
 void DeviceGroup::InputGradient(const at::Tensor& dz, const at::Tensor& d_low, const Rows& rows,
                                 const at::Tensor& dx, TensorBuffer& scratch) const {
   at::Tensor out = dx;
-  at::mm_out(out, dz, weight_);
+  at::mm_out(out, dz, weight_.Wide());
   if (!adapted()) return;
   if (!Drops(rows)) {
     out.addmm_(d_low, a_);

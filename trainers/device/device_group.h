@@ -7,6 +7,7 @@
 #include "adapter_dropout.h"
 #include "device/device_base.h"
 #include "device/device_math.h"
+#include "device/device_matrix.h"
 #include "device/tensor_buffer.h"
 #include "evolora/model/lora_tensors.h"
 
@@ -31,13 +32,13 @@ class DeviceGroup {
   };
   // weight [out, in]: the parts' rows one after the other; bias [out] or undefined. `math` and
   // `dropout` (null: none; not beside magnitudes) outlive the group.
-  DeviceGroup(const DeviceMath& math, at::Tensor weight, at::Tensor bias,
+  DeviceGroup(const DeviceMath& math, DeviceMatrix weight, at::Tensor bias,
               const std::vector<Part>& parts, const AdapterDropout* dropout);
 
   bool adapted() const { return rank_ > 0; }
   int64_t rank() const { return rank_; }  // of all parts together
-  int64_t in_features() const { return weight_.size(1); }
-  int64_t out_features() const { return weight_.size(0); }
+  int64_t in_features() const { return weight_.in_features(); }
+  int64_t out_features() const { return weight_.out_features(); }
 
   // The adapters' values, which the group keeps in its dtype.
   void AppendCopies(DeviceCopies& copies) const;
@@ -96,7 +97,8 @@ class DeviceGroup {
                 const at::Tensor& y) const;
 
   const DeviceMath& math_;
-  at::Tensor weight_, bias_;
+  DeviceMatrix weight_;
+  at::Tensor bias_;
   const AdapterDropout* dropout_;
   std::vector<AdaptedPart> parts_;  // the adapted ones
   int64_t rank_ = 0;

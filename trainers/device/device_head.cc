@@ -13,7 +13,7 @@ constexpr int64_t kMinRowsPerChunk = 16;
 
 }  // namespace
 
-DeviceHead::DeviceHead(const DeviceMath& math, at::Tensor head_VD, at::Tensor gradient,
+DeviceHead::DeviceHead(const DeviceMath& math, DeviceMatrix head_VD, at::Tensor gradient,
                        int64_t logits_per_chunk)
     : math_(math),
       head_VD_(std::move(head_VD)),
@@ -22,8 +22,9 @@ DeviceHead::DeviceHead(const DeviceMath& math, at::Tensor head_VD, at::Tensor gr
 
 // In logits_.
 at::Tensor DeviceHead::LogitsOf(const at::Tensor& hidden) {
-  at::Tensor logits = logits_.Reserve({hidden.size(0), head_VD_.size(0)}, math_.options());
-  at::mm_out(logits, hidden, head_VD_.t());
+  const at::Tensor logits =
+      logits_.Reserve({hidden.size(0), head_VD_.out_features()}, math_.options());
+  head_VD_.Outputs(hidden, logits);
   return logits;
 }
 
@@ -31,7 +32,7 @@ void DeviceHead::LossAndGradient(const DeviceTokens& tokens, DeviceLoss& loss,
                                  const at::Tensor& hidden, const at::Tensor& d_hidden,
                                  const at::Tensor& sums) {
   const int64_t num_rows = hidden.size(0);
-  const int64_t at_once = std::max(kMinRowsPerChunk, logits_per_chunk_ / head_VD_.size(0));
+  const int64_t at_once = std::max(kMinRowsPerChunk, logits_per_chunk_ / head_VD_.out_features());
   const auto count_from = [&](int64_t begin) { return std::min(at_once, num_rows - begin); };
   at::Tensor logits;  // of the last chunk
   for (int64_t i = 0; loss.ties_labels() && i < num_rows; i += at_once) {
@@ -43,8 +44,7 @@ void DeviceHead::LossAndGradient(const DeviceTokens& tokens, DeviceLoss& loss,
   for (int64_t i = 0; i < num_rows; i += at_once) {
     if (!has_logits) logits = LogitsOf(hidden.narrow(0, i, count_from(i)));
     loss.Turn(tokens, {i, count_from(i)}, logits, sums);
-    at::Tensor out = d_hidden.narrow(0, i, count_from(i));
-    at::mm_out(out, logits, head_VD_);
+    head_VD_.Inputs(logits, d_hidden.narrow(0, i, count_from(i)));
     if (gradient_.defined()) {
       gradient_.add_(at::mm(logits.t(), hidden.narrow(0, i, count_from(i))));
     }
@@ -53,9 +53,10 @@ void DeviceHead::LossAndGradient(const DeviceTokens& tokens, DeviceLoss& loss,
 
 void DeviceHead::Logits(const float* hidden, int64_t rows, float* logits) const {
   const at::Tensor hidden_MD =
-      at::from_blob(const_cast<float*>(hidden), {rows, head_VD_.size(1)}, at::kFloat);
-  at::from_blob(logits, {rows, head_VD_.size(0)}, at::kFloat)
-      .copy_(at::mm(hidden_MD.to(math_.options()), head_VD_.t()));
+      at::from_blob(const_cast<float*>(hidden), {rows, head_VD_.in_features()}, at::kFloat);
+  const at::Tensor own = at::empty({rows, head_VD_.out_features()}, math_.options());
+  head_VD_.Outputs(hidden_MD.to(math_.options()), own);
+  at::from_blob(logits, own.sizes(), at::kFloat).copy_(own);
 }
 
 }  // namespace evolora

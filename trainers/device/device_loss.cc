@@ -39,7 +39,7 @@ void DeviceLoss::See(const DeviceTokens& /*tokens*/, const Labels& /*labels*/,
 void DeviceLoss::Tie(const DeviceTokens& /*tokens*/, const at::Tensor& /*sums*/) {}
 
 std::unique_ptr<DeviceLoss> MakeDeviceLoss(const Loss& loss, const DeviceMath& math,
-                                           const at::Tensor& head_VD) {
+                                           const DeviceMatrix& head_VD) {
   const LossParts parts = loss.parts();
   if (std::holds_alternative<PolicyParts>(parts)) return MakeDevicePolicy(loss, math);
   if (std::holds_alternative<DpoParts>(parts)) return MakeDeviceDpo(loss, math);

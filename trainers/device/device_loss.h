@@ -6,6 +6,7 @@
 #include "ATen/core/Tensor.h"
 #include "device/batch_shape.h"
 #include "device/device_math.h"
+#include "device/device_matrix.h"
 #include "device/device_tokens.h"
 #include "device/head_rows.h"
 #include "loss.h"
@@ -46,12 +47,12 @@ class DeviceLoss {
 
 // All outlive it. head_VD: the model's head, for what teachers say.
 std::unique_ptr<DeviceLoss> MakeDeviceLoss(const Loss& loss, const DeviceMath& math,
-                                           const at::Tensor& head_VD);
+                                           const DeviceMatrix& head_VD);
 
 // Its parts: of policy, dpo, distill.
 std::unique_ptr<DeviceLoss> MakeDevicePolicy(const Loss& loss, const DeviceMath& math);
 std::unique_ptr<DeviceLoss> MakeDeviceDpo(const Loss& loss, const DeviceMath& math);
 std::unique_ptr<DeviceLoss> MakeDeviceDistill(const Loss& loss, const DeviceMath& math,
-                                              const at::Tensor& head_VD);
+                                              const DeviceMatrix& head_VD);
 
 }  // namespace evolora

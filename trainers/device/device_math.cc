@@ -143,6 +143,14 @@ void DeviceMath::SumRows(const at::Tensor& x, const TokenPlaces& places,
         "sum_rows");
 }
 
+void DeviceMath::WidenRows(WidenRowsArgs args, const at::Tensor& y) const {
+  args.type = type();
+  args.rows = y.size(0);
+  args.width = y.size(1);
+  args.y = y.mutable_data_ptr();
+  Check(kernels_->widen_rows(args, stream()), "widen_rows");
+}
+
 void DeviceMath::CrossEntropy(CrossEntropyArgs args, const at::Tensor& logits) const {
   args.type = type();
   args.logits = logits.mutable_data_ptr();

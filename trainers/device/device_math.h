@@ -61,6 +61,9 @@ class DeviceMath {
   // y[t], a row which may have a stride = the sum of the rows of x at the places of token t.
   void SumRows(const at::Tensor& x, const TokenPlaces& places, const at::Tensor& y) const;
 
+  // y [rows, width] = rows of a matrix in few bits; `args` without type, sizes and y.
+  void WidenRows(WidenRowsArgs args, const at::Tensor& y) const;
+
   // `args` without type, logits and sizes: see CrossEntropyArgs.
   void CrossEntropy(CrossEntropyArgs args, const at::Tensor& logits) const;
 

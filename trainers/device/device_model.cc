@@ -12,11 +12,11 @@ namespace evolora {
 
 DeviceModel::DeviceModel(const LlamaWeights& base, const LoraTensors& lora,
                          const AdapterDropout* dropout, const DeviceMath& math,
-                         const PackedAttention* packed, int64_t logits_per_chunk)
+                         const PackedAttention* packed, const DeviceLimits& limits)
     : config_(base.config),
       math_(math),
-      base_(CopyBase(base, math_, copies_)),
-      head_(math_, base_.head, base_.head_gradient, logits_per_chunk),
+      base_(CopyBase(base, math_, limits.widened_at_once, copies_)),
+      head_(math_, base_.head, base_.head_gradient, limits.logits_per_chunk),
       rope_frequencies_(RopeInverseFrequencies(config_)) {
   for (int64_t i = 0; i < config_.num_layers; ++i) {
     layers_.emplace_back(config_, base_.layers[static_cast<size_t>(i)], lora, dropout, i, math_,
@@ -57,7 +57,7 @@ DevicePass DeviceModel::Pass(const DeviceTokens& tokens, int64_t layer, bool bar
 }
 
 at::Tensor DeviceModel::Hidden(const DeviceTokens& tokens, bool bare) {
-  at::Tensor x = base_.embedding.index_select(0, tokens.ids);
+  at::Tensor x = base_.embedding.Lookup(tokens.ids);
   for (int64_t i = 0; i < config_.num_layers; ++i) {
     layers_[static_cast<size_t>(i)].Forward(Pass(tokens, i, bare), x, Kept(i), scratch_);
   }

@@ -7,6 +7,7 @@
 #include "device/device_base.h"
 #include "device/device_head.h"
 #include "device/device_layer.h"
+#include "device/device_limits.h"
 #include "device/device_math.h"
 #include "device/device_tokens.h"
 #include "evolora/model/llama_weights.h"
@@ -22,7 +23,7 @@ class DeviceModel {
   // `lora`, on the device of `math` as such tensors are, and the others outlive the object.
   // `dropout` null: none; `packed` null: plain attention.
   DeviceModel(const LlamaWeights& base, const LoraTensors& lora, const AdapterDropout* dropout,
-              const DeviceMath& math, const PackedAttention* packed, int64_t logits_per_chunk);
+              const DeviceMath& math, const PackedAttention* packed, const DeviceLimits& limits);
 
   // Takes over the adapter's present values: before its first pass and after every update.
   void TakeAdapter() const;

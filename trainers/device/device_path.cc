@@ -40,7 +40,7 @@ class DevicePath : public GradientPath, public FrozenPass {
         attention_(options.attention != nullptr ? options.attention
                                                 : MakeFlashAttention(inputs.base->config, math_)),
         model_(WithModules(*inputs.base, inputs.lora->saved), *inputs.lora,
-               dropout_ ? &*dropout_ : nullptr, math_, attention_.get(), options.logits_per_chunk),
+               dropout_ ? &*dropout_ : nullptr, math_, attention_.get(), options.limits),
         upload_(math_, {.places = attention_ == nullptr, .dropout = dropout_.has_value()}),
         frozen_upload_(math_, {.places = attention_ == nullptr}),
         device_loss_(MakeDeviceLoss(loss_, math_, model_.head().weight())),

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "ATen/core/Tensor.h"
+#include "device/device_limits.h"
 #include "device/graph_cache.h"
 #include "device/packed_attention.h"
 #include "gradient_path.h"
@@ -11,9 +12,9 @@
 namespace evolora {
 
 struct DevicePathOptions {
-  at::Device device = at::kCPU;                 // open: see open_device.h
-  at::ScalarType dtype = at::kFloat;            // of base and activations; or kBFloat16
-  int64_t logits_per_chunk = int64_t{1} << 28;  // that exist at once
+  at::Device device = at::kCPU;       // open: see open_device.h
+  at::ScalarType dtype = at::kFloat;  // of base and activations; or kBFloat16
+  DeviceLimits limits;
   // Pads micro-batches to few shapes and runs those that come again as graphs: up to the order of
   // sums the same numbers.
   bool graphs = false;

@@ -114,10 +114,11 @@ struct LoraRecipe {
   int64_t checkpoint_every_steps = 20;
   TrainingPath path = TrainingPath::kFast;  // on a CUDA device kFast means kDevice
   TrainingPrecision precision = TrainingPrecision::kFp32;
-  // How the base's matrices lie in memory (QLoRA-style where not fp32: each is widened block by
-  // block where it is used, sums and adapters are fp32). What is trained is an adapter of the
-  // rounded base; no such run is PEFT's step by step. On the fast and the reference path; not with
-  // use_dora or another init_lora_weights, which read the base's own numbers.
+  // How the base's matrices lie in memory, on the device path in the device's (QLoRA-style where
+  // not fp32: each is widened where it is used, block by block or, on the device path, matrix by
+  // matrix to the precision; adapters stay as precision says). What is trained is an adapter of the
+  // rounded base; no such run is PEFT's step by step. Not with use_dora or another
+  // init_lora_weights, which read the base's own numbers.
   WeightStorage base_weights = WeightStorage::kFp32;
   ObjectiveSettings objective;  // its keys stand beside the others: see objective.h
 };
