@@ -28,32 +28,6 @@ std::vector<Case> FewCases() {
   return cases;
 }
 
-std::vector<Case> SavedModuleCases() {
-  const std::vector<std::vector<std::string>> lists = {
-      {"lm_head"},
-      {"embed_tokens"},
-      {"model.norm"},
-      {"embed_tokens", "lm_head", "norm"},
-      {"layers.1.post_attention_layernorm"},
-      {"layers.1.input_layernorm"},
-      {"layers.0.input_layernorm", "layers.2.post_attention_layernorm"},
-      {"q_norm"},
-      {"layers.2.self_attn.k_norm"}};
-  std::vector<Case> cases;
-  for (const std::vector<std::string>& names : lists) {
-    for (const bool one_target : {false, true}) {
-      cases.push_back(MakeCase(names.front(), [&](Case& c) {
-        c.config.qk_norm = true;
-        c.config.tied_head = one_target;
-        c.recipe.modules_to_save = names;
-        if (one_target) c.recipe.target_modules = {"model.layers.2.mlp.down_proj"};
-      }));
-      if (one_target) cases.back().name += " beside one adapter";
-    }
-  }
-  return cases;
-}
-
 namespace {
 
 TrainingRow WithCounterpart(TrainingRow row, TrainingRow other) {

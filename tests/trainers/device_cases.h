@@ -18,8 +18,6 @@ Gradient ReferenceGradient(const Case& c);
 
 // Architectures and adapters, few of each, for what a recipe changes in all of them.
 std::vector<Case> FewCases();
-// Embedding, head and norms, alone and together, beside all adapters or one.
-std::vector<Case> SavedModuleCases();
 // dpo, distill (of the whole vocabulary and of some ids) and policy (grpo, cispo), with rows that
 // begin alike and with one of a single label.
 std::vector<Case> ObjectiveCases();

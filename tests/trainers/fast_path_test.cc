@@ -25,6 +25,7 @@ using ::evolora::testing::ExpectFastEqualsReference;
 using ::evolora::testing::ExpectSame;
 using ::evolora::testing::Gradient;
 using ::evolora::testing::MakeCase;
+using ::evolora::testing::SavedModuleCases;
 using ::evolora::testing::SharingRows;
 
 TEST(FastPath, EqualsAutogradOnEveryArchitecture) {
@@ -92,28 +93,10 @@ TEST(FastPath, EqualsAutogradOnABaseInFewBits) {
 }
 
 TEST(FastPath, EqualsAutogradForModulesTrainedAsAWhole) {
-  const std::vector<std::vector<std::string>> lists = {
-      {"lm_head"},
-      {"embed_tokens"},
-      {"model.norm"},
-      {"embed_tokens", "lm_head", "norm"},
-      {"layers.1.post_attention_layernorm"},
-      {"layers.1.input_layernorm"},
-      {"layers.0.input_layernorm", "layers.2.post_attention_layernorm"},
-      {"q_norm"},
-      {"layers.2.self_attn.k_norm"}};
-  for (const std::vector<std::string>& names : lists) {
-    for (const std::vector<std::string>& targets :
-         {std::vector<std::string>{}, {"model.layers.2.mlp.down_proj"}}) {
-      Case c = MakeCase(absl::StrCat(names.front(), " and ", targets.size(), " targets"));
-      c.config.qk_norm = true;
-      c.recipe.modules_to_save = names;
-      c.recipe.target_modules = targets;
-      ExpectFastEqualsReference(c);
-      c.config.tied_head = true;
-      c.rows = SharingRows(c.config);
-      ExpectFastEqualsReference(c);
-    }
+  for (Case& c : SavedModuleCases()) {
+    ExpectFastEqualsReference(c);
+    c.rows = SharingRows(c.config);
+    ExpectFastEqualsReference(c);
   }
   Case compact = MakeCase("beside a base in few bits");
   compact.recipe.modules_to_save = {"lm_head", "model.norm"};

@@ -18,6 +18,7 @@ namespace {
 
 using ::evolora::testing::FakeClock;
 using ::evolora::testing::StatusIs;
+using ::evolora::testing::StopAfter;
 using ::evolora::testing::TempDir;
 using ::evolora::testing::TinyDpoJob;
 using ::evolora::testing::TinyJob;
@@ -113,11 +114,8 @@ TEST(TrainFull, StoppedAndResumedGivesTheBytesOfTheUnbrokenRun) {
     SCOPED_TRACE(ObjectiveName(job.recipe.objective.kind));
     ASSERT_OK_AND_ASSIGN(const TrainedBase unbroken, Train(job));
     const TempDir work;
-    std::stop_source stop;
-    const TrainOptions stopping{.work_dir = work.path(), .on_step = [&](const StepReport& step) {
-                                  if (step.step == 5) stop.request_stop();
-                                }};
-    ASSERT_THAT(Train(job, stopping, stop.get_token()),
+    const StopAfter stop(5, work.path());
+    ASSERT_THAT(Train(job, stop.options(), stop.token()),
                 StatusIs(absl::StatusCode::kCancelled, HasSubstr("stopped after step 5")));
     ASSERT_OK_AND_ASSIGN(const TrainedBase resumed,
                          Train(job, {.work_dir = work.path(), .resume = true}));

@@ -39,6 +39,8 @@ Case MakeCase(
 std::vector<Case> ArchitectureCases();
 // Ranks, scales, and adapters at every single place, so that every stage is once the lowest one.
 std::vector<Case> AdapterCases();
+// Modules trained as a whole, beside adapters everywhere and, with a tied head, beside one.
+std::vector<Case> SavedModuleCases();
 
 struct Gradient {
   double loss_sum = 0;

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <stop_token>
+#include <string>
+#include <utility>
 
 #include "evolora/core/random.h"
 #include "evolora/trainers/lora_trainer.h"
@@ -55,5 +57,24 @@ inline absl::StatusOr<TrainedAdapter> Train(const TrainingJob& job,
   FakeClock clock;
   return TrainLora(job, options, PosixFileSystem(), clock, stop);
 }
+
+// Ends a training that is called with its options and token after a step.
+class StopAfter {
+ public:
+  StopAfter(int64_t last_step, std::string work_dir)
+      : options_{.work_dir = std::move(work_dir),
+                 .on_step = [this, last_step](const StepReport& step) {
+                   if (step.step == last_step) stop_.request_stop();
+                 }} {}
+  StopAfter(const StopAfter&) = delete;
+  StopAfter& operator=(const StopAfter&) = delete;
+
+  const TrainOptions& options() const { return options_; }
+  std::stop_token token() const { return stop_.get_token(); }
+
+ private:
+  std::stop_source stop_;
+  TrainOptions options_;
+};
 
 }  // namespace evolora::testing

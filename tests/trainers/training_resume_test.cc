@@ -14,6 +14,7 @@ namespace {
 
 using ::evolora::testing::FakeClock;
 using ::evolora::testing::StatusIs;
+using ::evolora::testing::StopAfter;
 using ::evolora::testing::TempDir;
 using ::evolora::testing::TinyDpoJob;
 using ::evolora::testing::TinyJob;
@@ -26,11 +27,8 @@ TEST(TrainLora, StoppedAndResumedGivesTheBytesOfTheUnbrokenRun) {
   for (const int64_t stop_after : {1, 2, 5, 8}) {
     SCOPED_TRACE(stop_after);
     const TempDir work;
-    std::stop_source stop;
-    const TrainOptions stopping{.work_dir = work.path(), .on_step = [&](const StepReport& step) {
-                                  if (step.step == stop_after) stop.request_stop();
-                                }};
-    ASSERT_THAT(Train(job, stopping, stop.get_token()),
+    const StopAfter stop(stop_after, work.path());
+    ASSERT_THAT(Train(job, stop.options(), stop.token()),
                 StatusIs(absl::StatusCode::kCancelled, HasSubstr("stopped after step")));
     int64_t steps_taken = 0;
     const TrainOptions resuming{.work_dir = work.path(),
@@ -53,11 +51,8 @@ TEST(TrainLora, FiguresAndFrozenPassesSurviveAResume) {
   job.recipe.objective.reference = FrozenModel::kInit;
   ASSERT_OK_AND_ASSIGN(const TrainedAdapter unbroken, Train(job));
   const TempDir work;
-  std::stop_source stop;
-  const TrainOptions stopping{.work_dir = work.path(), .on_step = [&](const StepReport& step) {
-                                if (step.step == 5) stop.request_stop();
-                              }};
-  ASSERT_THAT(Train(job, stopping, stop.get_token()),
+  const StopAfter stop(5, work.path());
+  ASSERT_THAT(Train(job, stop.options(), stop.token()),
               StatusIs(absl::StatusCode::kCancelled, HasSubstr("stopped after step 5")));
   ASSERT_OK_AND_ASSIGN(const TrainedAdapter resumed,
                        Train(job, {.work_dir = work.path(), .resume = true}));
@@ -113,14 +108,11 @@ TEST(TrainLora, AStartTakenOutOfTheBaseAndDropoutAreTheSameOnResume) {
   job.recipe.init_lora_weights = LoraInit::kPissa;
   job.recipe.lora_dropout = 0.2;
   TempDir dir;
-  TrainOptions options{.work_dir = dir.Join("work"), .resume = true};
-  std::stop_source stop;
-  options.on_step = [&](const StepReport& report) {
-    if (report.step == 4) stop.request_stop();
-  };
-  EXPECT_THAT(Train(job, options, stop.get_token()),
+  const StopAfter stop(4, dir.Join("work"));
+  EXPECT_THAT(Train(job, stop.options(), stop.token()),
               StatusIs(absl::StatusCode::kCancelled, ::testing::_));
-  ASSERT_OK_AND_ASSIGN(const TrainedAdapter resumed, Train(job, options));
+  ASSERT_OK_AND_ASSIGN(const TrainedAdapter resumed,
+                       Train(job, {.work_dir = dir.Join("work"), .resume = true}));
   ASSERT_OK_AND_ASSIGN(const TrainedAdapter unbroken, Train(job));
   EXPECT_EQ(AdapterDigest(resumed.adapter), AdapterDigest(unbroken.adapter));
 }
