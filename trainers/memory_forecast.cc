@@ -16,46 +16,16 @@ constexpr int64_t kFloat = sizeof(float);
 
 int64_t RoundUp(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
-// One group of a layer: linear layers that read the same input.
-struct Group {
-  int64_t in = 0;
-  int64_t out = 0;
-  int64_t rank = 0;
-};
-struct LayerGroups {
-  Group qkv, out, gate_up, down;
-};
-
-LayerGroups GroupsOf(const LlamaConfig& c, const std::vector<PlannedModule>& modules,
-                     int64_t layer) {
-  const int64_t heads = c.num_heads * c.head_dim, kv = c.num_kv_heads * c.head_dim;
-  LayerGroups groups{.qkv = {c.hidden_size, heads + 2 * kv},
-                     .out = {heads, c.hidden_size},
-                     .gate_up = {c.hidden_size, 2 * c.intermediate_size},
-                     .down = {c.intermediate_size, c.hidden_size}};
-  const std::string prefix = absl::StrCat("model.layers.", layer, ".");
-  for (const PlannedModule& module : modules) {
-    if (!absl::StartsWith(module.path, prefix)) continue;
-    const std::string leaf = module.path.substr(module.path.rfind('.') + 1);
-    Group& group = leaf == "o_proj"                           ? groups.out
-                   : leaf == "down_proj"                      ? groups.down
-                   : leaf == "gate_proj" || leaf == "up_proj" ? groups.gate_up
-                                                              : groups.qkv;
-    group.rank += module.rank;
-  }
-  return groups;
-}
-
-int64_t PanelFloats(const Group& group) {
+int64_t PanelFloats(const GroupShape& group) {
   return RoundUp(group.out, kPanel) * group.rank + RoundUp(group.rank, kPanel) * group.in;
 }
 
-int64_t RankOf(const LayerGroups& g) {
+int64_t RankOf(const LayerShapes& g) {
   return g.qkv.rank + g.out.rank + g.gate_up.rank + g.down.rank;
 }
 
 // LayerKept of one layer: `n` tokens, of which `on` go on after attention.
-int64_t KeptFloats(const LlamaConfig& c, const LayerGroups& g, int64_t n, int64_t on) {
+int64_t KeptFloats(const LlamaConfig& c, const LayerShapes& g, int64_t n, int64_t on) {
   const int64_t turned = c.num_heads + c.num_kv_heads;
   int64_t floats = n * (c.hidden_size + 1 + g.qkv.out + g.qkv.rank + 2 * c.num_heads);
   if (c.qk_norm) floats += n * turned * (c.head_dim + 1);
@@ -65,16 +35,16 @@ int64_t KeptFloats(const LlamaConfig& c, const LayerGroups& g, int64_t n, int64_
 }
 
 // What the groups of one layer keep for the gradients of magnitudes.
-int64_t OutputFloats(const LayerGroups& g, int64_t n, int64_t on) {
+int64_t OutputFloats(const LayerShapes& g, int64_t n, int64_t on) {
   int64_t floats = g.qkv.rank > 0 ? n * g.qkv.out : 0;
-  for (const Group* group : {&g.out, &g.gate_up, &g.down}) {
+  for (const GroupShape* group : {&g.out, &g.gate_up, &g.down}) {
     if (group->rank > 0) floats += on * group->out;
   }
   return floats;
 }
 
 // LayerScratch without attention.
-int64_t ScratchFloats(const LlamaConfig& c, const LayerGroups& widest, int64_t n) {
+int64_t ScratchFloats(const LlamaConfig& c, const LayerShapes& widest, int64_t n) {
   const int64_t rank =
       std::max({widest.qkv.rank, widest.out.rank, widest.gate_up.rank, widest.down.rank});
   const int64_t wide = std::max({widest.gate_up.out, widest.qkv.out, c.intermediate_size});
@@ -99,11 +69,31 @@ int64_t HeadFloats(const LlamaConfig& c, int64_t predicting) {
 
 }  // namespace
 
+LayerShapes ShapesOfLayer(const LlamaConfig& c, const std::vector<PlannedModule>& modules,
+                          int64_t layer) {
+  const int64_t heads = c.num_heads * c.head_dim, kv = c.num_kv_heads * c.head_dim;
+  LayerShapes groups{.qkv = {c.hidden_size, heads + 2 * kv},
+                     .out = {heads, c.hidden_size},
+                     .gate_up = {c.hidden_size, 2 * c.intermediate_size},
+                     .down = {c.intermediate_size, c.hidden_size}};
+  const std::string prefix = absl::StrCat("model.layers.", layer, ".");
+  for (const PlannedModule& module : modules) {
+    if (!absl::StartsWith(module.path, prefix)) continue;
+    const std::string leaf = module.path.substr(module.path.rfind('.') + 1);
+    GroupShape& group = leaf == "o_proj"                           ? groups.out
+                        : leaf == "down_proj"                      ? groups.down
+                        : leaf == "gate_proj" || leaf == "up_proj" ? groups.gate_up
+                                                                   : groups.qkv;
+    group.rank += module.rank;
+  }
+  return groups;
+}
+
 int64_t PackedBytes(const LlamaConfig& c, const std::vector<PlannedModule>& modules) {
   int64_t floats = 0;
   for (int64_t layer = 0; layer < c.num_layers; ++layer) {
-    const LayerGroups g = GroupsOf(c, modules, layer);
-    for (const Group* group : {&g.qkv, &g.out, &g.gate_up, &g.down}) {
+    const LayerShapes g = ShapesOfLayer(c, modules, layer);
+    for (const GroupShape* group : {&g.qkv, &g.out, &g.gate_up, &g.down}) {
       floats += PanelFloats(*group);
     }
   }
@@ -116,11 +106,11 @@ int64_t ArenaBytes(const LlamaConfig& c, const LoraRecipe& recipe,
   const int64_t n = largest.tokens, m = largest.predicting;
   int64_t floats = n * c.hidden_size + m * (3 * c.hidden_size + 1) + HeadFloats(c, m) +
                    AttentionFloats(c, n, largest.row_tokens, num_threads);
-  LayerGroups widest;
+  LayerShapes widest;
   // Something is trained in this layer or below it: activations are kept.
   bool any_below = recipe.method == TrainingMethod::kFull;
   for (int64_t layer = 0; layer < c.num_layers; ++layer) {
-    const LayerGroups g = GroupsOf(c, modules, layer);
+    const LayerShapes g = ShapesOfLayer(c, modules, layer);
     any_below = any_below || RankOf(g) > 0;
     const bool last = layer == c.num_layers - 1;
     const int64_t on = last && c.num_layers > 1 ? m : n;

@@ -8,6 +8,19 @@
 
 namespace evolora {
 
+// One group of a decoder layer: linear layers that read the same input, and the ranks of their
+// adapters together.
+struct GroupShape {
+  int64_t in = 0;
+  int64_t out = 0;
+  int64_t rank = 0;
+};
+struct LayerShapes {
+  GroupShape qkv, out, gate_up, down;
+};
+LayerShapes ShapesOfLayer(const LlamaConfig& config, const std::vector<PlannedModule>& modules,
+                          int64_t layer);
+
 // The largest micro-batch of a run, each figure for itself.
 struct LargestMicroBatch {
   int64_t tokens = 0;      // computed at once

@@ -9,7 +9,11 @@
 #include "ATen/Parallel.h"
 #include "adapter_plan.h"
 #include "buffer.h"
+#include "device/batch_shape.h"
 #include "device/device_batches.h"
+#include "device/device_forecast.h"
+#include "device/head_rows.h"
+#include "device/packed_attention.h"
 #include "evolora/core/status_macros.h"
 #include "evolora/model/compact_weights.h"
 #include "evolora/model/llama_weights.h"
@@ -35,7 +39,11 @@ int64_t LongestRow(absl::Span<const TrainingRow> rows, absl::Span<const int64_t>
 // Walks through the steps of a run without taking them.
 class Walk {
  public:
-  Walk(const TrainingJob& job, TrainingPath path) : job_(job), path_(path) {}
+  Walk(const TrainingJob& job, TrainingPath path, const ForecastOptions& options)
+      : job_(job),
+        path_(path),
+        is_cuda_(options.device != "cpu"),
+        graphs_(is_cuda_ && options.device_graphs) {}
 
   absl::StatusOr<RunForecast> Forecast() {
     RETURN_IF_ERROR(Check());
@@ -136,8 +144,17 @@ class Walk {
       largest_.predicting = std::max(largest_.predicting, predicting);
       largest_.row_tokens = std::max(largest_.row_tokens, *longest + 1);
       ++out_.num_micro_batches;
+      if (path_ == TrainingPath::kDevice) AddShape(layout);
     }
     return computed;
+  }
+
+  void AddShape(const TokenLayout& layout) {
+    const bool by_label = job_.recipe.objective.kind != ObjectiveKind::kSft;
+    const HeadRows head = by_label ? RowsByLabel(layout) : RowsByToken(layout);
+    BatchShape shape = ShapeOf(layout, head);
+    if (graphs_) shape = Bucket(shape, job_.recipe.tokens_per_micro_batch);
+    largest_shape_ = Joined(largest_shape_, shape);
   }
 
   StepSize AddPadded(const std::vector<int64_t>& step_rows) {
@@ -176,15 +193,14 @@ class Walk {
             module.in_features * module.out_features * static_cast<int64_t>(sizeof(float));
       }
     }
-    out_.memory.optimiser = 4 * trained;
+    if (path_ != TrainingPath::kDevice) out_.memory.optimiser = 4 * trained;
     out_.memory.checkpoint = 9 * trained;  // three vectors as arrays, as an HDF5 image, sealed
     out_.memory_basis = "counted from shapes; the program and its libraries come on top";
-    if (path_ != TrainingPath::kFast) {
-      out_.memory_basis += path_ == TrainingPath::kReference
-                               ? "; the reference path's activations are not counted"
-                               : "; what the device path holds on its device is not counted";
-      return;
+    if (path_ == TrainingPath::kReference) {
+      out_.memory_basis += "; the reference path's activations are not counted";
     }
+    if (path_ == TrainingPath::kDevice) ForecastDevice();
+    if (path_ != TrainingPath::kFast) return;
     out_.memory.packed = PackedBytes(job_.base->config, modules_);
     out_.runs_apart = !saved_.empty();
     out_.micro_batch_tokens = largest_.tokens;
@@ -192,13 +208,35 @@ class Walk {
         ArenaBytes(job_.base->config, job_.recipe, modules_, largest_, at::get_num_threads());
   }
 
+  void ForecastDevice() {
+    const bool bf16 = job_.recipe.precision == TrainingPrecision::kBf16;
+    const LlamaConfig& config = job_.base->config;
+    out_.device_memory = ForecastDeviceMemory(
+        {.config = config,
+         .recipe = job_.recipe,
+         .modules = modules_,
+         .saved = saved_,
+         .trainable_parameters = out_.trainable_parameters,
+         .largest = largest_shape_,
+         .packed = FlashComputes(config, is_cuda_, bf16 ? at::kBFloat16 : at::kFloat),
+         .graphs = graphs_});
+    out_.memory_basis +=
+        "; on the device the driver's context, the libraries' workspaces and gaps between tensors "
+        "come on top";
+    if (job_.recipe.lora_dropout > 0) {
+      out_.memory_basis += "; with lora_dropout the device path computes every row whole";
+    }
+  }
+
   const TrainingJob& job_;
   const TrainingPath path_;
+  const bool is_cuda_, graphs_;
   std::vector<PlannedModule> modules_;
   std::vector<NamedShape> saved_;
   int64_t adapter_parameters_ = 0;
   std::unique_ptr<Loss> loss_;
   LargestMicroBatch largest_;
+  BatchShape largest_shape_;  // on the device path
   RunForecast out_;
 };
 
@@ -213,10 +251,10 @@ int64_t RunForecast::shared_prefix_tokens() const {
   return std::max<int64_t>(0, tokens - computed_tokens);
 }
 
-absl::StatusOr<RunForecast> ForecastRun(const TrainingJob& job, const std::string& device) {
-  const bool fast_elsewhere = device != "cpu" && job.recipe.path == TrainingPath::kFast;
+absl::StatusOr<RunForecast> ForecastRun(const TrainingJob& job, const ForecastOptions& options) {
+  const bool fast_elsewhere = options.device != "cpu" && job.recipe.path == TrainingPath::kFast;
   const TrainingPath path = fast_elsewhere ? TrainingPath::kDevice : job.recipe.path;
-  return CatchTorch("forecast", [&] { return Walk(job, path).Forecast(); });
+  return CatchTorch("forecast", [&] { return Walk(job, path, options).Forecast(); });
 }
 
 double MeasureGflops(const TrainingJob& job, const Clock& clock) {

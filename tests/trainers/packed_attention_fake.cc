@@ -1,6 +1,7 @@
 // Q queries and P keys of a sequence, H query heads, K key heads, G = H / K, E head width.
 #include "trainers/packed_attention_fake.h"
 
+#include <cmath>
 #include <functional>
 #include <limits>
 

@@ -135,9 +135,9 @@ TEST(ForecastRun, SaysWhatPackingAndSharingSave) {
   EXPECT_EQ(fast.shared_prefix_tokens(), 5);
   EXPECT_EQ(fast.num_micro_batches, 1);
 
-  ASSERT_OK_AND_ASSIGN(const RunForecast cuda, ForecastRun(job, "cuda"));
+  ASSERT_OK_AND_ASSIGN(const RunForecast cuda, ForecastRun(job, {.device = "cuda"}));
   EXPECT_EQ(cuda.computed_tokens, 5);
-  EXPECT_THAT(cuda.memory_basis, HasSubstr("on its device is not counted"));
+  EXPECT_THAT(cuda.memory_basis, HasSubstr("on the device the driver's context"));
 
   job.recipe.tokens_per_micro_batch = 1;  // each row alone: nothing to share
   ASSERT_OK_AND_ASSIGN(const RunForecast alone, ForecastRun(job));

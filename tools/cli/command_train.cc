@@ -86,7 +86,9 @@ absl::Status DryRun(const GlobalOptions& global, const TrainCommand& command) {
   ASSIGN_OR_RETURN(const LoadedJob loaded, LoadJob(global, command));
   const CheckedJob& checked = loaded.checked;
   ShowWarnings(checked);
-  return ShowDryRun(global, checked.job, command.device, checked.warnings, command.gflops);
+  return ShowDryRun(global, checked.job,
+                    {.device = command.device, .device_graphs = !command.no_graphs},
+                    checked.warnings, command.gflops);
 }
 
 const char* Environment(const char* name) { return std::getenv(name); }

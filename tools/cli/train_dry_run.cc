@@ -37,9 +37,18 @@ Json MemoryJson(const MemoryForecast& m) {
               {"checkpoint", m.checkpoint}};
 }
 
+Json DeviceMemoryJson(const DeviceMemoryForecast& m) {
+  return Json{{"base", m.base},
+              {"adapter", m.adapter},
+              {"moments", m.moments},
+              {"activations", m.activations},
+              {"graphs", m.graphs},
+              {"total", m.total()}};
+}
+
 Json ForecastJson(const RunForecast& f, const TimeEstimate& time,
                   const std::vector<std::string>& warnings) {
-  return Json{{"dry_run", true},
+  Json json = Json{{"dry_run", true},
               {"rows", f.num_rows},
               {"replay_rows", f.num_replay_rows},
               {"data_tokens", f.data_tokens},
@@ -61,6 +70,8 @@ Json ForecastJson(const RunForecast& f, const TimeEstimate& time,
               {"seconds", time.seconds},
               {"seconds_basis", time.basis},
               {"warnings", warnings}};
+  if (f.device_memory) json["device_memory_bytes"] = DeviceMemoryJson(*f.device_memory);
+  return json;
 }
 
 std::string Mebibytes(int64_t bytes) {
@@ -75,6 +86,15 @@ void AddMemory(const MemoryForecast& m, Table& table) {
   table.Add({"  trained and moments", Mebibytes(m.optimiser)});
   table.Add({"  writing a checkpoint", Mebibytes(m.checkpoint)});
   table.Add({"  rows", Mebibytes(m.rows)});
+}
+
+void AddDeviceMemory(const DeviceMemoryForecast& m, Table& table) {
+  table.Add({"peak memory of the device", Mebibytes(m.total())});
+  table.Add({"  base", Mebibytes(m.base)});
+  table.Add({"  adapter and gradients", Mebibytes(m.adapter)});
+  table.Add({"  moments", Mebibytes(m.moments)});
+  table.Add({"  activations of the largest micro-batch", Mebibytes(m.activations)});
+  table.Add({"  pool of the graphs", Mebibytes(m.graphs)});
 }
 
 std::string ForecastText(const RunForecast& f, const TimeEstimate& time) {
@@ -93,6 +113,7 @@ std::string ForecastText(const RunForecast& f, const TimeEstimate& time) {
                    f.num_micro_batches, " micro-batches"));
   add("FLOPs", absl::StrFormat("%.4g", f.flops));
   AddMemory(f.memory, table);
+  if (f.device_memory) AddDeviceMemory(*f.device_memory, table);
   add("time", absl::StrFormat("%.1f s", time.seconds));
   return absl::StrCat(table.ToText(), "memory: ", f.memory_basis, "\ntime: ", time.basis, "\n");
 }
@@ -100,9 +121,9 @@ std::string ForecastText(const RunForecast& f, const TimeEstimate& time) {
 }  // namespace
 
 absl::Status ShowDryRun(const GlobalOptions& global, const TrainingJob& job,
-                        const std::string& device, const std::vector<std::string>& warnings,
+                        const ForecastOptions& options, const std::vector<std::string>& warnings,
                         double gflops) {
-  ASSIGN_OR_RETURN(const RunForecast forecast, ForecastRun(job, device));
+  ASSIGN_OR_RETURN(const RunForecast forecast, ForecastRun(job, options));
   const TimeEstimate time = EstimateTime(job, forecast.computed_flops, gflops);
   if (global.json) {
     PrintJson(ForecastJson(forecast, time, warnings));

@@ -10,11 +10,11 @@
 
 namespace evolora::cli {
 
-// What `train --dry-run` shows: the run's forecast on `device`, and how long it takes at `gflops`
+// What `train --dry-run` shows: the run's forecast where `options` say, and how long it takes at `gflops`
 // (0 = measured now), with the basis of the estimate. One JSON object with --json; nothing is
 // written.
 absl::Status ShowDryRun(const GlobalOptions& global, const TrainingJob& job,
-                        const std::string& device, const std::vector<std::string>& warnings,
+                        const ForecastOptions& options, const std::vector<std::string>& warnings,
                         double gflops);
 
 // The same of many jobs over one base, of which `any` is one. `upper_bound`: of a sweep.

@@ -176,6 +176,14 @@ void FillGrid(const TokenLayout& layout, const BatchShape& shape,
 
 }  // namespace
 
+int64_t TokenUpload::Bytes(const BatchShape& shape, const Parts& parts) {
+  int64_t bytes = 0;
+  for (const ArrayUpload::Size& size : SizesOf(shape, parts)) {
+    bytes += size.count * static_cast<int64_t>(c10::elementSize(size.type));
+  }
+  return bytes;
+}
+
 void TokenUpload::Move(const MicroBatch& batch, const BatchShape& shape) {
   const ArrayUpload::Staging staging(SizesOf(shape, parts_), math_.device());
   FillRows(batch.layout, shape, staging);

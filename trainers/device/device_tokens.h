@@ -47,6 +47,9 @@ class TokenUpload {
     bool places = false;
     bool dropout = false;
   };
+  // Of the arrays of a shape.
+  static int64_t Bytes(const BatchShape& shape, const Parts& parts);
+
   // `math` outlives the object.
   TokenUpload(const DeviceMath& math, const Parts& parts) : math_(math), parts_(parts) {}
 

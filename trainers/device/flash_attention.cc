@@ -67,10 +67,14 @@ class FlashAttention : public PackedAttention {
 
 }  // namespace
 
+bool FlashComputes(const LlamaConfig& config, bool is_cuda, at::ScalarType dtype) {
+  return is_cuda && dtype == at::kBFloat16 && config.head_dim % 8 == 0 &&
+         config.head_dim <= kFlashMaxWidth;
+}
+
 std::shared_ptr<const PackedAttention> MakeFlashAttention(const LlamaConfig& config,
                                                           const DeviceMath& math) {
-  const bool computes = math.device().is_cuda() && math.dtype() == at::kBFloat16 &&
-                        config.head_dim % 8 == 0 && config.head_dim <= kFlashMaxWidth;
+  const bool computes = FlashComputes(config, math.device().is_cuda(), math.dtype());
   return computes ? std::make_shared<FlashAttention>() : nullptr;
 }
 

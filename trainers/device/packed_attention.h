@@ -40,8 +40,11 @@ class PackedAttention {
                                   const Kept& kept, const at::Tensor& d_mixed) const = 0;
 };
 
-// LibTorch's flash attention, with gradients that are added up in one order. Null where it does not
-// compute: on the CPU, in fp32, or with heads of another width than a multiple of 8 up to 192.
+// Whether LibTorch's flash attention computes with these heads on a device: not on the CPU, in
+// fp32, or with heads of another width than a multiple of 8 up to 192.
+bool FlashComputes(const LlamaConfig& config, bool is_cuda, at::ScalarType dtype);
+
+// It, with gradients that are added up in one order; null where it does not compute.
 std::shared_ptr<const PackedAttention> MakeFlashAttention(const LlamaConfig& config,
                                                           const DeviceMath& math);
 

@@ -26,12 +26,15 @@ at::Tensor Mask(int64_t length, int64_t window, const at::TensorOptions& options
 PlainAttention::PlainAttention(const LlamaConfig& config, const DeviceMath& math)
     : config_(config), math_(math), scale_(1 / std::sqrt(static_cast<double>(config.head_dim))) {}
 
+int64_t PlainAttention::RowsAtOnce(const LlamaConfig& config, int64_t length) {
+  return std::max<int64_t>(1, kProbabilitiesAtOnce / (config.num_heads * length * length));
+}
+
 // Calls body(places) for some rows at a time.
 template <typename Body>
 void PlainAttention::ForPlaces(const DeviceTokens& tokens, const Body& body) const {
   const int64_t length = tokens.shape.longest_row;
-  const int64_t at_once =
-      std::max<int64_t>(1, kProbabilitiesAtOnce / (config_.num_heads * length * length));
+  const int64_t at_once = RowsAtOnce(config_, length);
   for (int64_t row = 0; row < tokens.shape.rows; row += at_once) {
     const int64_t rows = std::min(at_once, tokens.shape.rows - row), first = row * length;
     body(Places{first, rows, tokens.key_tokens.narrow(0, first, rows * length),

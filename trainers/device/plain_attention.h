@@ -18,6 +18,9 @@ class PlainAttention {
   // Both outlive the object.
   PlainAttention(const LlamaConfig& config, const DeviceMath& math);
 
+  // How many rows of L places are computed at once, at most.
+  static int64_t RowsAtOnce(const LlamaConfig& config, int64_t length);
+
   // As DeviceAttention's.
   at::Tensor Forward(int64_t window, const DeviceTokens& tokens, const at::Tensor& qkv) const;
   void Backward(int64_t window, const DeviceTokens& tokens, const at::Tensor& qkv,

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,13 +13,27 @@ namespace evolora {
 
 // Peak memory of a run beside the program and its libraries, in bytes, counted from shapes.
 struct MemoryForecast {
-  int64_t weights = 0;     // the base, fp32
-  int64_t packed = 0;      // a second copy of the adapter, in panels; fast path only
-  int64_t arena = 0;       // activations and scratch of the largest micro-batch; fast path only
-  int64_t optimiser = 0;   // values, gradients and both moments of what is trained
+  int64_t weights = 0;  // the base, fp32
+  int64_t packed = 0;   // a second copy of the adapter, in panels; fast path only
+  int64_t arena = 0;    // activations and scratch of the largest micro-batch; fast path only
+  // Values, gradients and both moments of what is trained; 0 on the device path, where they are its
+  // device's.
+  int64_t optimiser = 0;
   int64_t checkpoint = 0;  // copies made while a checkpoint is written
   int64_t rows = 0;        // the tokenised data
   int64_t total() const { return weights + packed + arena + optimiser + checkpoint + rows; }
+};
+
+// Peak memory on the device of the device path, in bytes, counted from shapes; on the CPU, where it
+// serves tests, of the same memory as the rest.
+struct DeviceMemoryForecast {
+  int64_t base = 0;     // as its weights lie there, and where those in few bits are widened
+  int64_t adapter = 0;  // values and gradients of what is trained, and values as products read them
+  int64_t moments = 0;
+  // Activations, scratch, logits and uploads of the largest micro-batch, as it is padded.
+  int64_t activations = 0;
+  int64_t graphs = 0;  // the pool of CUDA graphs: what a pass keeps for a moment, once more
+  int64_t total() const { return base + adapter + moments + activations + graphs; }
 };
 
 // What a run will do, from the same row order, layout of tokens and counters as the run's own.
@@ -42,6 +57,7 @@ struct RunForecast {
   double flops = 0;           // TrainedAdapter::total_flops
   double computed_flops = 0;  // of computed_tokens, the adapter's own products included
   MemoryForecast memory;
+  std::optional<DeviceMemoryForecast> device_memory;  // device path only
   std::string memory_basis;  // what the figures rest on and leave out, in words
 
   // For ForecastJobs.
@@ -62,10 +78,16 @@ struct RunForecast {
   int64_t shared_prefix_tokens() const;
 };
 
-// Nothing is trained or written, no device is opened: `device` as in TrainOptions. Cost: laying out
-// every step's tokens.
+// Where a run will be; as in TrainOptions.
+struct ForecastOptions {
+  std::string device = "cpu";
+  bool device_graphs = true;
+};
+
+// Nothing is trained or written, no device is opened. Cost: laying out every step's tokens.
 // Errors: as TrainLora's for what it checks before the first step (recipe, rows, targets).
-absl::StatusOr<RunForecast> ForecastRun(const TrainingJob& job, const std::string& device = "cpu");
+absl::StatusOr<RunForecast> ForecastRun(const TrainingJob& job,
+                                        const ForecastOptions& options = {});
 
 // GFLOP/s of one frozen layer's product (the MLP's first) over as many rows as a micro-batch has
 // tokens, by the fast path's kernel on all threads: the best of three runs, under a second in all.
