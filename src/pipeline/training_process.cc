@@ -156,7 +156,7 @@ class ProcessRunner {
         options_.executable, "train", "--home", home_->directory(), "--base", options_.base_name,
         "--data", JoinPath(job, "data.jsonl"), "--protect", JoinPath(job, "protected.jsonl"),
         "--recipe", JoinPath(job, "recipe.json"), "--out", JoinPath(job, "adapter"), "--resume",
-        "--json"};
+        "--json", "--device", options_.device};
     if (options_.num_threads > 0) {
       arguments.insert(arguments.end(), {"--threads", absl::StrCat(options_.num_threads)});
     }

@@ -17,6 +17,7 @@
 #include "evolora/pipeline/run.h"
 #include "evolora/pipeline/shift.h"
 #include "evolora/pipeline/training_process.h"
+#include "evolora/trainers/lora_trainer.h"
 #include "interrupt.h"
 #include "model_session.h"
 #include "output.h"
@@ -32,6 +33,7 @@ struct RunCommand {
   uint64_t seed = 0;
   int64_t window = 32;
   int64_t budget = 0;
+  std::string device = "cpu";  // of training alone
 };
 
 std::string Machine(int threads) {
@@ -217,6 +219,7 @@ class RunJob {
 
   absl::Status Run() {
     const double started = SystemClock().MonotonicSeconds();
+    RETURN_IF_ERROR(CheckTrainingDevice(command_.device));
     ASSIGN_OR_RETURN(const Stream stream, LoadStream(PosixFileSystem(), command_.stream));
     ASSIGN_OR_RETURN(home_, OpenHome(global_));
     ASSIGN_OR_RETURN(session_, OpenModel(global_, command_.base));
@@ -238,7 +241,8 @@ class RunJob {
   RunTools Tools() {
     TrainingProcessOptions training{.executable = OwnExecutable(),
                                     .base_name = command_.base,
-                                    .num_threads = NumThreads(global_)};
+                                    .num_threads = NumThreads(global_),
+                                    .device = command_.device};
     training.on_progress = [this](const TrainingProgress& progress) { view_.ShowTraining(progress); };
     return {.home = home_.get(),
             .model = session_.model.get(),
@@ -341,6 +345,9 @@ void AddRunCommand(CLI::App& app, GlobalOptions& global) {
       ->capture_default_str();
   command->add_option("--budget", options->budget, "tokens for evolving (0 = no limit)")
       ->check(CLI::NonNegativeNumber);
+  command->add_option("--device", options->device,
+                      "where adapters are trained: cpu, cuda or cuda:N; all else runs on the CPU")
+      ->capture_default_str();
   command->callback([&global, options] { FinishCommand(RunJob(global, *options).Run()); });
 }
 

@@ -20,6 +20,7 @@ struct TrainingProcessOptions {
   std::string executable;  // the evolora command line program
   std::string base_name;   // base of the home, passed as --base
   int num_threads = 0;     // passed as --threads; 0 = the program's default
+  std::string device = "cpu";  // passed as --device
   std::function<void(const TrainingProgress&)> on_progress;  // may be empty
 };
 
