@@ -21,12 +21,12 @@ class TrainingProcessTest : public ::testing::Test {
  protected:
   absl::Status Train(TrainingProcessOptions options) {
     options.executable = JoinPath(directory_.path(), "program.sh");
-    EXPECT_TRUE(PosixFileSystem()
-                    .WriteFileAtomic(options.executable, "#!/bin/sh\necho \"asked: $*\" >&2\nexit 3\n")
-                    .ok());
+    EXPECT_TRUE(
+        PosixFileSystem()
+            .WriteFileAtomic(options.executable, "#!/bin/sh\necho \"asked: $*\" >&2\nexit 3\n")
+            .ok());
     chmod(options.executable.c_str(), 0755);
-    const auto home =
-        Home::Open(JoinPath(directory_.path(), "home"), PosixFileSystem(), clock_);
+    const auto home = Home::Open(JoinPath(directory_.path(), "home"), PosixFileSystem(), clock_);
     if (!home.ok()) return home.status();
     const TrainingRunner run = MakeTrainingProcessRunner(**home, std::move(options));
     return run({.job_digest = "d1", .recipe = Json::object()}, {}).status();

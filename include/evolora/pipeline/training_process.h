@@ -17,9 +17,9 @@ struct TrainingProgress {
 };
 
 struct TrainingProcessOptions {
-  std::string executable;  // the evolora command line program
-  std::string base_name;   // base of the home, passed as --base
-  int num_threads = 0;     // passed as --threads; 0 = the program's default
+  std::string executable;      // the evolora command line program
+  std::string base_name;       // base of the home, passed as --base
+  int num_threads = 0;         // passed as --threads; 0 = the program's default
   std::string device = "cpu";  // passed as --device
   std::function<void(const TrainingProgress&)> on_progress;  // may be empty
 };
@@ -31,8 +31,9 @@ struct TrainingProcessOptions {
 //   adapter.work/                              checkpoint.h5, summary.json (cli train)
 //   train.log                                  what the child wrote to stderr
 //
-// A finished job is not run again; an unfinished one resumes from its checkpoint. The child dies with
-// its parent. `home` must outlive the runner.
+// A finished job is not run again; an unfinished one resumes from its checkpoint. The child dies
+// with its parent. `home` must outlive the runner.
+//
 // Errors: Cancelled   `stop` was requested (the child is told to stop and keeps a checkpoint)
 //         Aborted     the child failed: exit code or signal, and its last line
 TrainingRunner MakeTrainingProcessRunner(Home& home, TrainingProcessOptions options);
