@@ -10,39 +10,47 @@
 namespace evolora {
 namespace {
 
-// Rows of all parts as one table of pointers.
-std::vector<const float*> RowPointers(const std::vector<at::Tensor>& parts) {
-  std::vector<const float*> rows;
+void CheckParts(const std::vector<at::Tensor>& parts) {
   for (const at::Tensor& part : parts) {
     TORCH_CHECK(part.dim() == 2 && part.scalar_type() == at::kFloat && part.is_contiguous() &&
                     part.size(1) == parts[0].size(1),
                 "PackedMatrix: a part is not contiguous fp32 [out, in] with equal in");
-    const float* data = part.const_data_ptr<float>();
-    for (int64_t row = 0; row < part.size(0); ++row) rows.push_back(data + row * part.size(1));
   }
-  return rows;
+}
+
+// Rows [first, first + 32) of the stacked parts as columns of a panel [in, 32], zeros behind the
+// last.
+void PackPanel(const std::vector<at::Tensor>& parts, int64_t first, float factor, float* panel) {
+  const int64_t in = parts[0].size(1);
+  int64_t begin = 0, columns = 0;
+  for (const at::Tensor& part : parts) {
+    const int64_t from = std::max(first, begin);
+    const int64_t to = std::min(first + kPanelColumns, begin + part.size(0));
+    if (from < to) {
+      Kernels().transpose(part.const_data_ptr<float>() + (from - begin) * in, in, to - from, in,
+                          factor, panel + (from - first), kPanelColumns);
+      columns = to - first;
+    }
+    begin += part.size(0);
+  }
+  for (int64_t k = 0; columns < kPanelColumns && k < in; ++k) {
+    float* row = panel + k * kPanelColumns;
+    std::fill(row + columns, row + kPanelColumns, 0.0f);
+  }
 }
 
 }  // namespace
 
 PackedMatrix::PackedMatrix(const std::vector<at::Tensor>& parts, double scale) {
-  const std::vector<const float*> rows = RowPointers(parts);
-  out_ = static_cast<int64_t>(rows.size());
+  CheckParts(parts);
+  for (const at::Tensor& part : parts) out_ += part.size(0);
   in_ = parts[0].size(1);
   const int64_t num_panels = (out_ + kPanelColumns - 1) / kPanelColumns;
   const int64_t panel_size = in_ * kPanelColumns;
   std::shared_ptr<float[]> panels(AllocateFloats(num_panels * panel_size));
-  const auto factor = static_cast<float>(scale);
   at::parallel_for(0, num_panels, 1, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
-      float* panel = panels.get() + p * panel_size;
-      for (int64_t j = 0; j < kPanelColumns; ++j) {
-        const int64_t row = p * kPanelColumns + j;
-        const float* source = row < out_ ? rows[static_cast<size_t>(row)] : nullptr;
-        for (int64_t k = 0; k < in_; ++k) {
-          panel[k * kPanelColumns + j] = source != nullptr ? source[k] * factor : 0.0f;
-        }
-      }
+      PackPanel(parts, p * kPanelColumns, static_cast<float>(scale), panels.get() + p * panel_size);
     }
   });
   panels_ = std::move(panels);
