@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "evolora/model/kernels.h"
 
 namespace evolora {
 namespace {
@@ -49,7 +50,7 @@ class Distribution {
       : logits_(logits),
         n_(n),
         limit_(sampling.top_k > 0 ? std::min<int64_t>(sampling.top_k, n) : n),
-        largest_(*std::max_element(logits, logits + n)),
+        largest_(Kernels().max(logits, n)),
         temperature_(sampling.temperature) {}
 
   // Of all tokens that may be drawn.
@@ -111,7 +112,7 @@ absl::Status CheckSampling(const Sampling& s) {
 
 TokenId SampleToken(const float* logits, int64_t n, const Sampling& sampling, Random& random) {
   if (sampling.temperature == 0) {
-    return static_cast<TokenId>(std::max_element(logits, logits + n) - logits);
+    return static_cast<TokenId>(std::find(logits, logits + n, Kernels().max(logits, n)) - logits);
   }
   Distribution tokens(logits, n, sampling);
   double mass = tokens.TotalMass();

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 #include "ATen/ATen.h"
@@ -244,6 +245,20 @@ TEST(Kernels, RmsNormSoftmaxSiluAndRotateEqualTheirFormulas) {
     table.rotate(head.data(), cos.data(), sin.data(), 2);
     EXPECT_EQ(head, (std::vector<float>{1 * 0.5f - 3 * 2, 2 * 0.25f - 4 * 3, 3 * 0.5f + 1 * 2,
                                         4 * 0.25f + 2 * 3}));
+  });
+}
+
+TEST(Kernels, MaxIsTheGreatestValueWhereverItLies) {
+  ForEachTable([](const KernelTable& table) {
+    for (const int64_t n : {1, 7, 16, 17, 40}) {
+      std::vector<float> x = Values(n, 6);
+      for (float& value : x) value -= 10;
+      for (float& value : x) {
+        const float before = std::exchange(value, -1.5f);
+        EXPECT_EQ(table.max(x.data(), n), -1.5f) << n;
+        value = before;
+      }
+    }
   });
 }
 

@@ -92,6 +92,8 @@ struct KernelTable {
   void (*silu_mul)(const float* gate, const float* up, int64_t n, float* y);
   // In place: softmax of scale * x over n >= 1 values.
   void (*softmax)(float* x, int64_t n, float scale);
+  // The greatest of n >= 1 values, none of them NaN.
+  float (*max)(const float* x, int64_t n);
   // log(sum(exp(x))) over n >= 1 values.
   double (*log_sum_exp)(const float* x, int64_t n);
   // The panel as fp32, [depth, 32].
