@@ -5,8 +5,8 @@
 
 namespace evolora {
 
-AdaptedGroup::AdaptedGroup(std::vector<at::Tensor> weights)
-    : in_(weights.front().size(1)), weights_(std::move(weights)) {
+AdaptedGroup::AdaptedGroup(std::vector<at::Tensor> weights, Factors factors)
+    : factors_(factors), in_(weights.front().size(1)), weights_(std::move(weights)) {
   for (const at::Tensor& weight : weights_) {
     part_outs_.push_back(weight.size(0));
     weight_rows_.push_back({weight.const_data_ptr<float>(), weight.size(0)});
@@ -14,8 +14,10 @@ AdaptedGroup::AdaptedGroup(std::vector<at::Tensor> weights)
   }
 }
 
-AdaptedGroup::AdaptedGroup(std::vector<int64_t> part_outs, const CompactMatrix& compact)
-    : part_outs_(std::move(part_outs)),
+AdaptedGroup::AdaptedGroup(std::vector<int64_t> part_outs, const CompactMatrix& compact,
+                           Factors factors)
+    : factors_(factors),
+      part_outs_(std::move(part_outs)),
       in_(compact.in_features()),
       out_(compact.out_features()),
       compact_(&compact) {}
@@ -29,7 +31,7 @@ void AdaptedGroup::Add(int64_t slot, absl::Span<const PartAdapter> adapters,
     const at::Tensor weight = compact_ == nullptr ? weights_[i] : at::Tensor();
     parts.push_back({weight, part_outs_[i], adapters[i].lora, adapters[i].dropout_key});
   }
-  auto adapter = std::make_unique<LowRankGroup>(parts, in_, dropout);
+  auto adapter = std::make_unique<LowRankGroup>(parts, in_, dropout, factors_);
   adapters_[index] = adapter->rank() > 0 ? std::move(adapter) : nullptr;
 }
 
@@ -74,7 +76,7 @@ Product AdaptedGroup::Frozen(const float* x) const {
 }
 
 void AdaptedGroup::ForwardBare(const float* x, int64_t rows, float* y, GemmStore store) const {
-  SumOfProducts({Frozen(x)}, rows, out_features(), y, out_features(), store);
+  SumOfProducts({Frozen(x)}, rows, out_features(), y, out_features(), store, factors_);
 }
 
 void AdaptedGroup::Forward(const float* x, int64_t rows, float* y, GemmStore store, Kept& kept,
@@ -89,7 +91,7 @@ void AdaptedGroup::Forward(const float* x, int64_t rows, float* y, GemmStore sto
     products.back().num_rows = run.num_rows;
   });
   if (HasMagnitudes(kept)) return ForwardWithMagnitudes(x, rows, y, store, kept);
-  SumOfProducts(products, rows, out_features(), y, out_features(), store);
+  SumOfProducts(products, rows, out_features(), y, out_features(), store, factors_);
 }
 
 // What a magnitude multiplies has to stand alone first: the rows of each adapter for themselves.
@@ -106,7 +108,7 @@ void AdaptedGroup::ForwardWithMagnitudes(const float* x, int64_t rows, float* y,
     const bool scaled = adapter.has_magnitudes();
     SumOfProducts({Frozen(x + run.first_row * in), adapter.Up(kept.low.data() + offset)},
                   run.num_rows, out, (scaled ? z : y) + run.first_row * out, out,
-                  scaled ? GemmStore::kSet : store);
+                  scaled ? GemmStore::kSet : store, factors_);
     if (scaled) {
       adapter.StoreOutputs(z + run.first_row * out, run.num_rows, y + run.first_row * out, store);
     }
@@ -161,7 +163,7 @@ void AdaptedGroup::InputGradient(const float* dy, const float* d_low, int64_t ro
       products[i].num_rows = run.num_rows;
     }
   });
-  SumOfProducts(products, rows, in, dx, in, GemmStore::kSet);
+  SumOfProducts(products, rows, in, dx, in, GemmStore::kSet, factors_);
   ForRuns(kept, [&](const LowRankGroup& adapter, const AdapterRun& run, int64_t offset) {
     if (run.dropout_keys == nullptr) return;
     adapter.AddMaskedInputGradient(d_low + offset, run.num_rows, run.dropout_keys,

@@ -38,11 +38,13 @@ struct AdapterRun {
 // has the bits that it has without any other run.
 class AdaptedGroup {
  public:
-  // `weights` of the parts, [out, in], fp32, contiguous; read at every pass.
-  explicit AdaptedGroup(std::vector<at::Tensor> weights);
+  // `weights` of the parts, [out, in], fp32, contiguous; read at every pass. `factors`: of all
+  // products.
+  explicit AdaptedGroup(std::vector<at::Tensor> weights, Factors factors = Factors::kFp32);
   // Weights in few bits, stacked; it outlives the group, whose adapters have no magnitudes.
   // `part_outs`: outputs of each part.
-  AdaptedGroup(std::vector<int64_t> part_outs, const CompactMatrix& compact);
+  AdaptedGroup(std::vector<int64_t> part_outs, const CompactMatrix& compact,
+               Factors factors = Factors::kFp32);
 
   // An adapter for the parts (loras[i] of part i, null: not adapted), in a slot of its own.
   // `dropout` (null: none) and the tensors outlive its stay. REQUIRES: the slot is free.
@@ -101,6 +103,7 @@ class AdaptedGroup {
   void ForwardWithMagnitudes(const float* x, int64_t rows, float* y, GemmStore store,
                              Kept& kept) const;
 
+  Factors factors_;
   std::vector<int64_t> part_outs_;
   int64_t in_ = 0, out_ = 0;
   std::vector<at::Tensor> weights_;                      // empty beside compact_

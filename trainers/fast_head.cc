@@ -6,7 +6,6 @@
 #include "evolora/model/compact_weights.h"
 #include "log_probs.h"
 #include "norm_gradient.h"
-#include "products.h"
 
 namespace evolora {
 namespace {
@@ -21,18 +20,20 @@ int64_t NumRows(const TokenLayout& layout) {
 
 }  // namespace
 
-FastHead::FastHead(const LlamaWeights& weights, int64_t logits_per_chunk)
+FastHead::FastHead(const LlamaWeights& weights, Factors factors, int64_t logits_per_chunk)
     : vocabulary_(weights.config.vocab_size),
       width_(weights.config.hidden_size),
       compact_(weights.head.defined() ? nullptr : &weights.compact->head),
       head_VD_(weights.head),
+      factors_(factors),
       logits_per_chunk_(logits_per_chunk) {}
 
-FastHead::FastHead(const at::Tensor& head_VD, int64_t logits_per_chunk)
+FastHead::FastHead(const at::Tensor& head_VD, int64_t logits_per_chunk, Factors factors)
     : vocabulary_(head_VD.size(0)),
       width_(head_VD.size(1)),
       compact_(nullptr),
       head_VD_(head_VD),
+      factors_(factors),
       logits_per_chunk_(logits_per_chunk) {}
 
 int64_t FastHead::RowsPerChunk() const {
@@ -49,7 +50,7 @@ void FastHead::Logits(const float* hidden, int64_t rows, float* logits) const {
     head = {head_VD_.const_data_ptr<float>(), vocabulary_};
     product.weight_rows = absl::MakeConstSpan(&head, 1);
   }
-  SumOfProducts({product}, rows, vocabulary_, logits, vocabulary_, GemmStore::kSet);
+  SumOfProducts({product}, rows, vocabulary_, logits, vocabulary_, GemmStore::kSet, factors_);
 }
 
 void FastHead::HiddenGradient(const float* d_logits, int64_t rows, float* d_hidden) const {
@@ -60,7 +61,7 @@ void FastHead::HiddenGradient(const float* d_logits, int64_t rows, float* d_hidd
     product.right = head_VD_.const_data_ptr<float>();
     product.ldr = width_;
   }
-  SumOfProducts({product}, rows, width_, d_hidden, width_, GemmStore::kSet);
+  SumOfProducts({product}, rows, width_, d_hidden, width_, GemmStore::kSet, factors_);
 }
 
 void FastHead::AddHeadGradient(const float* d_logits, const float* hidden, int64_t rows) const {
@@ -72,7 +73,7 @@ void FastHead::AddHeadGradient(const float* d_logits, const float* hidden, int64
                            .depth = rows,
                            .right = hidden,
                            .ldr = width_};
-  SumOfProducts({product}, vocabulary_, width_, gradient, width_, GemmStore::kAdd);
+  SumOfProducts({product}, vocabulary_, width_, gradient, width_, GemmStore::kAdd, factors_);
 }
 
 LogitsChunk FastHead::ChunkOf(const TokenLayout& layout, int64_t begin, int64_t count,

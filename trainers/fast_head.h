@@ -9,6 +9,7 @@
 #include "evolora/model/compact_matrix.h"
 #include "evolora/model/llama_weights.h"
 #include "loss.h"
+#include "products.h"
 #include "token_layout.h"
 
 namespace evolora {
@@ -20,10 +21,12 @@ class FastHead {
 
   // The head of `weights`, which outlive the object. Of logits, no more than about
   // `logits_per_chunk` exist at once (but always those of 16 rows). A head that requires a gradient
-  // is trained, too.
-  explicit FastHead(const LlamaWeights& weights, int64_t logits_per_chunk = kLogitsPerChunk);
+  // is trained, too. `factors`: of its products.
+  explicit FastHead(const LlamaWeights& weights, Factors factors = Factors::kFp32,
+                    int64_t logits_per_chunk = kLogitsPerChunk);
   // head_VD fp32, contiguous.
-  explicit FastHead(const at::Tensor& head_VD, int64_t logits_per_chunk = kLogitsPerChunk);
+  explicit FastHead(const at::Tensor& head_VD, int64_t logits_per_chunk = kLogitsPerChunk,
+                    Factors factors = Factors::kFp32);
 
   // A micro-batch with its loss.
   struct Part {
@@ -67,6 +70,7 @@ class FastHead {
   const int64_t vocabulary_, width_;
   const CompactMatrix* compact_;  // null: head_VD_
   at::Tensor head_VD_;
+  Factors factors_;
   int64_t logits_per_chunk_;
   Buffer logits_;
   std::vector<double> log_probs_;  // of the labels of a micro-batch

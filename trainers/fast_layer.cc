@@ -55,7 +55,7 @@ void Scatter(const std::vector<int64_t>& rows, int64_t num_all, int64_t width, f
 
 }  // namespace
 
-FastLayer::FastLayer(const LlamaWeights& weights, int64_t index)
+FastLayer::FastLayer(const LlamaWeights& weights, int64_t index, Factors factors)
     : config_(weights.config),
       weights_(weights.layers[static_cast<size_t>(index)]),
       index_(index),
@@ -67,7 +67,7 @@ FastLayer::FastLayer(const LlamaWeights& weights, int64_t index)
       for (const char* name : kStageNames[static_cast<size_t>(stage)]) {
         outs.push_back(LinearShape(config_, absl::StrCat("model.layers.0.", name)).first);
       }
-      groups_.emplace_back(std::move(outs), matrix);
+      groups_.emplace_back(std::move(outs), matrix, factors);
     };
     add(Stage::kQkv, compact.qkv);
     add(Stage::kOut, compact.o);
@@ -79,10 +79,10 @@ FastLayer::FastLayer(const LlamaWeights& weights, int64_t index)
   out_ = {weights_.o};
   gate_up_ = {weights_.gate, weights_.up};
   down_ = {weights_.down};
-  groups_.emplace_back(qkv_);
-  groups_.emplace_back(out_);
-  groups_.emplace_back(gate_up_);
-  groups_.emplace_back(down_);
+  groups_.emplace_back(qkv_, factors);
+  groups_.emplace_back(out_, factors);
+  groups_.emplace_back(gate_up_, factors);
+  groups_.emplace_back(down_, factors);
 }
 
 void FastLayer::Add(int64_t slot, const LoraTensors& lora, const AdapterDropout* dropout) {

@@ -60,8 +60,8 @@ struct LayerTokens {
 class FastLayer {
  public:
   // Layer `index` of `weights`, which outlive the object. Weights that require a gradient are
-  // trained, too: norms, or all of the layer.
-  FastLayer(const LlamaWeights& weights, int64_t index);
+  // trained, too: norms, or all of the layer. `factors`: of the products of its linear layers.
+  FastLayer(const LlamaWeights& weights, int64_t index, Factors factors);
 
   // As AdaptedGroup's.
   void Add(int64_t slot, const LoraTensors& lora, const AdapterDropout* dropout);

@@ -13,14 +13,14 @@
 
 namespace evolora {
 
-FastModel::FastModel(const LlamaWeights& base)
+FastModel::FastModel(const LlamaWeights& base, Factors factors)
     : base_(base),
       config_(base.config),
-      head_(base),
+      head_(base, factors),
       scratch_(config_),
       rope_frequencies_(RopeInverseFrequencies(config_)) {
   for (int64_t i = 0; i < config_.num_layers; ++i) {
-    layers_.emplace_back(base_, i);
+    layers_.emplace_back(base_, i, factors);
   }
 }
 

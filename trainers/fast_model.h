@@ -26,8 +26,8 @@ class FastModel {
  public:
   // `base` outlives the object; its weights are read where they lie, at every pass. Where its
   // embedding, head or norms require a gradient, or all of its weights do, they are trained with
-  // the one adapter there is.
-  explicit FastModel(const LlamaWeights& base);
+  // the one adapter there is. `factors`: of the products of linear layers, adapters and head.
+  explicit FastModel(const LlamaWeights& base, Factors factors = Factors::kFp32);
 
   // Gives an adapter a slot. `lora` and `dropout` (null: none) outlive its stay.
   int64_t Add(const LoraTensors& lora, const AdapterDropout* dropout);

@@ -26,14 +26,17 @@ absl::StatusOr<TrainingPath> PathOn(c10::Device device, const LoraRecipe& recipe
   if (device.is_cuda() && path == TrainingPath::kReference) {
     return absl::InvalidArgumentError("recipe.path: reference runs on the CPU only");
   }
-  if (recipe.precision != TrainingPrecision::kFp32 && path == TrainingPath::kFast) {
+  const bool adapts_otherwise = recipe.use_dora || recipe.init_lora_weights != LoraInit::kKaiming;
+  if (recipe.precision != TrainingPrecision::kFp32 && path == TrainingPath::kFast &&
+      adapts_otherwise) {
     return absl::InvalidArgumentError(
-        "recipe.precision: the fast path computes in fp32; bf16 needs path reference or device or "
-        "a CUDA device, bf16-autocast path reference");
+        "recipe.precision: on the fast path bf16 is not computed with use_dora or another "
+        "init_lora_weights, which read the base's own numbers");
   }
-  if (recipe.precision == TrainingPrecision::kBf16Autocast && path != TrainingPath::kReference) {
+  if (recipe.precision == TrainingPrecision::kBf16Autocast && path == TrainingPath::kDevice) {
     return absl::InvalidArgumentError(
-        "recipe.precision: bf16-autocast is of the path reference; the device path has bf16");
+        "recipe.precision: bf16-autocast is of the paths fast (on the CPU) and reference; the "
+        "device path has bf16");
   }
   if (path == TrainingPath::kDevice && recipe.method == TrainingMethod::kFull) {
     return absl::UnimplementedError("recipe.method: 'full' is not computed by the device path");

@@ -74,8 +74,8 @@ void AddMagnitudeGradient(const float* dy, const float* z, const float* norms, i
 }  // namespace
 
 LowRankGroup::LowRankGroup(const std::vector<Part>& parts, int64_t in,
-                           const AdapterDropout* dropout)
-    : dropout_(dropout), in_(in) {
+                           const AdapterDropout* dropout, Factors factors)
+    : dropout_(dropout), product_factors_(factors), in_(in) {
   int64_t a_columns = 0;
   for (const Part& part : parts) AddPart(part, a_columns);
   for (const AdaptedPart& part : parts_) {
@@ -132,8 +132,7 @@ void LowRankGroup::PackA(const AdaptedPart& part) {
     const int64_t in_panel = column % kPanelColumns;
     const int64_t count = std::min(part.rank - r, kPanelColumns - in_panel);
     float* panel = a_panels_.data() + column / kPanelColumns * in_ * kPanelColumns + in_panel;
-    Kernels().transpose(a + r * in_, in_, count, in_, static_cast<float>(part.lora->scale), panel,
-                        kPanelColumns);
+    Kernels().transpose(a + r * in_, in_, count, in_, 1, panel, kPanelColumns);
     r += count;
   }
 }
@@ -200,11 +199,22 @@ const float* LowRankGroup::Masked(const AdaptedPart& part, const float* x, int64
   return room;
 }
 
+void LowRankGroup::ScaleParts(int64_t rows, float* low) const {
+  for (const AdaptedPart& part : parts_) {
+    const auto scale = static_cast<float>(part.lora->scale);
+    for (int64_t m = 0; m < rows; ++m) {
+      float* row = low + m * rank_ + part.rank_offset;
+      for (int64_t r = 0; r < part.rank; ++r) row[r] *= scale;
+    }
+  }
+}
+
 void LowRankGroup::LowRank(const float* x, int64_t rows, const uint64_t* keys, float* low,
                            Buffer& scratch) const {
   if (dropout_ == nullptr) {
     const Product down = {.left = x, .ldl = in_, .depth = in_, .right = a_panels_.data()};
-    return SumOfProducts({down}, rows, rank_, low, rank_, GemmStore::kSet);
+    SumOfProducts({down}, rows, rank_, low, rank_, GemmStore::kSet, product_factors_);
+    return ScaleParts(rows, low);
   }
   float* room = scratch.Reserve(rows * in_);
   for (const AdaptedPart& part : parts_) {
@@ -212,8 +222,10 @@ void LowRankGroup::LowRank(const float* x, int64_t rows, const uint64_t* keys, f
                           .ldl = in_,
                           .depth = in_,
                           .right = a_panels_.data() + part.a_column * in_};
-    SumOfProducts({down}, rows, part.rank, low + part.rank_offset, rank_, GemmStore::kSet);
+    SumOfProducts({down}, rows, part.rank, low + part.rank_offset, rank_, GemmStore::kSet,
+                  product_factors_);
   }
+  ScaleParts(rows, low);
 }
 
 Product LowRankGroup::Up(const float* low) const {
@@ -247,15 +259,10 @@ void LowRankGroup::LowRankGradient(const float* dy, int64_t rows, float* d_low) 
                              .depth = part.out_features(),
                              .right = part.lora->b.const_data_ptr<float>(),
                              .ldr = part.rank};
-    SumOfProducts({product}, rows, part.rank, d_low + part.rank_offset, rank_, GemmStore::kSet);
+    SumOfProducts({product}, rows, part.rank, d_low + part.rank_offset, rank_, GemmStore::kSet,
+                  product_factors_);
   }
-  for (const AdaptedPart& part : parts_) {
-    const auto scale = static_cast<float>(part.lora->scale);
-    for (int64_t m = 0; m < rows; ++m) {
-      float* row = d_low + m * rank_ + part.rank_offset;
-      for (int64_t r = 0; r < part.rank; ++r) row[r] *= scale;
-    }
-  }
+  ScaleParts(rows, d_low);
 }
 
 void LowRankGroup::AppendInputTerms(const float* d_low, std::vector<Product>& terms) const {
@@ -277,7 +284,7 @@ void LowRankGroup::AddMaskedInputGradient(const float* d_low, int64_t rows, cons
                              .depth = part.rank,
                              .right = part.lora->a.const_data_ptr<float>(),
                              .ldr = in_};
-    SumOfProducts({product}, rows, in_, values, in_, GemmStore::kSet);
+    SumOfProducts({product}, rows, in_, values, in_, GemmStore::kSet, product_factors_);
     at::parallel_for(0, rows, 8, [&](int64_t begin, int64_t end) {
       for (int64_t m = begin; m < end; ++m) {
         dropout_->AddMasked(part.dropout_key, keys[m], in_, values + m * in_, dx + m * in_);
@@ -298,12 +305,15 @@ void LowRankGroup::AddGradientA(const GradientInputs& inputs, Buffer& scratch) c
   const bool dropped = inputs.keys != nullptr;
   float* values = scratch.Reserve(rank_ * in_ + (dropped ? inputs.rows * in_ : 0));
   float* room = values + rank_ * in_;
-  if (!dropped) SumOfProducts({product(inputs.x, 0)}, rank_, in_, values, in_, GemmStore::kSet);
+  if (!dropped) {
+    SumOfProducts({product(inputs.x, 0)}, rank_, in_, values, in_, GemmStore::kSet, product_factors_);
+  }
   for (const AdaptedPart& part : parts_) {
     float* own = values + part.rank_offset * in_;
     if (dropped) {
       const float* masked = Masked(part, inputs.x, inputs.rows, inputs.keys, room);
-      SumOfProducts({product(masked, part.rank_offset)}, part.rank, in_, own, in_, GemmStore::kSet);
+      SumOfProducts({product(masked, part.rank_offset)}, part.rank, in_, own, in_, GemmStore::kSet,
+                    product_factors_);
     }
     AddScaled(own, inputs.column_scale, part.rank, in_,
               part.lora->a.grad().mutable_data_ptr<float>());
@@ -321,7 +331,7 @@ void LowRankGroup::ParameterGradients(const GradientInputs& inputs, Buffer& scra
                                .depth = inputs.rows,
                                .right = inputs.dy + part.out_offset,
                                .ldr = out_};
-    SumOfProducts({b_product}, part.rank, out, values, out, GemmStore::kSet);
+    SumOfProducts({b_product}, part.rank, out, values, out, GemmStore::kSet, product_factors_);
     float* gradient = part.lora->b.grad().mutable_data_ptr<float>();
     at::parallel_for(0, out, 256, [&](int64_t begin, int64_t end) {
       AddTransposed(values, part.rank, out, begin, end, gradient);

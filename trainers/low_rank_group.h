@@ -24,7 +24,9 @@ class LowRankGroup {
     uint64_t dropout_key = 0;          // AdapterDropout::ModuleKey
   };
   // `dropout` (null: none) outlives the group. REQUIRES: not with magnitudes.
-  LowRankGroup(const std::vector<Part>& parts, int64_t in, const AdapterDropout* dropout);
+  // `factors`: of all its products.
+  LowRankGroup(const std::vector<Part>& parts, int64_t in, const AdapterDropout* dropout,
+               Factors factors);
 
   int64_t rank() const { return rank_; }  // of all parts together; 0: nothing here is adapted
   bool has_magnitudes() const { return !factors_.empty(); }
@@ -80,14 +82,16 @@ class LowRankGroup {
   void RowNorms(const AdaptedPart& part, float* norms);
   const float* Masked(const AdaptedPart& part, const float* x, int64_t rows, const uint64_t* keys,
                       float* room) const;
+  void ScaleParts(int64_t rows, float* low) const;
   void AddGradientA(const GradientInputs& inputs, Buffer& scratch) const;
 
   const AdapterDropout* dropout_;
+  const Factors product_factors_;      // of all products
   std::vector<AdaptedPart> parts_;  // those that are adapted
   int64_t in_ = 0;
   int64_t out_ = 0;  // of all parts of the group
   int64_t rank_ = 0;
-  Buffer a_panels_;                   // of scale * A^T, [in, a_columns]
+  Buffer a_panels_;                   // of A^T, [in, a_columns]
   Buffer b_panels_;                   // of B^T, [rank, out]: each part in its own rows and columns
   std::vector<float> factors_;        // [out] m / n, 1 without magnitude; empty: no part has one
   std::vector<float> norms_;          // [out] n

@@ -14,6 +14,10 @@ struct DepthRange {
   int64_t count = 0;
 };
 
+// What both sides of a product are rounded to before they are multiplied. Products of two rounded
+// numbers are exact in fp32 and are added in fp32.
+enum class Factors { kFp32, kBf16 };
+
 // left [rows, depth] times right [depth, columns], fp32.
 struct Product {
   const float* left = nullptr;  // (m, k) at left[m * ldl + k]; transposed: left[k * ldl + m]
@@ -47,8 +51,9 @@ struct Product {
 
 // y [rows, columns] = the sum of the products, or y += it; all have y's columns, and its rows or
 // some of them. Uses all threads. Every output is summed in an order that depends on the depths of
-// the products of its row alone: not on the other rows, nor on the threads.
+// the products of its row alone: not on the other rows, nor on the threads. `factors`: of all
+// products.
 void SumOfProducts(absl::Span<const Product> products, int64_t rows, int64_t columns, float* y,
-                   int64_t ldy, GemmStore store);
+                   int64_t ldy, GemmStore store, Factors factors = Factors::kFp32);
 
 }  // namespace evolora

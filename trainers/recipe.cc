@@ -137,6 +137,14 @@ const char* InitName(LoraInit init) {
   return "kaiming";
 }
 
+WeightStorage StorageToLoad(const LoraRecipe& recipe, absl::string_view device) {
+  const bool rounds = recipe.precision != TrainingPrecision::kFp32 &&
+                      recipe.path == TrainingPath::kFast && device == "cpu" &&
+                      recipe.method == TrainingMethod::kLora;
+  const bool is_wide = recipe.base_weights == WeightStorage::kFp32;
+  return rounds && is_wide ? WeightStorage::kBf16 : recipe.base_weights;
+}
+
 const char* PrecisionName(TrainingPrecision precision) {
   switch (precision) {
     case TrainingPrecision::kFp32:

@@ -173,7 +173,8 @@ class Walk {
   // Of the base as it lies in memory, and of its copy in few bits when it is not loaded so.
   int64_t BaseBytes() const {
     const LlamaConfig& c = job_.base->config;
-    const WeightStorage storage = job_.recipe.base_weights;
+    const WeightStorage storage =
+        path_ == TrainingPath::kFast ? StorageToLoad(job_.recipe, "cpu") : job_.recipe.base_weights;
     int64_t floats = 0;
     for (const NamedShape& entry : TensorShapes(c)) {
       const bool is_matrix = entry.shape.size() == 2;
@@ -262,6 +263,8 @@ double MeasureGflops(const TrainingJob& job, const Clock& clock) {
   const int64_t rows = std::min<int64_t>(job.recipe.tokens_per_micro_batch, 2048);
   const int64_t depth = config.hidden_size, columns = 2 * config.intermediate_size;
   const double flops = 2.0 * static_cast<double>(rows * depth) * static_cast<double>(columns);
+  const bool is_fp32 = job.recipe.precision == TrainingPrecision::kFp32;
+  const Factors factors = is_fp32 ? Factors::kFp32 : Factors::kBf16;
   Buffer x, panels, y;
   std::fill_n(x.Reserve(rows * depth), rows * depth, 0.5f);
   const int64_t panel_size = (columns + kPanelColumns - 1) / kPanelColumns * kPanelColumns * depth;
@@ -274,7 +277,7 @@ double MeasureGflops(const TrainingJob& job, const Clock& clock) {
   for (int run = 0; run < 4; ++run) {
     const double started = clock.MonotonicSeconds();
     for (int64_t i = 0; i < repeats; ++i) {
-      SumOfProducts({product}, rows, columns, y.data(), columns, GemmStore::kSet);
+      SumOfProducts({product}, rows, columns, y.data(), columns, GemmStore::kSet, factors);
     }
     const double seconds = clock.MonotonicSeconds() - started;
     if (run > 0 && seconds > 0) {

@@ -38,10 +38,13 @@ absl::Status TrainingRun::Start() {
 absl::Status TrainingRun::MakeCompact() {
   const WeightStorage wanted = job_.recipe.base_weights;
   if (job_.base->compact != nullptr) {
-    if (job_.base->compact->storage == wanted) return absl::OkStatus();
+    const WeightStorage loaded = job_.base->compact->storage;
+    if (loaded == wanted || loaded == StorageToLoad(job_.recipe, options_.device)) {
+      return absl::OkStatus();
+    }
     return absl::InvalidArgumentError(
         absl::StrCat("recipe.base_weights: ", WeightStorageName(wanted),
-                     ", the base was loaded as ", WeightStorageName(job_.base->compact->storage)));
+                     ", the base was loaded as ", WeightStorageName(loaded)));
   }
   if (wanted != WeightStorage::kFp32) compact_.emplace(CompactCopy(*job_.base, wanted));
   return absl::OkStatus();
@@ -78,7 +81,8 @@ absl::Status TrainingRun::MakeAdapterStart() {
   ASSIGN_OR_RETURN(AdapterParameters parameters,
                    AdapterParameters::Create(base(), job_.recipe, init));
   flat_ = &parameters_.emplace(std::move(parameters));
-  const bool on_host = job_.recipe.path == TrainingPath::kReference;
+  const bool on_host = job_.recipe.path == TrainingPath::kReference ||
+                       (job_.recipe.path == TrainingPath::kFast && options_.device == "cpu");
   if (job_.recipe.precision == TrainingPrecision::kBf16 && on_host) {
     RoundToBf16(parameters_->value);
   }

@@ -148,6 +148,35 @@ void CompactMatrix::WidenTransposed(int64_t first_in, int64_t count, int64_t fir
   }
 }
 
+void CompactMatrix::PairsTransposed(int64_t first_in, int64_t count, int64_t first_out,
+                                    uint16_t* panel) const {
+  if (storage_ == WeightStorage::kBf16) {
+    const auto* rows = reinterpret_cast<const uint16_t*>(Block(first_out, first_in));
+    return Kernels().transpose_pairs(
+        rows, row_bytes_ / 2, std::min(kPanelColumns, out_ - first_out), (count + 1) / 2, panel);
+  }
+  for (int64_t k = 0; k < count; k += kBlock) {
+    alignas(64) float wide[kBlock * kPanelColumns];
+    const int64_t part = std::min(kBlock, count - k);
+    WidenTransposed(first_in + k, part, first_out, wide);
+    Kernels().round_pairs(wide, kPanelColumns, part, kPanelColumns, panel + k * kPanelColumns);
+  }
+}
+
+void CompactMatrix::PairsPanel(int64_t first_out, int64_t count, int64_t first_in,
+                               uint16_t* panel) const {
+  if (storage_ == WeightStorage::kBf16) {
+    const auto* rows = reinterpret_cast<const uint16_t*>(Block(first_out, first_in));
+    return Kernels().join_pairs(rows, row_bytes_ / 2, count, panel);
+  }
+  for (int64_t k = 0; k < count; k += kBlock) {
+    alignas(64) float wide[kBlock * kPanelColumns];
+    const int64_t part = std::min(kBlock, count - k);
+    WidenPanel(first_out + k, part, first_in, wide);
+    Kernels().round_pairs(wide, kPanelColumns, part, kPanelColumns, panel + k * kPanelColumns);
+  }
+}
+
 void CompactMatrix::WidenRow(int64_t row, float* values) const {
   for (int64_t k = 0; k < in_; k += kBlock) {
     alignas(64) float block[kBlock];

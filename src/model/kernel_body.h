@@ -151,9 +151,10 @@ __attribute__((always_inline)) inline void AddTermOfAnyKind(const GemmTerm& term
   AddTerm<kRows, kVectors, false, false>(term, first_row, panel, ldp, sums);
 }
 
-template <int kRows, int kVectors>
-__attribute__((always_inline)) inline void GemmBlock(const GemmArgs& args, int64_t first_row) {
-  Sums<kRows, kVectors> sums;
+// Of GemmArgs or PairGemmArgs.
+template <int kRows, int kVectors, typename Args>
+__attribute__((always_inline)) inline void ClearSums(const Args& args, int64_t first_row,
+                                                     Sums<kRows, kVectors>& sums) {
   for (int i = 0; i < kRows; ++i) {
     for (int v = 0; v < kVectors; ++v) {
       sums[i][v] = Lanes{};
@@ -161,9 +162,11 @@ __attribute__((always_inline)) inline void GemmBlock(const GemmArgs& args, int64
       __builtin_prefetch(args.y + (first_row + i) * args.ldy + v * kLanes, 1);
     }
   }
-  for (int64_t t = 0; t < args.num_terms; ++t) {
-    AddTermOfAnyKind<kRows, kVectors>(args.terms[t], first_row, sums);
-  }
+}
+
+template <int kRows, int kVectors, typename Args>
+__attribute__((always_inline)) inline void StoreSums(const Args& args, int64_t first_row,
+                                                     const Sums<kRows, kVectors>& sums) {
   const bool add = args.store == GemmStore::kAdd;
   for (int i = 0; i < kRows; ++i) {
     float* y = args.y + (first_row + i) * args.ldy;
@@ -180,9 +183,21 @@ __attribute__((always_inline)) inline void GemmBlock(const GemmArgs& args, int64
   }
 }
 
-// Runs the block of exactly `rows` <= kRows rows.
 template <int kRows, int kVectors>
-__attribute__((always_inline)) inline void GemmTail(const GemmArgs& args, int64_t first_row,
+__attribute__((always_inline)) inline void GemmBlock(const GemmArgs& args, int64_t first_row) {
+  Sums<kRows, kVectors> sums;
+  ClearSums<kRows, kVectors>(args, first_row, sums);
+  for (int64_t t = 0; t < args.num_terms; ++t) {
+    AddTermOfAnyKind<kRows, kVectors>(args.terms[t], first_row, sums);
+  }
+  StoreSums<kRows, kVectors>(args, first_row, sums);
+}
+
+#include "kernel_pairs_body.h"
+
+// Runs the block of exactly `rows` <= kRows rows.
+template <int kRows, int kVectors, typename Args>
+__attribute__((always_inline)) inline void GemmTail(const Args& args, int64_t first_row,
                                                     int64_t rows) {
   if (rows == kRows) return GemmBlock<kRows, kVectors>(args, first_row);
   if constexpr (kRows > 1) GemmTail<kRows - 1, kVectors>(args, first_row, rows);
@@ -194,8 +209,8 @@ inline int64_t RowsOfBlock(int64_t left) {
   return left < 2 * EVOLORA_GEMM_ROWS ? (left + 1) / 2 : EVOLORA_GEMM_ROWS;
 }
 
-template <int kVectors>
-void GemmRows(const GemmArgs& args) {
+template <int kVectors, typename Args>
+void GemmRows(const Args& args) {
   int64_t row = 0;
   while (row < args.rows) {
     const int64_t take = RowsOfBlock(args.rows - row);
@@ -205,6 +220,10 @@ void GemmRows(const GemmArgs& args) {
 }
 
 void Gemm(const GemmArgs& args) {
+  return args.columns > kLanes ? GemmRows<2>(args) : GemmRows<1>(args);
+}
+
+void GemmPairs(const PairGemmArgs& args) {
   return args.columns > kLanes ? GemmRows<2>(args) : GemmRows<1>(args);
 }
 
@@ -292,6 +311,7 @@ double LogSumExp(const float* x, int64_t n) {
 #include "kernel_backward_body.h"
 #include "kernel_compact_body.h"
 #include "kernel_transpose_body.h"
+#include "kernel_word_pairs_body.h"
 
 }  // namespace
 
@@ -315,6 +335,11 @@ const KernelTable EVOLORA_KERNEL_TABLE = {EVOLORA_KERNEL_NAME,
                                           Transpose,
                                           WidenBf16Blocks,
                                           WidenInt8Blocks,
-                                          WidenQ4Blocks};
+                                          WidenQ4Blocks,
+                                          GemmPairs,
+                                          RoundBf16,
+                                          RoundPairs,
+                                          JoinPairs,
+                                          TransposePairs};
 
 }  // namespace evolora

@@ -1,10 +1,18 @@
 // Transposing blocks of a matrix: a part of kernel_body.h, inside its unnamed namespace.
 
-// dst[k * ldd + j] = factor * src[j * lds + k] of a block that fills no square.
+// dst[k * ldd + j] = factor * src[j * lds + k] of a block that fills no square. Without kScaled
+// bits go over as they are: any 32-bit words.
+template <bool kScaled>
 inline void TransposeAny(const float* src, int64_t lds, int64_t rows, int64_t depth, float factor,
                          float* dst, int64_t ldd) {
   for (int64_t j = 0; j < rows; ++j) {
-    for (int64_t k = 0; k < depth; ++k) dst[k * ldd + j] = factor * src[j * lds + k];
+    for (int64_t k = 0; k < depth; ++k) {
+      if constexpr (kScaled) {
+        dst[k * ldd + j] = factor * src[j * lds + k];
+      } else {
+        __builtin_memcpy(dst + k * ldd + j, src + j * lds + k, sizeof(float));
+      }
+    }
   }
 }
 
@@ -13,10 +21,14 @@ inline void TransposeAny(const float* src, int64_t lds, int64_t rows, int64_t de
 constexpr int64_t kSquare = 16;
 
 // Pairs of rows, pairs of pairs, then the 4 x 4 blocks of 4 values change places in two steps.
+template <bool kScaled>
 inline void TransposeSquare(const float* src, int64_t lds, float factor, float* dst, int64_t ldd) {
   __m512 r[16], t[16];
-  const __m512 f = _mm512_set1_ps(factor);
-  for (int i = 0; i < 16; ++i) r[i] = _mm512_mul_ps(_mm512_loadu_ps(src + i * lds), f);
+  [[maybe_unused]] const __m512 f = _mm512_set1_ps(factor);
+  for (int i = 0; i < 16; ++i) {
+    r[i] = _mm512_loadu_ps(src + i * lds);
+    if constexpr (kScaled) r[i] = _mm512_mul_ps(r[i], f);
+  }
   for (int i = 0; i < 16; i += 2) {
     t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
     t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
@@ -53,10 +65,14 @@ inline void TransposeSquare(const float* src, int64_t lds, float factor, float* 
 constexpr int64_t kSquare = 8;
 
 // Pairs of rows, pairs of pairs, then halves.
+template <bool kScaled>
 inline void TransposeSquare(const float* src, int64_t lds, float factor, float* dst, int64_t ldd) {
   __m256 r[8], t[8];
-  const __m256 f = _mm256_set1_ps(factor);
-  for (int i = 0; i < 8; ++i) r[i] = _mm256_mul_ps(_mm256_loadu_ps(src + i * lds), f);
+  [[maybe_unused]] const __m256 f = _mm256_set1_ps(factor);
+  for (int i = 0; i < 8; ++i) {
+    r[i] = _mm256_loadu_ps(src + i * lds);
+    if constexpr (kScaled) r[i] = _mm256_mul_ps(r[i], f);
+  }
   for (int i = 0; i < 8; i += 2) {
     t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
     t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
@@ -77,23 +93,30 @@ inline void TransposeSquare(const float* src, int64_t lds, float factor, float* 
 
 constexpr int64_t kSquare = 16;
 
+template <bool kScaled>
 inline void TransposeSquare(const float* src, int64_t lds, float factor, float* dst, int64_t ldd) {
-  TransposeAny(src, lds, kSquare, kSquare, factor, dst, ldd);
+  TransposeAny<kScaled>(src, lds, kSquare, kSquare, factor, dst, ldd);
 }
 
 #endif
 
-void Transpose(const float* src, int64_t lds, int64_t rows, int64_t depth, float factor, float* dst,
-               int64_t ldd) {
+template <bool kScaled>
+void TransposeWords(const float* src, int64_t lds, int64_t rows, int64_t depth, float factor,
+                    float* dst, int64_t ldd) {
   // All rows of a few columns after another: the writes stay in few pages.
   const int64_t square_rows = rows / kSquare * kSquare;
   int64_t k = 0;
   for (; k + kSquare <= depth; k += kSquare) {
     for (int64_t j = 0; j < square_rows; j += kSquare) {
-      TransposeSquare(src + j * lds + k, lds, factor, dst + k * ldd + j, ldd);
+      TransposeSquare<kScaled>(src + j * lds + k, lds, factor, dst + k * ldd + j, ldd);
     }
-    TransposeAny(src + square_rows * lds + k, lds, rows - square_rows, kSquare, factor,
-                 dst + k * ldd + square_rows, ldd);
+    TransposeAny<kScaled>(src + square_rows * lds + k, lds, rows - square_rows, kSquare, factor,
+                          dst + k * ldd + square_rows, ldd);
   }
-  TransposeAny(src + k, lds, rows, depth - k, factor, dst + k * ldd, ldd);
+  TransposeAny<kScaled>(src + k, lds, rows, depth - k, factor, dst + k * ldd, ldd);
+}
+
+void Transpose(const float* src, int64_t lds, int64_t rows, int64_t depth, float factor, float* dst,
+               int64_t ldd) {
+  TransposeWords<true>(src, lds, rows, depth, factor, dst, ldd);
 }

@@ -156,7 +156,8 @@ TEST(DeviceTraining, RefusesWhatNoDeviceRuns) {
   TrainingJob job = DeviceJob();
   EXPECT_THAT(Train(job, {.device = "tpu"}),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("device 'tpu'")));
-  job.recipe.precision = TrainingPrecision::kBf16;
+  job.recipe.path = TrainingPath::kDevice;
+  job.recipe.precision = TrainingPrecision::kBf16Autocast;
   EXPECT_THAT(Train(job), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("precision")));
 }
 

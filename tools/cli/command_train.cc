@@ -49,8 +49,9 @@ struct LoadedJob {
 absl::StatusOr<LoadedJob> LoadJob(const GlobalOptions& global, const TrainCommand& command) {
   LoadedJob loaded;
   ASSIGN_OR_RETURN(const LoraRecipe recipe, ReadRecipe(command.files));
-  ASSIGN_OR_RETURN(const LoadedBase base, LoadStoredBase(PosixFileSystem(), global.home,
-                                                         command.base, recipe.base_weights));
+  ASSIGN_OR_RETURN(const LoadedBase base,
+                   LoadStoredBase(PosixFileSystem(), global.home, command.base,
+                                  StorageToLoad(recipe, command.device)));
   ASSIGN_OR_RETURN(loaded.checked, BuildJob(base, command.files, recipe));
   if (recipe.method == TrainingMethod::kFull) {
     ASSIGN_OR_RETURN(loaded.folder, PrepareFolder(global.home, base, loaded.checked.warnings));

@@ -64,10 +64,11 @@ absl::StatusOr<CheckedJob> BuildJob(const LoadedBase& base, const JobFiles& file
 }
 
 static void WarnOfRecipe(const LoraRecipe& recipe, std::vector<std::string>& warnings) {
-  if (recipe.precision != TrainingPrecision::kFp32 && recipe.path == TrainingPath::kReference) {
-    warnings.push_back(absl::StrCat("recipe.precision: bf16 by ", Bf16Units(), " on this CPU",
-                                    Bf16Units() == "emulation" ? ", slower than fp32" : "",
-                                    "; the fast path, which is fp32, may still be faster"));
+  if (recipe.precision != TrainingPrecision::kFp32 && recipe.path != TrainingPath::kDevice) {
+    const bool has_no_kernel = recipe.path == TrainingPath::kFast && Bf16Units() == "amx";
+    const absl::string_view units = has_no_kernel ? "avx512_bf16" : Bf16Units();
+    warnings.push_back(absl::StrCat("recipe.precision: this CPU computes bf16 by ", units,
+                                    units == "emulation" ? ", slower than fp32" : ""));
   }
   if (!recipe.modules_to_save.empty()) {
     warnings.push_back(

@@ -42,6 +42,10 @@ class CompactMatrix {
   //   W: outputs [first_out, first_out + count) by inputs [first_in, first_in + 32); behind the
   //   last input stand finite numbers
   void WidenPanel(int64_t first_out, int64_t count, int64_t first_in, float* panel) const;
+  // The same two as panels of pairs (kernels.h), rounded to bf16, which kBf16's values are. An odd
+  // count is filled up with finite numbers.
+  void PairsTransposed(int64_t first_in, int64_t count, int64_t first_out, uint16_t* panel) const;
+  void PairsPanel(int64_t first_out, int64_t count, int64_t first_in, uint16_t* panel) const;
 
  private:
   const uint8_t* Block(int64_t row, int64_t first_in) const {

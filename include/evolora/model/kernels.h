@@ -8,7 +8,8 @@ namespace evolora {
 // (kernel_body.h) and chosen at run time. Each function treats rows independently and adds in one
 // fixed order, so the result of a row depends neither on the other rows of a call nor on how rows
 // are split over calls and threads. With FMA (AVX2 and AVX-512 tables, equal to each other bit for
-// bit) the last bits differ from the generic table's.
+// bit) the last bits differ from the generic table's. Of gemm_pairs, the table for AVX512-BF16
+// differs from all others: its instruction takes subnormal numbers for zeros.
 //
 // Panel: columns of a matrix [depth, 32], row-major: what PackedMatrix and KvCache store.
 constexpr int64_t kPanelColumns = 32;
@@ -41,6 +42,25 @@ struct GemmArgs {
   float* y = nullptr;  // row stride ldy
   int64_t ldy = 0;
   int64_t columns = 0;  // <= 32; the panels' further columns are computed and dropped
+  GemmStore store = GemmStore::kSet;
+};
+
+// Products of bf16 factors. A panel of pairs [ceil(depth / 2), 32, 2]: value i of pair k of column
+// j is weight[2 k + i][j]; behind an odd depth stand finite numbers, zeros behind x's.
+struct PairTerm {
+  const uint16_t* x = nullptr;  // [rows, 2 pairs], row stride ldx, even
+  int64_t ldx = 0;
+  const uint16_t* panel = nullptr;
+  int64_t pairs = 0;
+};
+// As GemmArgs; sums are fp32.
+struct PairGemmArgs {
+  const PairTerm* terms = nullptr;
+  int64_t num_terms = 1;
+  int64_t rows = 0;
+  float* y = nullptr;  // row stride ldy
+  int64_t ldy = 0;
+  int64_t columns = 0;  // <= 32
   GemmStore store = GemmStore::kSet;
 };
 
@@ -131,6 +151,21 @@ struct KernelTable {
   void (*widen_bf16_blocks)(const uint8_t* first, int64_t step, int64_t count, float* out);
   void (*widen_int8_blocks)(const uint8_t* first, int64_t step, int64_t count, float* out);
   void (*widen_q4_blocks)(const uint8_t* first, int64_t step, int64_t count, float* out);
+
+  // Each output is one sum, over the terms in order and each one's pairs in ascending order.
+  void (*gemm_pairs)(const PairGemmArgs& args);
+  // To the nearest bf16 values, ties to even. The same bits from every table, as the following.
+  void (*round_bf16)(const float* x, int64_t n, uint16_t* y);
+  // Rows [depth, columns <= 32] with stride ld as a panel of pairs, rounded; zeros behind the last
+  // column and an odd depth.
+  void (*round_pairs)(const float* rows, int64_t ld, int64_t depth, int64_t columns,
+                      uint16_t* panel);
+  // bf16 rows [depth, 32] with stride ld as a panel of pairs; zeros behind an odd depth.
+  void (*join_pairs)(const uint16_t* rows, int64_t ld, int64_t depth, uint16_t* panel);
+  // bf16 rows [count <= 32, 2 pairs] with stride ld, even, as the columns of a panel of pairs;
+  // zeros behind the last.
+  void (*transpose_pairs)(const uint16_t* rows, int64_t ld, int64_t count, int64_t pairs,
+                          uint16_t* panel);
 };
 
 // The best table this CPU runs. Thread-safe.
@@ -138,7 +173,7 @@ const KernelTable& Kernels();
 
 // All tables this CPU runs, generic first: for tests.
 struct KernelTableList {
-  const KernelTable* tables[3];
+  const KernelTable* tables[4];
   int count;
 };
 KernelTableList RunnableKernels();

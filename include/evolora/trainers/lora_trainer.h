@@ -93,7 +93,8 @@ LintLimits LimitsOf(const TrainingJob& job);
 absl::Status CheckTrainingDevice(absl::string_view device);
 
 // What this CPU multiplies bf16 numbers with, probed as the program runs: "amx", "avx512_bf16" or
-// "emulation": fp32 units and rounding, the same conventions and slower than fp32.
+// "emulation": fp32 units and rounding, the same conventions and slower than fp32. The fast path
+// needs avx512_bf16, which CPUs with amx have, too.
 absl::string_view Bf16Units();
 
 // Trains one LoRA adapter for recipe.objective: gradients by recipe.path, AdamW.
@@ -107,7 +108,7 @@ absl::string_view Bf16Units();
 // Writes:   only `work_dir`/checkpoint.h5 and the files of `metrics_dir`, through `fs` (temp file,
 //           fsync, rename). Resumed or not, the metrics hold every step once.
 // Device:   options.device. On CUDA recipe.path kFast means kDevice; kReference runs on the CPU
-//           only. Precisions but kFp32 need the reference or the device path (recipe.h).
+//           only. What precisions mean on each path: recipe.h.
 // Errors:   InvalidArgument    bad recipe, rows that fail LintTrainingRows, a target that matches
 //                              nothing, `init` that does not fit, a row without what the
 //                              objective needs

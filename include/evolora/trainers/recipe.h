@@ -34,13 +34,18 @@ enum class TrainingPath { kFast, kReference, kDevice };
 // Numbers of the base, of activations and of adapters; losses, norms of the gradient and learning
 // rates are fp32 or wider in all.
 //   kFp32           as PEFT in fp32, step by step
-//   kBf16Autocast   as PEFT under torch.autocast(bfloat16) beside a base loaded in bf16, on the CPU
-//                   by the reference path: base, activations and logits are bf16; RMSNorm, the
-//                   softmax of attention and the loss compute in fp32 and round; each product of a
-//                   linear layer or an adapter's A or B takes bf16 factors, adds in fp32 and
-//                   rounds; adapters, their gradients and moments are fp32
-//   kBf16           on the CPU, by the reference path: so, and adapters, gradients and moments are
-//                   rounded to bf16 after every step too, as PEFT keeps them with
+//   kBf16Autocast   on the CPU. Reference path: as PEFT under torch.autocast(bfloat16) beside a
+//   base
+//                   loaded in bf16: base, activations and logits are bf16; RMSNorm, the softmax of
+//                   attention and the loss compute in fp32 and round; each product of a linear
+//                   layer or an adapter's A or B takes bf16 factors, adds in fp32 and rounds;
+//                   adapters, their gradients and moments are fp32. Fast path: the base is bf16,
+//                   and the products of linear layers, A, B and head take bf16 factors, forward and
+//                   backward, for the gradients of A and B, too; their sums and all that is between
+//                   them (residual stream, norms, attention, logits) stay fp32, so that it rounds
+//                   where the reference rounds before a product and not after it
+//   kBf16           on the CPU, by both paths: so, and adapters, gradients and moments are rounded
+//                   to bf16 after every step too, as PEFT keeps them with
 //                   autocast_adapter_dtype=False. On the device path: base and activations rounded
 //                   to bf16, sums in fp32, adapters and moments fp32
 enum class TrainingPrecision { kFp32, kBf16Autocast, kBf16 };
@@ -132,6 +137,10 @@ Json RecipeToJson(const LoraRecipe& recipe);
 // The greatest rank that a module of the adapter can have which a run with this recipe gives.
 // REQUIRES: the method kLora.
 int64_t GreatestRank(const LoraRecipe& recipe);
+
+// How the base of a run on `device` (as in TrainOptions) is best loaded: as base_weights says, and
+// as kBf16 in place of kFp32 where the fast path would round it so.
+WeightStorage StorageToLoad(const LoraRecipe& recipe, absl::string_view device);
 
 // Learning rate of optimiser step `step` (from 0) of `total_steps`, as Hugging Face's schedules
 // give it: with warm-up, step 0 runs at rate 0.

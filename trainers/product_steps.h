@@ -1,0 +1,73 @@
+#pragma once
+
+#include <cstdint>
+
+#include "absl/container/inlined_vector.h"
+#include "absl/types/span.h"
+#include "products.h"
+
+namespace evolora {
+
+// How SumOfProducts cuts its work.
+
+// Most of the depth that is worked on at once. A panel of it has 192 KiB, in the second-level
+// cache; the left side of a longer one (the gradient of logits) is read once, not once for each
+// panel.
+constexpr int64_t kDepthBlock = 1536;
+static_assert(kDepthBlock % kCompactBlock == 0);
+// Most of the depth of products with rows of their own that joins a step over all rows.
+constexpr int64_t kOwnDepthBlock = 512;
+static_assert(kOwnDepthBlock % kCompactBlock == 0);
+
+// One panel of y for some rows.
+struct Tile {
+  int64_t first_row;
+  int64_t rows;
+  int64_t panel;
+  int64_t columns;
+};
+
+// The tiles of a result y [rows, columns].
+struct Tiling {
+  int64_t rows;
+  int64_t columns;
+  int64_t num_panels;
+  int64_t rows_per_tile;
+  int64_t num_cuts;
+
+  int64_t size() const { return num_panels * num_cuts; }
+  Tile At(int64_t i) const;
+};
+
+// All rows in one tile, unless there are too few panels to keep the threads equally busy.
+Tiling MakeTiling(int64_t rows, int64_t columns);
+
+// A part of a product's depth; begins at an even place.
+struct Slice {
+  const Product* product;
+  DepthRange depth;
+};
+
+// Slices whose products are added before the sum is stored.
+struct Step {
+  absl::InlinedVector<Slice, 4> slices;
+  int64_t depth = 0;  // of the slices, each rounded up to an even number
+};
+using Steps = absl::InlinedVector<Step, 2>;
+
+// Cuts the product into even slices no deeper than `most`.
+void AppendProduct(const Product& product, int64_t most, Steps& steps);
+
+inline bool IsOfAllRows(const Product& product) { return product.num_rows == Product::kAllRows; }
+
+// Neighbouring rows with the same products. The first of their own steps joins the last step over
+// all rows, the others follow it.
+struct Band {
+  int64_t first_row;
+  int64_t end_row;
+  Steps own;
+};
+
+absl::InlinedVector<Band, 1> MakeBands(absl::Span<const Product> products, int64_t rows);
+
+}  // namespace evolora
