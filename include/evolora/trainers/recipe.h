@@ -35,15 +35,14 @@ enum class TrainingPath { kFast, kReference, kDevice };
 // rates are fp32 or wider in all.
 //   kFp32           as PEFT in fp32, step by step
 //   kBf16Autocast   on the CPU. Reference path: as PEFT under torch.autocast(bfloat16) beside a
-//   base
-//                   loaded in bf16: base, activations and logits are bf16; RMSNorm, the softmax of
-//                   attention and the loss compute in fp32 and round; each product of a linear
-//                   layer or an adapter's A or B takes bf16 factors, adds in fp32 and rounds;
-//                   adapters, their gradients and moments are fp32. Fast path: the base is bf16,
-//                   and the products of linear layers, A, B and head take bf16 factors, forward and
-//                   backward, for the gradients of A and B, too; their sums and all that is between
-//                   them (residual stream, norms, attention, logits) stay fp32, so that it rounds
-//                   where the reference rounds before a product and not after it
+//                   base loaded in bf16: base, activations and logits are bf16; RMSNorm, the
+//                   softmax of attention and the loss compute in fp32 and round; each product of a
+//                   linear layer or an adapter's A or B takes bf16 factors, adds in fp32 and
+//                   rounds; adapters, their gradients and moments are fp32. Fast path: the base is
+//                   bf16, and the products of linear layers, A, B and head take bf16 factors,
+//                   forward and backward, for the gradients of A and B, too; their sums and all
+//                   that is between them (residual stream, norms, attention, logits) stay fp32, so
+//                   that it rounds where the reference rounds before a product and not after it
 //   kBf16           on the CPU, by both paths: so, and adapters, gradients and moments are rounded
 //                   to bf16 after every step too, as PEFT keeps them with
 //                   autocast_adapter_dtype=False. On the device path: base and activations rounded
