@@ -227,12 +227,13 @@ TEST_F(CudaPathTest, RanksSumTensorsOnTheirDevices) {
   });
 }
 
-// Heads that flash attention takes: several to a key head, with and without windows.
+// Heads that flash attention takes: several to a key head, with and without windows. (A window of
+// one token leaves no gradient of queries and keys to compare.)
 std::vector<Case> FlashCases() {
   std::vector<Case> cases;
   for (const int64_t width : {8, 64, 128}) {
     for (const int64_t key_heads : {1, 2, 6}) {
-      for (const int64_t window : {0, 1, 5}) {
+      for (const int64_t window : {0, 2, 5}) {
         Case c = ArchitectureCases().front();
         c.name = absl::StrCat("heads of ", width, ", ", key_heads, " key heads, window ", window);
         c.config.head_dim = width;
