@@ -151,6 +151,18 @@ TEST_F(CudaPathTest, AReplayedGraphGivesTheNumbersOfItsKernelsOneByOne) {
   }
 }
 
+// LibTorch takes no pool of memory again whose graphs are all gone, and has to be told of a
+// recording that failed.
+TEST_F(CudaPathTest, RecordsAgainWhenAllGraphsAreGone) {
+  const DeviceStream stream(device_);
+  const std::unique_ptr<GraphRecorder> recorder = MakeCudaGraphRecorder(device_);
+  const at::Tensor x = at::zeros({4}, at::device(device_));
+  for (int i = 0; i < 3; ++i) recorder->Record([&] { x.add_(1); })->Replay();
+  EXPECT_THROW(recorder->Record([&] { x.cpu(); }), c10::Error);  // may not wait
+  recorder->Record([&] { x.add_(1); })->Replay();
+  EXPECT_TRUE(x.cpu().eq(4).all().item<bool>());
+}
+
 // While it lives, LibTorch throws where the host would wait for a device.
 class NoWaiting {
  public:
