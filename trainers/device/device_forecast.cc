@@ -16,7 +16,8 @@ namespace evolora {
 namespace {
 
 constexpr int64_t kFp32 = 4;
-constexpr int64_t kFlashRows = 128;  // of a block of flash attention's backward pass
+constexpr int64_t kFlashRows = 128;        // of a block of flash attention's backward pass
+constexpr int64_t kMultiprocessors = 132;  // of an H100; fewer need less
 
 class DeviceSum {
  public:
@@ -157,12 +158,19 @@ class DeviceSum {
     return bytes;
   }
 
-  // Flash attention adds up the gradients of queries in fp32, those of keys by query head.
+  // Flash attention adds up the gradients of queries in fp32, those of keys by query head. To add
+  // in one order, it keeps the queries' once for each share of the multiprocessors that works on a
+  // row's head; heads are rounded up to the widths it is compiled for.
   int64_t PackedMoment() const {
     const int64_t p = s_.keys > 0 ? s_.keys : s_.tokens;
     int64_t values = s_.tokens * heads() + 2 * p * keys() + (s_.keys > 0 ? 2 * p * keys() : 0);
     if (c_.num_kv_heads < c_.num_heads) values += 2 * p * heads();
-    return values * bytes_ + (s_.tokens + kFlashRows * s_.rows) * (heads() + c_.num_heads) * kFp32;
+    const int64_t tasks = s_.rows * c_.num_heads;
+    const int64_t shares = (kMultiprocessors + tasks - 1) / tasks;
+    const int64_t unit = c_.head_dim <= 128 ? 32 : 64;
+    const int64_t width = (c_.head_dim + unit - 1) / unit * unit;
+    return values * bytes_ +
+           (s_.tokens + kFlashRows * s_.rows) * c_.num_heads * (shares * width + 1) * kFp32;
   }
 
   int64_t PlainMoment() const {
