@@ -53,6 +53,8 @@ main() {
   mkdir -p build/logs
   check_device
   nvcc=$(find_nvcc) || die "no nvcc: install the CUDA 13 toolkit, or put its bin folder in PATH"
+  "$nvcc" --version | grep -q 'release 13\.' ||
+    die "$nvcc is not of CUDA 13, for which LibTorch's wheel is built"
   tools/setup.sh
   step "cuda libraries" install_cuda_wheels
   step "build" build "$nvcc"

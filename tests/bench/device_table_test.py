@@ -28,13 +28,19 @@ PRETENDER = textwrap.dedent("""\
     """)
 
 
-def table_of(*arguments: str) -> list[str]:
+def run_table(*arguments: str) -> subprocess.CompletedProcess[str]:
     with tempfile.TemporaryDirectory() as folder:
         program = pathlib.Path(folder) / "program"
         program.write_text(PRETENDER.format(python=sys.executable))
         program.chmod(0o755)
-        run = subprocess.run([sys.executable, TABLE, "--program", program, *arguments],
-                             capture_output=True, text=True, check=True)
+        return subprocess.run([sys.executable, TABLE, "--program", program, *arguments],
+                              capture_output=True, text=True, check=False)
+
+
+def table_of(*arguments: str, status: int = 0) -> list[str]:
+    run = run_table(*arguments)
+    if run.returncode != status:
+        raise AssertionError(f"ends with {run.returncode}, not {status}: {run.stderr}")
     return [line for line in run.stdout.splitlines() if line.startswith("| ")]
 
 
@@ -48,11 +54,21 @@ class DeviceTableTest(unittest.TestCase):
                      "| 500 (2.00x), 2.0 GiB, 4096 at once | not installed |")
 
     def test_what_does_not_fit_or_fails_says_so(self) -> None:
-        rows = table_of("--models", "big,broken,x", "--lengths", "512", "--tokens", "4096")
+        rows = table_of("--models", "big,broken,x", "--lengths", "512", "--tokens", "4096",
+                        status=1)
         self.assertEqual(rows[1], "| big | 512 | out of memory | out of memory | not installed |")
         self.assertEqual(rows[2], "| broken | 512 | failed | failed | not installed |")
         self.assertEqual(
             rows[3], "| x | 512 | 1,000, 2.0 GiB | 500 (2.00x), 2.0 GiB | not installed |")
+
+    def test_a_model_too_large_is_no_failure(self) -> None:
+        rows = table_of("--models", "big", "--lengths", "512", "--tokens", "4096")
+        self.assertEqual(rows[1], "| big | 512 | out of memory | out of memory | not installed |")
+
+    def test_a_failure_is_named_at_the_end(self) -> None:
+        run = run_table("--models", "broken", "--lengths", "512", "--tokens", "4096")
+        self.assertEqual(run.stderr.splitlines()[-1],
+                         "device_table: evolora's own benchmark failed")
 
     def test_rows_longer_than_a_step_are_left_out(self) -> None:
         self.assertEqual(len(table_of("--models", "x", "--lengths", "8192", "--tokens", "4096")), 1)

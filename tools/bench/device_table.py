@@ -7,7 +7,7 @@ Usage: device_table.py --program device_benchmark [--peers VENV] [--models 8b,4b
 
 Each engine runs in a process of its own with the largest share of a step at once that fits into
 memory: all of it, or half as often as needed. Without --peers, or where Liger is not installed
-there, its column says so.
+there, its column says so. Ends with 1 when evolora's own program fails.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import subprocess
 import sys
 
 PEER = pathlib.Path(__file__).resolve().parent / "peers/peft_device.py"
+FAILED = "failed"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,7 @@ def measure(engine: Engine, model: str, length: int, args: argparse.Namespace) -
             return json.loads(last_line(run.stdout))
         if "out of memory" not in run.stderr:
             print(f"device_table: {' '.join(argv)}\n{run.stderr}", file=sys.stderr)
-            return "failed"
+            return FAILED
         micro_batch //= 2
         if micro_batch < length:
             return "out of memory"
@@ -93,17 +94,19 @@ def device_name(device: str) -> str:
     return run.stdout.strip() or f"an unknown device ({device})"
 
 
-def rows(engines: list[Engine], args: argparse.Namespace) -> list[str]:
-    table = []
+def rows(engines: list[Engine], args: argparse.Namespace) -> tuple[list[str], bool]:
+    """The table's lines, and whether evolora itself failed in one of them."""
+    table, failed = [], False
     for model in args.models.split(","):
         for length in (int(text) for text in args.lengths.split(",")):
             if length > args.tokens:
                 continue
             results = [measure(engine, model, length, args) for engine in engines]
+            failed |= FAILED in results[:2]
             cells = [cell(result, results[0]) for result in results]
             table.append(f"| {model} | {length} | {' | '.join(cells)} |")
             print(table[-1], file=sys.stderr)
-    return table
+    return table, failed
 
 
 def main() -> None:
@@ -119,15 +122,18 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path)
     args = parser.parse_args()
     engines = find_engines(args.program, args.peers)
+    table, failed = rows(engines, args)
     text = "\n".join([
         f"Tokens a second on {device_name(args.device)}; {args.tokens} tokens a step, bf16 base, "
         "LoRA of rank 16 on every linear layer, with CUDA graphs unless it says otherwise; in "
         "brackets how many times evolora's rate is that one's.", "",
         f"| model | row | {' | '.join(engine.name for engine in engines)} |",
-        f"|---|---{'|---' * len(engines)}|", *rows(engines, args), ""])
+        f"|---|---{'|---' * len(engines)}|", *table, ""])
     if args.out:
         args.out.write_text(text)
     print(text)
+    if failed:
+        sys.exit("device_table: evolora's own benchmark failed")
 
 
 if __name__ == "__main__":
