@@ -1,5 +1,8 @@
 #include "device/device_math.h"
 
+#include <cstring>
+
+#include "ATen/Context.h"
 #include "c10/core/Stream.h"
 #include "c10/core/impl/VirtualGuardImpl.h"
 #include "c10/util/Exception.h"
@@ -8,6 +11,10 @@ namespace evolora {
 namespace {
 
 void Check(KernelError error, const char* kernel) {
+  // Of a first launch, which brings the kernel's code onto the device.
+  if (error != nullptr && std::strcmp(error, "out of memory") == 0) {
+    C10_THROW_ERROR(OutOfMemoryError, error);
+  }
   TORCH_CHECK(error == nullptr, kernel, ": ", error);
 }
 
@@ -19,6 +26,8 @@ const float* ConstFloats(const at::Tensor& tensor) { return tensor.const_data_pt
 DeviceMath::DeviceMath(at::Device device, at::ScalarType dtype)
     : device_(device), dtype_(dtype), kernels_(device.is_cuda() ? CudaKernels() : &HostKernels()) {
   TORCH_CHECK(kernels_ != nullptr, "no kernels for ", device);
+  // An environment variable of NVIDIA's containers turns it on: fp32 would be TF32 there.
+  if (device.is_cuda()) at::globalContext().setAllowTF32CuBLAS(false);
 }
 
 void* DeviceMath::stream() const {

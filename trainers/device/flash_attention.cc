@@ -1,3 +1,4 @@
+#include <mutex>
 #include <optional>
 #include <tuple>
 
@@ -11,11 +12,13 @@ namespace {
 constexpr int64_t kFlashMaxWidth = 192;  // backward: above it not every GPU from Ampere on
 
 // Flash attention's gradient is added up in any order unless LibTorch is told otherwise, which it
-// is only for the life of this object: elsewhere it would refuse or fill what we overwrite.
+// is only for the life of this object: elsewhere it would refuse or fill what we overwrite. The
+// setting is the process's: one object at a time.
 class FixedOrder {
  public:
   FixedOrder()
-      : context_(at::globalContext()),
+      : alone_(Mutex()),
+        context_(at::globalContext()),
         was_fixed_(context_.deterministicAlgorithms()),
         was_warning_(context_.deterministicAlgorithmsWarnOnly()),
         was_filling_(context_.deterministicFillUninitializedMemory()) {
@@ -30,6 +33,12 @@ class FixedOrder {
   FixedOrder& operator=(const FixedOrder&) = delete;
 
  private:
+  static std::mutex& Mutex() {
+    static std::mutex mutex;
+    return mutex;
+  }
+
+  const std::lock_guard<std::mutex> alone_;
   at::Context& context_;
   bool was_fixed_, was_warning_, was_filling_;
 };

@@ -23,8 +23,11 @@ class C10dNcclSum : public NcclSum {
   C10dNcclSum(const c10::intrusive_ptr<c10d::Store>& store, int rank, int size,
               milliseconds timeout)
       : rank_(rank), size_(size), timeout_(timeout) {
-    // A lost rank is this class's error to tell: its own watchdog would end the process.
-    setenv("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0", /*overwrite=*/0);
+    // A lost rank is this class's error to tell: c10d's own threads would end the process.
+    for (const char* name : {"TORCH_NCCL_ASYNC_ERROR_HANDLING", "TORCH_NCCL_ENABLE_MONITORING",
+                             "TORCH_NCCL_DUMP_ON_TIMEOUT"}) {
+      setenv(name, "0", /*overwrite=*/0);
+    }
     const auto options = c10d::ProcessGroupNCCL::Options::create();
     options->timeout = timeout;
     backend_ = c10::make_intrusive<c10d::ProcessGroupNCCL>(
