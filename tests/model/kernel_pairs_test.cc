@@ -6,13 +6,16 @@
 
 #include "ATen/ATen.h"
 #include "c10/util/BFloat16.h"
-#include "evolora/core/random.h"
 #include "evolora/model/compact_matrix.h"
 #include "evolora/model/kernels.h"
 #include "gtest/gtest.h"
+#include "model/kernel_tables.h"
 
 namespace evolora {
 namespace {
+
+using testing::ForEachTable;
+using testing::Values;
 
 uint16_t Bits(float value) { return c10::BFloat16(value).x; }
 
@@ -23,26 +26,10 @@ double Wide(uint16_t bits) {
   return static_cast<double>(value);
 }
 
-std::vector<float> Values(int64_t count, uint64_t seed) {
-  Random random(seed);
-  std::vector<float> values(static_cast<size_t>(count));
-  for (float& value : values) value = static_cast<float>((random.NextDouble() - 0.5) * 2);
-  return values;
-}
-
 std::vector<uint16_t> RoundedValues(int64_t count, uint64_t seed) {
   std::vector<uint16_t> rounded;
   for (const float value : Values(count, seed)) rounded.push_back(Bits(value));
   return rounded;
-}
-
-template <typename Body>
-void ForEachTable(const Body& body) {
-  const KernelTableList list = RunnableKernels();
-  for (int i = 0; i < list.count; ++i) {
-    SCOPED_TRACE(list.tables[i]->name);
-    body(*list.tables[i]);
-  }
 }
 
 // Row k of a panel's columns is weight[k], 32 wide.
