@@ -1,6 +1,7 @@
 #include "attention.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 
 #include "ATen/Parallel.h"
@@ -30,11 +31,18 @@ Attention::Attention(const LlamaConfig& config, absl::Span<const AttentionRow> r
   }
 }
 
+// A block late in a row sees many keys, an early one few: each thread takes the next task when it
+// is free, from the end.
 void Attention::Run(int64_t layer, const float* q, int64_t ldq, float* out, int64_t ldo) const {
-  at::parallel_for(0, static_cast<int64_t>(tasks_.size()), 1, [&](int64_t begin, int64_t end) {
+  const auto count = static_cast<int64_t>(tasks_.size());
+  std::atomic<int64_t> left{count};
+  const int64_t workers = std::min<int64_t>(count, at::get_num_threads());
+  at::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
     Work work;
-    for (int64_t i = begin; i < end; ++i) {
-      RunTask(tasks_[static_cast<size_t>(i)], layer, q, ldq, out, ldo, work);
+    for (int64_t worker = begin; worker < end; ++worker) {
+      for (int64_t i = --left; i >= 0; i = --left) {
+        RunTask(tasks_[static_cast<size_t>(i)], layer, q, ldq, out, ldo, work);
+      }
     }
   });
 }
