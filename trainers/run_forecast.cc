@@ -134,7 +134,9 @@ class Walk {
 
   StepSize AddPacked(const std::vector<int64_t>& step_rows) {
     StepSize computed;
+    AddTails(step_rows);
     for (const TokenLayout& layout : Layouts(step_rows)) {
+      if (layout.predicting.empty()) continue;
       const auto tokens = static_cast<int64_t>(layout.ids.size());
       const auto predicting = static_cast<int64_t>(layout.predicting.size());
       const auto longest = std::max_element(layout.positions.begin(), layout.positions.end());
@@ -147,6 +149,16 @@ class Walk {
       if (path_ == TrainingPath::kDevice) AddShape(layout);
     }
     return computed;
+  }
+
+  void AddTails(const std::vector<int64_t>& step_rows) {
+    const int64_t group = loss_->sequences_per_row();
+    for (const int64_t i : step_rows) {
+      for (int64_t s = i * group; s < (i + 1) * group; ++s) {
+        const TrainingRow& row = loss_->sequences()[static_cast<size_t>(s)];
+        out_.tail_tokens += static_cast<int64_t>(row.ids.size()) - TaughtLength(row);
+      }
+    }
   }
 
   void AddShape(const TokenLayout& layout) {
@@ -249,7 +261,7 @@ double RunForecast::padding_share() const {
 }
 
 int64_t RunForecast::shared_prefix_tokens() const {
-  return std::max<int64_t>(0, tokens - computed_tokens);
+  return std::max<int64_t>(0, tokens - tail_tokens - computed_tokens);
 }
 
 absl::StatusOr<RunForecast> ForecastRun(const TrainingJob& job, const ForecastOptions& options) {

@@ -7,19 +7,22 @@
 namespace evolora {
 namespace {
 
-int64_t Length(const TrainingRow& row) { return static_cast<int64_t>(row.ids.size()); }
-
-int64_t CommonPrefix(const TrainingRow& a, const TrainingRow& b) {
-  const auto [in_a, in_b] = std::mismatch(a.ids.begin(), a.ids.end(), b.ids.begin(), b.ids.end());
-  return in_a - a.ids.begin();
+// The tokens of a row that are computed.
+absl::Span<const TokenId> TaughtIds(const TrainingRow& row) {
+  return absl::MakeConstSpan(row.ids).first(static_cast<size_t>(TaughtLength(row)));
 }
 
-// Rows in lexicographic order of their ids: a row's longest common prefix with any earlier row is
-// the one with the row before it. Equal rows keep their order.
+int64_t CommonPrefix(const TrainingRow& a, const TrainingRow& b) {
+  const auto in_a = TaughtIds(a), in_b = TaughtIds(b);
+  return std::mismatch(in_a.begin(), in_a.end(), in_b.begin(), in_b.end()).first - in_a.begin();
+}
+
+// Rows in lexicographic order of their taught ids: a row's longest common prefix with any earlier
+// row is the one with the row before it. Equal rows keep their order.
 std::vector<int64_t> Sorted(absl::Span<const TrainingRow> rows, absl::Span<const int64_t> indices) {
   std::vector<int64_t> sorted(indices.begin(), indices.end());
   std::stable_sort(sorted.begin(), sorted.end(), [&](int64_t x, int64_t y) {
-    return rows[static_cast<size_t>(x)].ids < rows[static_cast<size_t>(y)].ids;
+    return TaughtIds(rows[static_cast<size_t>(x)]) < TaughtIds(rows[static_cast<size_t>(y)]);
   });
   return sorted;
 }
@@ -31,7 +34,7 @@ class Builder {
 
   // Segments for the tokens from `depth` on of the sorted rows, which are equal up to there.
   void Add(absl::Span<const int64_t> sorted, int64_t depth, int64_t parent) {
-    while (!sorted.empty() && Length(Row(sorted.front())) <= depth) sorted.remove_prefix(1);
+    while (!sorted.empty() && TaughtLength(Row(sorted.front())) <= depth) sorted.remove_prefix(1);
     while (!sorted.empty()) {
       const auto same = static_cast<size_t>(
           std::find_if(sorted.begin(), sorted.end(),
@@ -69,7 +72,7 @@ class Builder {
     // A row that is the beginning of all others parts from none of them.
     absl::Span<const int64_t> parting = sorted;
     int64_t end = CommonPrefix(Row(parting.front()), Row(parting.back()));
-    while (parting.size() > 1 && end == Length(Row(parting.front()))) {
+    while (parting.size() > 1 && end == TaughtLength(Row(parting.front()))) {
       parting.remove_prefix(1);
       end = CommonPrefix(Row(parting.front()), Row(parting.back()));
     }
@@ -94,8 +97,8 @@ class Builder {
     const std::vector<TokenId>& labels = Row(i).labels;
     const auto first = labels.begin() + 1;
     const auto teaches = [](TokenId id) { return id != kIgnoreLabel; };
-    int64_t ordinal = std::count_if(first, first + std::min(begin, Length(Row(i)) - 1), teaches);
-    for (int64_t t = begin; t < std::min(end, Length(Row(i)) - 1); ++t) {
+    int64_t ordinal = std::count_if(first, first + std::min(begin, TaughtLength(Row(i))), teaches);
+    for (int64_t t = begin; t < std::min(end, TaughtLength(Row(i))); ++t) {
       const TokenId id = labels[static_cast<size_t>(t + 1)];
       if (teaches(id)) labels_.emplace_back(t + shift, id, TokenLayout::Label{i, ordinal++});
     }
@@ -107,6 +110,13 @@ class Builder {
 };
 
 }  // namespace
+
+int64_t TaughtLength(const TrainingRow& row) {
+  for (auto t = static_cast<int64_t>(row.labels.size()) - 1; t > 0; --t) {
+    if (row.labels[static_cast<size_t>(t)] != kIgnoreLabel) return t;
+  }
+  return 0;
+}
 
 TokenLayout LayOutTokens(absl::Span<const TrainingRow> rows, absl::Span<const int64_t> indices,
                          bool share_prefixes) {
@@ -157,7 +167,7 @@ std::vector<std::vector<int64_t>> PackedMicroBatches(absl::Span<const TrainingRo
       int64_t fresh = 0;
       for (int64_t i = first; i < first + group_size; ++i) {
         const TrainingRow& row = rows[static_cast<size_t>(i)];
-        fresh += Length(row);
+        fresh += TaughtLength(row);
         if (share_prefixes && previous >= 0)
           fresh -= CommonPrefix(rows[static_cast<size_t>(previous)], row);
         previous = i;

@@ -9,10 +9,14 @@
 
 namespace evolora {
 
-// The tokens of a micro-batch, packed without padding: a forest of segments. Rows that begin with
-// the same tokens share the segments of their common prefix, so that those tokens are computed
-// once; a token sees the segments above its own and the earlier tokens of its own. A row of its own
-// is one segment.
+// How many tokens of a row stand before its last label: those behind them bear on no loss and no
+// gradient. 0: no label is predicted.
+int64_t TaughtLength(const TrainingRow& row);
+
+// The tokens of a micro-batch, packed without padding: a forest of segments. A row here is its
+// first TaughtLength tokens. Rows that begin with the same tokens share the segments of their
+// common prefix, so that those tokens are computed once; a token sees the segments above its own
+// and the earlier tokens of its own. A row of its own is one segment.
 struct TokenLayout {
   struct Segment {
     int64_t parent = -1;  // index of an earlier segment, -1 = the start of rows
@@ -53,9 +57,9 @@ TokenLayout LayOutTokens(absl::Span<const TrainingRow> rows, absl::Span<const in
 TokenLayout JoinLayouts(absl::Span<const TokenLayout* const> layouts);
 
 // Cuts one optimiser step's rows into micro-batches of at most `max_tokens` tokens, shared prefixes
-// counted once. Rows with a common prefix stand together. A single longer row is a batch of its
-// own. Without `share_prefixes` every token counts.
-// With group_size G, step_rows[i] stands for the G rows from step_rows[i] * G on, which stay in one
+// counted once, those behind a row's last label not. Rows with a common prefix stand together. A
+// single longer row is a batch of its own. Without `share_prefixes` every token counts. With
+// group_size G, step_rows[i] stands for the G rows from step_rows[i] * G on, which stay in one
 // batch; the batches hold indices of `rows`.
 std::vector<std::vector<int64_t>> PackedMicroBatches(absl::Span<const TrainingRow> rows,
                                                      absl::Span<const int64_t> step_rows,

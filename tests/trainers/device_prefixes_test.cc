@@ -190,7 +190,8 @@ class DeviceMicroBatchesTest : public ::testing::Test {
     const LlamaConfig config = testing::SmallConfig();
     const std::vector<TokenId> prefix = testing::RandomIds(config, 400, 1);
     for (uint64_t i = 0; i < 32; ++i) {
-      rows_.push_back(testing::RandomRow(config, 440, 10 + i, prefix));
+      // 440 tokens and a last one that is predicted alone.
+      rows_.push_back(testing::RandomRow(config, 441, 10 + i, prefix));
       // Tails part at once.
       rows_.back().ids[400] = static_cast<TokenId>(i);
       step_.push_back(static_cast<int64_t>(i));

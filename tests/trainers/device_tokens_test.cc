@@ -20,12 +20,12 @@ std::vector<T> Values(const at::Tensor& tensor) {
   return {data, data + tensor.numel()};
 }
 
-// Rows of 3 and 2 tokens; the second and third of the first row and the second of the second one
-// are to be predicted.
+// Rows of 3 and 2 tokens and one more that is predicted alone. The first and the third predict in
+// the first row, the second in the second one.
 TokenLayout TwoRows() {
   static const std::vector<TrainingRow> rows = {
-      {.ids = {5, 6, 7}, .labels = {kIgnoreLabel, 6, 7}},
-      {.ids = {8, 9}, .labels = {8, 9}},
+      {.ids = {5, 6, 7, 3}, .labels = {kIgnoreLabel, 6, kIgnoreLabel, 3}},
+      {.ids = {8, 9, 4}, .labels = {8, kIgnoreLabel, 4}},
   };
   return LayOutTokens(rows, {0, 1}, /*share_prefixes=*/false);
 }
@@ -51,14 +51,14 @@ TEST_F(TokenUploadTest, WithoutPaddingHasTheLayoutsArrays) {
   EXPECT_THAT(Values<int32_t>(tokens.ids), ElementsAre(5, 6, 7, 8, 9));
   EXPECT_THAT(Values<int32_t>(tokens.positions), ElementsAre(0, 1, 2, 0, 1));
   EXPECT_THAT(Values<int32_t>(tokens.row_begin), ElementsAre(0, 3, 5));
-  EXPECT_THAT(Values<int64_t>(tokens.predicting), ElementsAre(0, 1, 3));
+  EXPECT_THAT(Values<int64_t>(tokens.predicting), ElementsAre(0, 2, 4));
   EXPECT_THAT(Values<int32_t>(tokens.first_target), ElementsAre(0, 1, 2, 3));
-  EXPECT_THAT(Values<int32_t>(tokens.target_ids), ElementsAre(6, 7, 9));
+  EXPECT_THAT(Values<int32_t>(tokens.target_ids), ElementsAre(6, 3, 4));
   EXPECT_THAT(Values<int32_t>(tokens.target_counts), ElementsAre(1, 1, 1));
   EXPECT_THAT(Values<float>(tokens.factor), ElementsAre(0.5f));
   EXPECT_THAT(Values<int64_t>(tokens.dropout_keys), ElementsAre(11, 12, 13, 14, 15));
-  EXPECT_THAT(Values<int64_t>(tokens.predicting_keys), ElementsAre(11, 12, 14));
-  EXPECT_THAT(Values<int32_t>(tokens.places_of_predicting.first), ElementsAre(0, 1, 2, 2, 3, 3));
+  EXPECT_THAT(Values<int64_t>(tokens.predicting_keys), ElementsAre(11, 13, 15));
+  EXPECT_THAT(Values<int32_t>(tokens.places_of_predicting.first), ElementsAre(0, 1, 1, 2, 2, 3));
   EXPECT_THAT(Values<int32_t>(tokens.places_of_predicting.places), ElementsAre(0, 1, 2));
   EXPECT_THAT(Values<int64_t>(tokens.key_tokens), ElementsAre(0, 1, 2, 3, 4, 5));
   EXPECT_THAT(Values<int64_t>(tokens.own_of_place), ElementsAre(0, 1, 2, 3, 4, 5));
@@ -73,12 +73,12 @@ TEST_F(TokenUploadTest, PaddingIsRowsThatPredictNothing) {
   EXPECT_THAT(Values<int32_t>(tokens.ids), ElementsAre(5, 6, 7, 8, 9, 0, 0, 0, 0));
   EXPECT_THAT(Values<int32_t>(tokens.positions), ElementsAre(0, 1, 2, 0, 1, 0, 1, 2, 0));
   EXPECT_THAT(Values<int32_t>(tokens.row_begin), ElementsAre(0, 3, 5, 8, 9, 9, 9));
-  // The last token of a row predicts nothing.
-  EXPECT_THAT(Values<int64_t>(tokens.predicting), ElementsAre(0, 1, 3, 4, 4));
+  // Rows of the head without a target; no place of token 4 leads to them.
+  EXPECT_THAT(Values<int64_t>(tokens.predicting), ElementsAre(0, 2, 4, 4, 4));
   EXPECT_THAT(Values<int32_t>(tokens.first_target), ElementsAre(0, 1, 2, 3, 3, 3));
   EXPECT_THAT(Values<int32_t>(tokens.target_counts), ElementsAre(1, 1, 1, 0));
   EXPECT_THAT(Values<int32_t>(tokens.places_of_predicting.first),
-              ElementsAre(0, 1, 2, 2, 3, 3, 3, 3, 3, 3));
+              ElementsAre(0, 1, 1, 2, 2, 3, 3, 3, 3, 3));
   EXPECT_THAT(Values<int64_t>(tokens.key_tokens),
               ElementsAre(0, 1, 2, 3, 4, 9, 5, 6, 7, 8, 9, 9, 9, 9, 9, 9, 9, 9));
 }
@@ -107,11 +107,13 @@ TEST_F(TokenUploadTest, BatchesOfAShapeLieAtOnePlace) {
   EXPECT_EQ(upload.TokensOf(large).target_ids.const_data_ptr(), place);
 }
 
-// 1 2 3, then 4 5 or 6; and 1 2 7. Segments: 1 2 | 3 | 4 5 | 6 | 7.
+// 1 2 3, then 4 5 or 6; and 1 2 7; each goes on with 8, which is predicted alone. Segments:
+// 1 2 | 3 | 4 5 | 6 | 7.
 TokenLayout Tree() {
-  static const std::vector<TrainingRow> rows = {{.ids = {1, 2, 3, 4, 5}, .labels = {1, 2, 3, 4, 5}},
-                                                {.ids = {1, 2, 3, 6}, .labels = {1, 2, 3, 6}},
-                                                {.ids = {1, 2, 7}, .labels = {1, 2, 7}}};
+  static const std::vector<TrainingRow> rows = {
+      {.ids = {1, 2, 3, 4, 5, 8}, .labels = {1, 2, 3, 4, 5, 8}},
+      {.ids = {1, 2, 3, 6, 8}, .labels = {1, 2, 3, 6, 8}},
+      {.ids = {1, 2, 7, 8}, .labels = {1, 2, 7, 8}}};
   return LayOutTokens(rows, {0, 1, 2});
 }
 
@@ -132,7 +134,7 @@ TEST_F(TreeUploadTest, ARowSeesItsPath) {
   EXPECT_EQ(
       shape,
       (BatchShape{
-          .tokens = 7, .rows = 5, .longest_row = 5, .keys = 17, .predicting = 4, .targets = 6}));
+          .tokens = 7, .rows = 5, .longest_row = 5, .keys = 17, .predicting = 7, .targets = 9}));
   const DeviceTokens tokens = MoveTree(head, shape);
   EXPECT_THAT(Values<int32_t>(tokens.ids), ElementsAre(1, 2, 3, 4, 5, 6, 7));
   EXPECT_THAT(Values<int32_t>(tokens.positions), ElementsAre(0, 1, 2, 3, 4, 3, 2));
@@ -145,15 +147,15 @@ TEST_F(TreeUploadTest, ARowSeesItsPath) {
   EXPECT_THAT(Values<int32_t>(tokens.places_of_keys.places),
               ElementsAre(0, 2, 5, 10, 14, 1, 3, 6, 11, 15, 4, 7, 12, 8, 9, 13, 16));
   // Of 3 labels "2" one target; of the token behind, two.
-  EXPECT_THAT(Values<int32_t>(tokens.target_ids), ElementsAre(2, 3, 7, 4, 6, 5));
-  EXPECT_THAT(Values<int32_t>(tokens.target_counts), ElementsAre(3, 2, 1, 1, 1, 1));
-  EXPECT_THAT(Values<int32_t>(tokens.first_target), ElementsAre(0, 1, 3, 5, 6));
+  EXPECT_THAT(Values<int32_t>(tokens.target_ids), ElementsAre(2, 3, 7, 4, 6, 5, 8, 8, 8));
+  EXPECT_THAT(Values<int32_t>(tokens.target_counts), ElementsAre(3, 2, 1, 1, 1, 1, 1, 1, 1));
+  EXPECT_THAT(Values<int32_t>(tokens.first_target), ElementsAre(0, 1, 3, 5, 6, 7, 8, 9));
 }
 
 TEST_F(TreeUploadTest, PaddingSeesItself) {
   const HeadRows head = RowsByToken(Tree());
   const BatchShape shape = {
-      .tokens = 9, .rows = 8, .longest_row = 5, .keys = 24, .predicting = 4, .targets = 6};
+      .tokens = 9, .rows = 8, .longest_row = 5, .keys = 24, .predicting = 7, .targets = 9};
   const DeviceTokens tokens = MoveTree(head, shape);
   EXPECT_THAT(Values<int32_t>(tokens.row_begin), ElementsAre(0, 2, 3, 5, 6, 7, 9, 9, 9));
   EXPECT_THAT(Values<int32_t>(tokens.key_begin), ElementsAre(0, 2, 5, 10, 14, 17, 19, 19, 19));
@@ -177,14 +179,14 @@ TEST_F(TreeUploadTest, AGridHasTheOwnTokensOfEachRowOnce) {
 
 TEST_F(TreeUploadTest, ByLabelATokenStandsOnceForEachOfThem) {
   const HeadRows head = RowsByLabel(Tree());
-  EXPECT_THAT(head.tokens, ElementsAre(0, 1, 2, 3, 0, 1, 2, 0, 1));
-  EXPECT_THAT(head.ids, ElementsAre(2, 3, 4, 5, 2, 3, 6, 2, 7));
-  EXPECT_EQ(head.labels[5], (TokenLayout::Label{1, 1}));
+  EXPECT_THAT(head.tokens, ElementsAre(0, 1, 2, 3, 4, 0, 1, 2, 5, 0, 1, 6));
+  EXPECT_THAT(head.ids, ElementsAre(2, 3, 4, 5, 8, 2, 3, 6, 8, 2, 7, 8));
+  EXPECT_EQ(head.labels[6], (TokenLayout::Label{1, 1}));
   const DeviceTokens tokens = MoveTree(head, ShapeOf(Tree(), head));
   EXPECT_THAT(Values<int32_t>(tokens.places_of_predicting.first),
-              ElementsAre(0, 3, 6, 8, 9, 9, 9, 9));
+              ElementsAre(0, 3, 6, 8, 9, 10, 11, 12));
   EXPECT_THAT(Values<int32_t>(tokens.places_of_predicting.places),
-              ElementsAre(0, 4, 7, 1, 5, 8, 2, 6, 3));
+              ElementsAre(0, 5, 9, 1, 6, 10, 2, 7, 3, 4, 8, 11));
 }
 
 TEST(RowsByLabel, CopiesOfARowComeOneAfterTheOther) {

@@ -119,7 +119,7 @@ TEST(ForecastRun, SaysWhatPackingAndSharingSave) {
   job.base = testing::RandomWeights(testing::SmallConfig(), 7);
   const auto add = [&](std::vector<TokenId> ids) { job.rows.push_back({ids, ids}); };
   add({1, 2, 3, 4});
-  add({1, 2, 3, 5});
+  add({1, 2, 6, 5});
   add({1, 2});
   job.recipe.rank = 2;
   job.recipe.epochs = 1;
@@ -131,17 +131,19 @@ TEST(ForecastRun, SaysWhatPackingAndSharingSave) {
   EXPECT_EQ(fast.tokens, 10);
   EXPECT_EQ(fast.padded_tokens, 12);
   EXPECT_DOUBLE_EQ(fast.padding_share(), 1 - 10.0 / 12);
-  EXPECT_EQ(fast.computed_tokens, 5);  // 1 2 3, then 4 and 5
-  EXPECT_EQ(fast.shared_prefix_tokens(), 5);
+  EXPECT_EQ(fast.computed_tokens, 4);  // 1 2, then 3 and 6: what follows is predicted alone
+  EXPECT_EQ(fast.tail_tokens, 3);
+  EXPECT_EQ(fast.shared_prefix_tokens(), 3);
   EXPECT_EQ(fast.num_micro_batches, 1);
 
   ASSERT_OK_AND_ASSIGN(const RunForecast cuda, ForecastRun(job, {.device = "cuda"}));
-  EXPECT_EQ(cuda.computed_tokens, 5);
+  EXPECT_EQ(cuda.computed_tokens, 4);
   EXPECT_THAT(cuda.memory_basis, HasSubstr("on the device the driver's context"));
 
   job.recipe.tokens_per_micro_batch = 1;  // each row alone: nothing to share
   ASSERT_OK_AND_ASSIGN(const RunForecast alone, ForecastRun(job));
-  EXPECT_EQ(alone.computed_tokens, 10);
+  EXPECT_EQ(alone.computed_tokens, 7);
+  EXPECT_EQ(alone.shared_prefix_tokens(), 0);
   EXPECT_EQ(alone.num_micro_batches, 3);
   EXPECT_LT(alone.memory.arena, fast.memory.arena);
 
@@ -150,6 +152,7 @@ TEST(ForecastRun, SaysWhatPackingAndSharingSave) {
   ASSERT_OK_AND_ASSIGN(const RunForecast padded, ForecastRun(job));
   EXPECT_EQ(padded.computed_tokens, 12);
   EXPECT_EQ(padded.shared_prefix_tokens(), 0);
+  EXPECT_EQ(padded.tail_tokens, 0);
   EXPECT_EQ(padded.memory.packed, 0);
   EXPECT_THAT(padded.memory_basis, HasSubstr("reference path's activations are not counted"));
 }

@@ -1,5 +1,6 @@
 #include "token_layout.h"
 
+#include <algorithm>
 #include <numeric>
 #include <vector>
 
@@ -11,10 +12,16 @@ namespace {
 
 using ::testing::ElementsAre;
 
-TrainingRow Row(std::vector<TokenId> ids, size_t first_label = 1) {
+TrainingRow Labelled(std::vector<TokenId> ids, size_t first_label) {
   TrainingRow row{.ids = ids, .labels = ids};
   for (size_t t = 0; t < first_label; ++t) row.labels[t] = kIgnoreLabel;
   return row;
+}
+
+// A row of which `ids` are computed: its last token is predicted alone.
+TrainingRow Row(std::vector<TokenId> ids) {
+  ids.push_back(99);
+  return Labelled(ids, 1);
 }
 
 std::vector<int64_t> All(const std::vector<TrainingRow>& rows) {
@@ -71,9 +78,9 @@ TEST(LayOutTokens, PrefixesBranchAtSeveralDepths) {
 }
 
 TEST(LayOutTokens, ASharedTokenPredictsWhatEachOfItsRowsLabels) {
-  const TokenLayout layout =
-      LayOut({Row({1, 2, 3}, 2), Row({1, 2, 4}, 1), Row({1, 2, 3}, 1), Row({1, 2}, 2)});
-  EXPECT_THAT(layout.ids, ElementsAre(1, 2, 3, 4));
+  const TokenLayout layout = LayOut({Labelled({1, 2, 3}, 2), Labelled({1, 2, 4}, 1),
+                                     Labelled({1, 2, 3}, 1), Labelled({1, 2}, 2)});
+  EXPECT_THAT(layout.ids, ElementsAre(1, 2));
   EXPECT_THAT(layout.predicting, ElementsAre(0, 1));
   ASSERT_EQ(layout.targets.size(), 3u);
   EXPECT_EQ(layout.targets[0].id, 2);
@@ -82,6 +89,32 @@ TEST(LayOutTokens, ASharedTokenPredictsWhatEachOfItsRowsLabels) {
   EXPECT_EQ(layout.targets[1].count, 2);
   EXPECT_EQ(layout.targets[2].id, 4);
   EXPECT_EQ(layout.targets[2].row, 1);
+}
+
+TEST(LayOutTokens, TokensBehindTheLastLabelAreLeftOut) {
+  TrainingRow early = Labelled({1, 2, 3, 4, 5, 6}, 2);
+  std::fill(early.labels.begin() + 4, early.labels.end(), kIgnoreLabel);
+  TrainingRow silent = Labelled({1, 2, 3}, 3), only_first = silent;
+  only_first.labels[0] = 1;  // what no token predicts
+  EXPECT_EQ(TaughtLength(early), 3);
+  EXPECT_EQ(TaughtLength(silent), 0);
+  EXPECT_EQ(TaughtLength(only_first), 0);
+  for (const bool share : {true, false}) {
+    const TokenLayout layout = LayOut({silent, early, only_first}, share);
+    EXPECT_THAT(layout.ids, ElementsAre(1, 2, 3));
+    EXPECT_THAT(layout.predicting, ElementsAre(1, 2));
+    EXPECT_THAT(layout.tree_begin, ElementsAre(0, 1));
+    EXPECT_TRUE(LayOut({silent}, share).ids.empty());
+  }
+}
+
+TEST(LayOutTokens, RowsThatPartBehindTheirLastLabelsAreOne) {
+  TrainingRow a = Labelled({1, 2, 3, 4}, 2), b = Labelled({1, 2, 3, 5}, 2);
+  a.labels[3] = b.labels[3] = kIgnoreLabel;
+  const TokenLayout layout = LayOut({a, b});
+  EXPECT_THAT(layout.ids, ElementsAre(1, 2));
+  ASSERT_EQ(layout.targets.size(), 1u);
+  EXPECT_EQ(layout.targets[0].count, 2);
 }
 
 TEST(LayOutTokens, WithoutSharingEveryRowIsATreeOfItsOwn) {

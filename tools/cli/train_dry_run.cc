@@ -38,38 +38,36 @@ Json MemoryJson(const MemoryForecast& m) {
 }
 
 Json DeviceMemoryJson(const DeviceMemoryForecast& m) {
-  return Json{{"base", m.base},
-              {"adapter", m.adapter},
-              {"moments", m.moments},
-              {"activations", m.activations},
-              {"graphs", m.graphs},
-              {"total", m.total()}};
+  return Json{{"base", m.base},       {"adapter", m.adapter},
+              {"moments", m.moments}, {"activations", m.activations},
+              {"graphs", m.graphs},   {"total", m.total()}};
 }
 
 Json ForecastJson(const RunForecast& f, const TimeEstimate& time,
                   const std::vector<std::string>& warnings) {
   Json json = Json{{"dry_run", true},
-              {"rows", f.num_rows},
-              {"replay_rows", f.num_replay_rows},
-              {"data_tokens", f.data_tokens},
-              {"data_labelled_tokens", f.data_labelled_tokens},
-              {"trainable_parameters", f.trainable_parameters},
-              {"steps", f.total_steps},
-              {"tokens", f.tokens},
-              {"labelled_tokens", f.labelled_tokens},
-              {"micro_batches", f.num_micro_batches},
-              {"computed_tokens", f.computed_tokens},
-              {"padded_tokens", f.padded_tokens},
-              {"padding_share", f.padding_share()},
-              {"shared_prefix_tokens", f.shared_prefix_tokens()},
-              {"flops", f.flops},
-              {"computed_flops", f.computed_flops},
-              {"memory_bytes", MemoryJson(f.memory)},
-              {"memory_basis", f.memory_basis},
-              {"gflops", time.gflops},
-              {"seconds", time.seconds},
-              {"seconds_basis", time.basis},
-              {"warnings", warnings}};
+                   {"rows", f.num_rows},
+                   {"replay_rows", f.num_replay_rows},
+                   {"data_tokens", f.data_tokens},
+                   {"data_labelled_tokens", f.data_labelled_tokens},
+                   {"trainable_parameters", f.trainable_parameters},
+                   {"steps", f.total_steps},
+                   {"tokens", f.tokens},
+                   {"labelled_tokens", f.labelled_tokens},
+                   {"micro_batches", f.num_micro_batches},
+                   {"computed_tokens", f.computed_tokens},
+                   {"padded_tokens", f.padded_tokens},
+                   {"padding_share", f.padding_share()},
+                   {"shared_prefix_tokens", f.shared_prefix_tokens()},
+                   {"tail_tokens", f.tail_tokens},
+                   {"flops", f.flops},
+                   {"computed_flops", f.computed_flops},
+                   {"memory_bytes", MemoryJson(f.memory)},
+                   {"memory_basis", f.memory_basis},
+                   {"gflops", time.gflops},
+                   {"seconds", time.seconds},
+                   {"seconds_basis", time.basis},
+                   {"warnings", warnings}};
   if (f.device_memory) json["device_memory_bytes"] = DeviceMemoryJson(*f.device_memory);
   return json;
 }
@@ -108,9 +106,10 @@ std::string ForecastText(const RunForecast& f, const TimeEstimate& time) {
   add("tokens of all steps", absl::StrCat(f.tokens, ", ", f.labelled_tokens, " labelled"));
   add("padding saved", absl::StrCat(Percent(f.padding_share()), " of ", f.padded_tokens,
                                     " tokens in padded batches"));
-  add("prefix tokens saved",
-      absl::StrCat(f.shared_prefix_tokens(), ", ", f.computed_tokens, " are computed in ",
-                   f.num_micro_batches, " micro-batches"));
+  add("prefix tokens saved", count(f.shared_prefix_tokens()));
+  add("tokens behind the last label saved", count(f.tail_tokens));
+  add("tokens computed",
+      absl::StrCat(f.computed_tokens, " in ", f.num_micro_batches, " micro-batches"));
   add("FLOPs", absl::StrFormat("%.4g", f.flops));
   AddMemory(f.memory, table);
   if (f.device_memory) AddDeviceMemory(*f.device_memory, table);

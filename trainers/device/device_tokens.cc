@@ -98,7 +98,7 @@ void FillHeadRows(const TokenLayout& layout, const HeadRows& head,
                   const ArrayUpload::Staging& staging) {
   const auto predicting = staging.Array<int64_t>(kPredicting);
   const auto first_target = staging.Array<int32_t>(kFirstTarget);
-  // The last token of a row predicts nothing.
+  // Padding: any token. No target stands there, and no place of a token leads there.
   std::fill(predicting.begin(), predicting.end(), static_cast<int64_t>(layout.ids.size()) - 1);
   std::copy(head.tokens.begin(), head.tokens.end(), predicting.begin());
   FillPlaces(absl::MakeConstSpan(head.tokens), staging.Array<int32_t>(kFirstPredicting),

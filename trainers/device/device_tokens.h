@@ -21,7 +21,7 @@ struct DeviceTokens {
   at::Tensor ids;                    // [N] int32, as all but what is said
   at::Tensor positions;              // [N]
   at::Tensor row_begin;              // [S + 1]
-  at::Tensor predicting;             // [M] int64, of head rows; padding: one that predicts nothing
+  at::Tensor predicting;             // [M] int64, of head rows; padding: any token
   TokenPlaces places_of_predicting;  // without the padding
   at::Tensor first_target;           // [M + 1]: of each head row; padding has no targets
   at::Tensor target_ids;             // [T]

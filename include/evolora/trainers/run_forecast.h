@@ -48,8 +48,11 @@ struct RunForecast {
   int64_t tokens = 0;           // of all steps: the sum of StepReport::tokens
   int64_t labelled_tokens = 0;  // the sum of StepReport::labelled_tokens
   int64_t num_micro_batches = 0;
+  // Of `tokens`, those behind the last label of their row: the fast and the device path leave them
+  // out. Reference path: 0.
+  int64_t tail_tokens = 0;
   // Tokens that go through the model. Fast and device path: a prefix shared within a micro-batch
-  // once, but with dropout. Reference path: with its padding.
+  // once, but with dropout; no tail. Reference path: with its padding.
   int64_t computed_tokens = 0;
   // What the same steps would put through the model as batches of rows_per_step rows, each padded
   // to the longest row of its batch.
