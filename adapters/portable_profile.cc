@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
@@ -9,18 +10,22 @@
 namespace evolora {
 namespace {
 
-constexpr int64_t kPortableRanks[] = {8, 16, 32, kMaxPortableRank};
+// Those that vLLM can be started for.
+constexpr int64_t kWrittenRanks[] = {8, 16, 32, kMaxPortableRank, 128, 256, kMaxWrittenRank};
 
-absl::StatusOr<int64_t> PortableRank(const LoraAdapter& adapter) {
-  const LoraModule* widest = &adapter.modules.front();
-  for (const LoraModule& module : adapter.modules) {
-    if (module.rank > widest->rank) widest = &module;
+const LoraModule& Widest(const LoraAdapter& adapter) {
+  return *std::max_element(
+      adapter.modules.begin(), adapter.modules.end(),
+      [](const LoraModule& a, const LoraModule& b) { return a.rank < b.rank; });
+}
+
+absl::StatusOr<int64_t> WrittenRank(const LoraAdapter& adapter) {
+  const LoraModule& widest = Widest(adapter);
+  for (int64_t rank : kWrittenRanks) {
+    if (widest.rank <= rank) return rank;
   }
-  for (int64_t rank : kPortableRanks) {
-    if (widest->rank <= rank) return rank;
-  }
-  return absl::InvalidArgumentError(absl::StrCat(
-      widest->path, ": rank ", widest->rank, ", the portable profile ends at ", kMaxPortableRank));
+  return absl::InvalidArgumentError(absl::StrCat(widest.path, ": rank ", widest.rank,
+                                                 ", adapters are written up to ", kMaxWrittenRank));
 }
 
 bool HasOneScale(const LoraAdapter& adapter) {
@@ -75,6 +80,11 @@ absl::Status RoundMatrix(const std::string& path, const char* name, DType dtype,
 
 std::vector<std::string> ServeabilityWarnings(const LoraAdapter& adapter) {
   std::vector<std::string> warnings;
+  if (const int64_t rank = Widest(adapter).rank; rank > kMaxPortableRank) {
+    warnings.push_back(absl::StrCat("rank ", rank, ": beyond ", kMaxPortableRank,
+                                    ", where the portable profile ends; servers have to be started "
+                                    "for it (vLLM: --max-lora-rank)"));
+  }
   if (HasMagnitudes(adapter)) {
     warnings.push_back(
         "DoRA (use_dora): evolora and transformers + PEFT run this adapter; vLLM and llama.cpp "
@@ -99,7 +109,7 @@ absl::StatusOr<LoraAdapter> ToPortableProfile(const LoraAdapter& adapter, DType 
         absl::StrCat("adapters are not written as ", DTypeName(dtype)));
   }
   RETURN_IF_ERROR(ValidateLoraAdapter(adapter));
-  ASSIGN_OR_RETURN(const int64_t rank, PortableRank(adapter));
+  ASSIGN_OR_RETURN(const int64_t rank, WrittenRank(adapter));
   const bool one_scale = HasOneScale(adapter);
   LoraAdapter result = adapter;
   for (LoraModule& module : result.modules) {

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "adapters/sample_adapter.h"
 #include "evolora/adapters/dequantize.h"
 #include "evolora/adapters/safetensors.h"
@@ -93,6 +94,22 @@ TEST(WritePeftFolder, SmallerRanksArePaddedAndTheScaleStays) {
   }
 }
 
+TEST(WritePeftFolder, RanksBeyondTheProfileAreWrittenAndSaidToBeSo) {
+  for (const int64_t rank : {65, 128, 200, 512}) {
+    SCOPED_TRACE(rank);
+    TempDir dir;
+    const LoraAdapter adapter = SampleAdapter(rank);
+    EXPECT_THAT(ServeabilityWarnings(adapter),
+                ElementsAre(HasSubstr(absl::StrCat("rank ", rank, ": beyond 64"))));
+    ASSERT_THAT(WritePeftFolder(Fs(), dir.Join("a"), adapter), IsOk());
+    ASSERT_OK_AND_ASSIGN(const PeftAdapter read, ReadPeftFolder(Fs(), dir.Join("a")));
+    ASSERT_OK_AND_ASSIGN(const LoraAdapter written, ToPortableProfile(adapter));
+    EXPECT_EQ(AdapterDigest(read.adapter), AdapterDigest(written));
+    EXPECT_EQ(read.adapter.modules[0].rank, rank <= 128 ? 128 : rank <= 256 ? 256 : 512);
+  }
+  EXPECT_THAT(ServeabilityWarnings(SampleAdapter(64)), IsEmpty());
+}
+
 TEST(WritePeftFolder, DifferentScalesAndRanksAreFoldedIntoB) {
   LoraAdapter adapter = SampleAdapter(4);
   adapter.modules[0] = SampleAdapter(2, 0.7).modules[0];
@@ -129,7 +146,7 @@ TEST(WritePeftFolder, WhatTheProfileCannotHoldIsRefused) {
     options.dtype = dtype;
     return WritePeftFolder(Fs(), dir.Join("a"), adapter, options);
   };
-  EXPECT_THAT(write(SampleAdapter(65)), StatusIs(kInvalid, HasSubstr("rank 65")));
+  EXPECT_THAT(write(SampleAdapter(513)), StatusIs(kInvalid, HasSubstr("rank 513")));
   LoraAdapter large = SampleAdapter(8);
   large.modules[1].b[0] = 70000;
   EXPECT_THAT(write(large, DType::kF16), StatusIs(kInvalid, HasSubstr("70000")));

@@ -23,10 +23,13 @@ class Shape:
     max_position_embeddings: int
     tie_word_embeddings: bool = True
 
+    def kv_width(self) -> int:
+        """Outputs of k_proj and of v_proj."""
+        return self.hidden_size // self.num_attention_heads * self.num_key_value_heads
+
     def linear_weights(self) -> int:
         """Weights of the decoder's linear layers."""
-        width = self.hidden_size
-        kv = width // self.num_attention_heads * self.num_key_value_heads
+        width, kv = self.hidden_size, self.kv_width()
         layer = 2 * width * width + 2 * width * kv + 3 * width * self.intermediate_size
         return self.num_hidden_layers * layer
 
@@ -89,6 +92,9 @@ class Case:
         recipe = {"rank": self.rank, "alpha": 2 * self.rank, "seed": 1,
                   "rows_per_step": self.rows_per_step,
                   "require_end_of_turn": False}  # rows of random ids
+        narrowest = SHAPES[self.model].kv_width()
+        if self.rank > narrowest:  # a rank may not exceed its layer
+            recipe["rank_pattern"] = {"k_proj": narrowest, "v_proj": narrowest}
         if self.kind == "job":
             return recipe | {"epochs": JOB_EPOCHS}
         if self.kind == "parity":  # 150 rows: 50 steps

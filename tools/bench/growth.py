@@ -24,7 +24,7 @@ from workspace import ROOT, Workspace
 LENGTHS = (64, 128, 256, 512, 1024, 2048)
 BATCHES = (1, 2, 4, 8, 16, 32)
 ADAPTERS = (1, 2, 4, 8, 16, 32)
-RANKS = (4, 8, 16, 32, 64)  # more are not written as PEFT folders
+RANKS = (4, 8, 16, 32, 64, 128, 256)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -80,10 +80,10 @@ static void WarnOfRecipe(const LoraRecipe& recipe, std::vector<std::string>& war
 absl::StatusOr<CheckedJob> BuildJob(const LoadedBase& base, const JobFiles& files,
                                     const LoraRecipe& recipe) {
   const bool adapts = recipe.method == TrainingMethod::kLora;
-  if (adapts && GreatestRank(recipe) > kMaxPortableRank) {
+  if (adapts && GreatestRank(recipe) > kMaxWrittenRank) {
     return absl::InvalidArgumentError(
         absl::StrCat(files.recipe, ": would give an adapter of rank ", GreatestRank(recipe),
-                     "; PEFT folders are written up to ", kMaxPortableRank));
+                     "; PEFT folders are written up to ", kMaxWrittenRank));
   }
   ASSIGN_OR_RETURN(const std::string data,
                    PosixFileSystem().ReadFile(files.data, uint64_t{8} << 30));

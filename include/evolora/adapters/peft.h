@@ -52,13 +52,15 @@ struct PeftWriteOptions {
 };
 
 inline constexpr int64_t kMaxPortableRank = 64;
+inline constexpr int64_t kMaxWrittenRank = 512;
 
 // The adapter that a reader of the written folder gets: portable LoRA profile. One rank out of
-// {8, 16, 32, 64} (smaller ones are zero-padded up), one scale = alpha / r: kept when all modules
-// share it, else 1 with each module's own folded into its B; values rounded to `dtype`. Identity
-// (same digest) for an adapter that has the profile already. A DoRA keeps its magnitudes, saved
-// modules keep their weights (rounded); neither is a portable adapter: see ServeabilityWarnings.
-// InvalidArgument: not a valid adapter, a rank above 64, or a value outside the range of `dtype`.
+// {8, 16, 32, 64}, beyond the profile {128, 256, 512} (smaller ones are zero-padded up), one scale
+// = alpha / r: kept when all modules share it, else 1 with each module's own folded into its B;
+// values rounded to `dtype`. Identity (same digest) for an adapter that has the profile already. A
+// DoRA keeps its magnitudes, saved modules keep their weights (rounded); neither is a portable
+// adapter, nor is one above rank 64: see ServeabilityWarnings. InvalidArgument: not a valid
+// adapter, a rank above 512, or a value outside the range of `dtype`.
 absl::StatusOr<LoraAdapter> ToPortableProfile(const LoraAdapter& adapter,
                                               DType dtype = DType::kF32);
 
