@@ -38,19 +38,20 @@ class CrossEntropy : public Loss {
   }
 
   double LossAndGradient(const LogitsChunk& chunk, double factor) override {
-    losses_.resize(static_cast<size_t>(chunk.num_rows));
+    std::vector<double> losses(static_cast<size_t>(chunk.num_rows));
     ForLogitsRows(chunk, [&](int64_t m, absl::Span<const Target> targets) {
-      losses_[static_cast<size_t>(m)] =
+      losses[static_cast<size_t>(m)] =
           RowLoss(targets, chunk.vocabulary, factor, chunk.logits + m * chunk.vocabulary);
     });
     double sum = 0;
-    for (const double loss : losses_) sum += loss;
+    for (const double loss : losses) sum += loss;
     return sum;
   }
 
+  bool takes_batches_at_once() const override { return true; }
+
  private:
   absl::Span<const TrainingRow> rows_;
-  std::vector<double> losses_;  // of the rows of a chunk
 };
 
 }  // namespace

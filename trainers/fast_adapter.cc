@@ -6,6 +6,7 @@
 
 #include "ATen/Functions.h"
 #include "ATen/core/grad_mode.h"
+#include "side_by_side.h"
 
 namespace evolora {
 namespace {
@@ -23,7 +24,8 @@ FastAdapter::FastAdapter(FastModel& model, const GradientPathInputs& inputs)
       own_loss_(inputs.loss == nullptr ? MakeCrossEntropy(inputs.rows) : nullptr),
       loss_(inputs.loss == nullptr ? *own_loss_ : *inputs.loss),
       dropout_(DropoutOf(*inputs.recipe)),
-      slot_(model.Add(*inputs.lora, dropout_ ? &*dropout_ : nullptr)) {}
+      side_by_side_(RunsSideBySide(model.config(), *inputs.recipe, loss_)),
+      slot_(model.Add(*inputs.lora, dropout())) {}
 
 FastAdapter::~FastAdapter() { model_.Remove(slot_); }
 
@@ -36,9 +38,8 @@ std::vector<FastModel::MicroBatch> FastAdapter::BeginStep(int64_t step,
   copies_.clear();
   const absl::Span<const TrainingRow> sequences = loss_.sequences();
   std::vector<FastModel::MicroBatch> batches;
-  for (const std::vector<int64_t>& indices :
-       PackedMicroBatches(sequences, step_rows, inputs_.recipe->tokens_per_micro_batch,
-                          share_prefixes, loss_.sequences_per_row())) {
+  for (const std::vector<int64_t>& indices : FastMicroBatches(
+           sequences, step_rows, *inputs_.recipe, side_by_side_, loss_.sequences_per_row())) {
     FastModel::MicroBatch batch = {.slot = slot_,
                                    .layout = LayOutTokens(sequences, indices, share_prefixes),
                                    .loss = &loss_,

@@ -26,6 +26,9 @@ class FastAdapter : public FrozenPass {
   // micro-batches: run all of them, in order.
   std::vector<FastModel::MicroBatch> BeginStep(int64_t step, absl::Span<const int64_t> step_rows,
                                                double factor);
+  const AdapterDropout* dropout() const { return dropout_ ? &*dropout_ : nullptr; }
+  // Whether micro-batches of a step may go through models side by side (side_by_side.h).
+  bool runs_side_by_side() const { return side_by_side_; }
 
   // Mean cross entropy of the rows' labels under the adapter as it is; `rows` have a label.
   double MeanLoss(absl::Span<const TrainingRow> rows);
@@ -47,6 +50,7 @@ class FastAdapter : public FrozenPass {
   Loss& loss_;
   std::optional<AdapterDropout> dropout_;
   std::unordered_map<int64_t, int64_t> copies_;  // rows of this step so far, by index
+  const bool side_by_side_;
   const int64_t slot_;
 };
 

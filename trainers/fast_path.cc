@@ -1,3 +1,4 @@
+#include <optional>
 #include <vector>
 
 #include "ATen/core/grad_mode.h"
@@ -5,6 +6,7 @@
 #include "fast_adapter.h"
 #include "fast_model.h"
 #include "gradient_path.h"
+#include "side_by_side.h"
 
 namespace evolora {
 namespace {
@@ -43,15 +45,20 @@ class FastPath : public GradientPath {
   explicit FastPath(const GradientPathInputs& inputs)
       : weights_(BaseOf(inputs)),
         model_(weights_, FactorsOf(*inputs.recipe)),
-        adapter_(model_, inputs) {}
+        adapter_(model_, inputs) {
+    if (adapter_.runs_side_by_side()) side_by_side_.emplace(weights_, inputs, adapter_.dropout());
+  }
 
   absl::StatusOr<double> AddGradient(absl::Span<const int64_t> step_rows, double factor) override {
     const at::NoGradGuard no_grad;
     double loss_sum = 0;
-    for (FastModel::MicroBatch& batch : adapter_.BeginStep(step(), step_rows, factor)) {
-      model_.AddGradients(absl::MakeSpan(&batch, 1));
-      loss_sum += batch.loss_sum;
+    std::vector<FastModel::MicroBatch> batches = adapter_.BeginStep(step(), step_rows, factor);
+    if (side_by_side_ && batches.size() > 1) {
+      side_by_side_->AddGradients(absl::MakeSpan(batches));
+    } else {
+      for (FastModel::MicroBatch& batch : batches) model_.AddGradients(absl::MakeSpan(&batch, 1));
     }
+    for (const FastModel::MicroBatch& batch : batches) loss_sum += batch.loss_sum;
     return loss_sum;
   }
 
@@ -61,6 +68,7 @@ class FastPath : public GradientPath {
   const LlamaWeights weights_;
   FastModel model_;
   FastAdapter adapter_;
+  std::optional<SideBySide> side_by_side_;
 };
 
 }  // namespace

@@ -97,6 +97,8 @@ class Loss {
   // Turns the logits into factor * d loss / d logits, in place, and returns the loss of the chunk
   // (with wants_log_probs: 0). Uses all threads; the bits do not depend on their number.
   virtual double LossAndGradient(const LogitsChunk& chunk, double factor) = 0;
+  // Whether several threads may call it at once, each with a micro-batch of its own.
+  virtual bool takes_batches_at_once() const { return false; }
 
   // Valid after Prepare, for the life of the loss; the kind of it before, too. monostate: cross
   // entropy.

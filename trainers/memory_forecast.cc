@@ -58,8 +58,8 @@ int64_t ScratchFloats(const LlamaConfig& c, const LayerShapes& widest, int64_t n
 int64_t AttentionFloats(const LlamaConfig& c, int64_t n, int64_t row, int64_t num_threads) {
   constexpr int64_t kQueries = 48;
   const int64_t ld = RoundUp(c.head_dim, 16), length = RoundUp(row, kPanel);
-  const int64_t per_thread = 4 * length * ld + 2 * c.head_dim * length + 2 * kQueries * length +
-                             3 * kQueries * ld + length;
+  const int64_t per_thread =
+      2 * length * ld + 4 * c.head_dim * length + 2 * kQueries * length + length;
   return 2 * n * c.num_heads * c.head_dim + num_threads * per_thread;
 }
 

@@ -22,6 +22,7 @@
 #include "memory_forecast.h"
 #include "products.h"
 #include "row_order.h"
+#include "side_by_side.h"
 #include "step_cost.h"
 #include "token_layout.h"
 
@@ -126,7 +127,9 @@ class Walk {
       return DeviceMicroBatches(sequences, step_rows, {.tokens = limit}, share, group);
     }
     std::vector<TokenLayout> layouts;
-    for (const auto& indices : PackedMicroBatches(sequences, step_rows, limit, share, group)) {
+    const bool side_by_side = RunsSideBySide(job_.base->config, job_.recipe, *loss_);
+    for (const auto& indices :
+         FastMicroBatches(sequences, step_rows, job_.recipe, side_by_side, group)) {
       layouts.push_back(LayOutTokens(sequences, indices, share));
     }
     return layouts;
@@ -214,11 +217,18 @@ class Walk {
     }
     if (path_ == TrainingPath::kDevice) ForecastDevice();
     if (path_ != TrainingPath::kFast) return;
-    out_.memory.packed = PackedBytes(job_.base->config, modules_);
+    const LlamaConfig& config = job_.base->config;
+    out_.memory.packed = PackedBytes(config, modules_);
     out_.runs_apart = !saved_.empty();
     out_.micro_batch_tokens = largest_.tokens;
-    out_.memory.arena =
-        ArenaBytes(job_.base->config, job_.recipe, modules_, largest_, at::get_num_threads());
+    if (!RunsSideBySide(config, job_.recipe, *loss_)) {
+      out_.memory.arena =
+          ArenaBytes(config, job_.recipe, modules_, largest_, at::get_num_threads());
+      return;
+    }
+    const int64_t lane = ArenaBytes(config, job_.recipe, modules_, largest_, /*num_threads=*/1) +
+                         trained + out_.memory.packed;
+    out_.memory.arena = NumLanes(job_.recipe) * lane;
   }
 
   void ForecastDevice() {

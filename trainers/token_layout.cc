@@ -109,6 +109,14 @@ class Builder {
   std::vector<std::tuple<int64_t, TokenId, TokenLayout::Label>> labels_;  // predicting token, ..
 };
 
+// Tokens of row i that the row before it in its batch (-1: none) does not begin with.
+int64_t FreshTokens(absl::Span<const TrainingRow> rows, int64_t previous, int64_t i,
+                    bool share_prefixes) {
+  const TrainingRow& row = rows[static_cast<size_t>(i)];
+  const bool shares = share_prefixes && previous >= 0;
+  return TaughtLength(row) - (shares ? CommonPrefix(rows[static_cast<size_t>(previous)], row) : 0);
+}
+
 }  // namespace
 
 int64_t TaughtLength(const TrainingRow& row) {
@@ -162,15 +170,10 @@ std::vector<std::vector<int64_t>> PackedMicroBatches(absl::Span<const TrainingRo
   std::vector<std::vector<int64_t>> batches;
   int64_t num_tokens = 0;
   for (const int64_t first : Sorted(rows, firsts)) {
-    // Tokens of the group that no row before it in the batch has.
     const auto fresh_after = [&](int64_t previous) {
       int64_t fresh = 0;
-      for (int64_t i = first; i < first + group_size; ++i) {
-        const TrainingRow& row = rows[static_cast<size_t>(i)];
-        fresh += TaughtLength(row);
-        if (share_prefixes && previous >= 0)
-          fresh -= CommonPrefix(rows[static_cast<size_t>(previous)], row);
-        previous = i;
+      for (int64_t i = first; i < first + group_size; previous = i++) {
+        fresh += FreshTokens(rows, previous, i, share_prefixes);
       }
       return fresh;
     };
@@ -184,6 +187,19 @@ std::vector<std::vector<int64_t>> PackedMicroBatches(absl::Span<const TrainingRo
     num_tokens += fresh;
   }
   return batches;
+}
+
+int64_t NumPackedTokens(absl::Span<const TrainingRow> rows,
+                        absl::Span<const std::vector<int64_t>> batches, bool share_prefixes) {
+  int64_t tokens = 0;
+  for (const std::vector<int64_t>& batch : batches) {
+    int64_t previous = -1;
+    for (const int64_t i : batch) {
+      tokens += FreshTokens(rows, previous, i, share_prefixes);
+      previous = i;
+    }
+  }
+  return tokens;
 }
 
 }  // namespace evolora

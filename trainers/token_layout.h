@@ -65,5 +65,8 @@ std::vector<std::vector<int64_t>> PackedMicroBatches(absl::Span<const TrainingRo
                                                      absl::Span<const int64_t> step_rows,
                                                      int64_t max_tokens, bool share_prefixes = true,
                                                      int64_t group_size = 1);
+// Tokens that those batches compute, counted as it does.
+int64_t NumPackedTokens(absl::Span<const TrainingRow> rows,
+                        absl::Span<const std::vector<int64_t>> batches, bool share_prefixes);
 
 }  // namespace evolora

@@ -49,11 +49,6 @@ void CopyHead(const float* from, int64_t width, float* to) {
   for (; e < width; ++e) to[e] = from[e];
 }
 
-void CopyRows(const float* from, int64_t ld_from, int64_t rows, int64_t width, float* to,
-              int64_t ld_to) {
-  for (int64_t i = 0; i < rows; ++i) CopyHead(from + i * ld_from, width, to + i * ld_to);
-}
-
 }  // namespace
 
 TreeAttention::TreeAttention(const LlamaConfig& config)
@@ -119,13 +114,14 @@ std::vector<TreeAttention::QueryBlock> TreeAttention::Blocks(const TokenLayout::
   return blocks;
 }
 
-// The scores [B, L] of a block's queries, in s.weights; the queries stay in s.queries.
+const float* TreeAttention::Queries(const Task& task, const QueryBlock& block,
+                                    const float* qkv) const {
+  return qkv + block.first_token * qkv_width_ + task.head * config_.head_dim;
+}
+
+// The scores [B, L] of a block's queries, in s.weights.
 AttentionRows TreeAttention::Scores(const Task& task, const QueryBlock& block, const float* qkv,
                                     const Kept& kept, int64_t num_tokens, Scratch& s) const {
-  const int64_t width = config_.head_dim;
-  float* queries = s.queries.Reserve(kQueriesPerBlock * ld_);
-  CopyRows(qkv + block.first_token * qkv_width_ + task.head * width, qkv_width_, block.count, width,
-           queries, ld_);
   const int64_t query = task.head * num_tokens + block.first_token;
   const AttentionRows rows = {.rows = block.count,
                               .first_position = block.first_position,
@@ -136,8 +132,8 @@ AttentionRows TreeAttention::Scores(const Task& task, const QueryBlock& block, c
                               .scale = scale_,
                               .max = kept.max.data() + query,
                               .factor = kept.factor.data() + query};
-  Multiply({queries, ld_}, {s.keys_t.data(), s.ldl}, block.count, width, rows.columns,
-           GemmStore::kSet, rows.scores, s.ldl);
+  Multiply({Queries(task, block, qkv), qkv_width_}, {s.keys_t.data(), s.ldl}, block.count,
+           config_.head_dim, rows.columns, GemmStore::kSet, rows.scores, s.ldl);
   return rows;
 }
 
@@ -190,15 +186,13 @@ void TreeAttention::Delta(const float* mixed, const float* d_mixed, int64_t rows
 // d_queries into d_qkv; adds to the path's d_keys and d_values. W the weights:
 //   d_W = d_mixed V^T, d_scores = W * (d_W - delta) * scale
 //   dQ = d_scores K, dK += d_scores^T Q, dV += W^T d_mixed
-void TreeAttention::BackwardBlock(const Task& task, const QueryBlock& block,
+void TreeAttention::BackwardBlock(const Task& task, const QueryBlock& block, const float* qkv,
                                   const AttentionRows& rows, const OutputGradient& output,
                                   float* d_qkv, Scratch& s) const {
   const int64_t width = config_.head_dim, heads = config_.num_heads;
-  float* d_out = s.d_mixed.Reserve(kQueriesPerBlock * ld_);
-  CopyRows(output.d_mixed + block.first_token * mixed_width_ + task.head * width, mixed_width_,
-           block.count, width, d_out, ld_);
+  const float* d_out = output.d_mixed + block.first_token * mixed_width_ + task.head * width;
   float* d_weights = s.d_weights.Reserve(kQueriesPerBlock * s.ldl);
-  Multiply({d_out, ld_}, {s.values_t.data(), s.ldl}, block.count, width, rows.columns,
+  Multiply({d_out, mixed_width_}, {s.values_t.data(), s.ldl}, block.count, width, rows.columns,
            GemmStore::kSet, d_weights, s.ldl);
   float delta[kQueriesPerBlock];
   for (int64_t i = 0; i < block.count; ++i) {
@@ -208,9 +202,9 @@ void TreeAttention::BackwardBlock(const Task& task, const QueryBlock& block,
   Multiply({d_weights, s.ldl}, {s.keys.data(), ld_}, block.count, rows.columns, width,
            GemmStore::kSet, d_qkv + block.first_token * qkv_width_ + task.head * width, qkv_width_);
   // Transposed, so that whole vectors of keys are computed with, however narrow a head is.
-  Multiply({s.queries.data(), ld_, true}, {d_weights, s.ldl}, width, block.count, rows.columns,
-           GemmStore::kAdd, s.d_keys_t.data(), s.ldl);
-  Multiply({d_out, ld_, true}, {rows.scores, s.ldl}, width, block.count, rows.columns,
+  Multiply({Queries(task, block, qkv), qkv_width_, true}, {d_weights, s.ldl}, width, block.count,
+           rows.columns, GemmStore::kAdd, s.d_keys_t.data(), s.ldl);
+  Multiply({d_out, mixed_width_, true}, {rows.scores, s.ldl}, width, block.count, rows.columns,
            GemmStore::kAdd, s.d_values_t.data(), s.ldl);
 }
 
@@ -238,7 +232,7 @@ void TreeAttention::BackwardTask(const TokenLayout& layout, const Task& task, co
   const auto num_tokens = static_cast<int64_t>(layout.ids.size());
   for (const QueryBlock& block : Blocks(layout.segments[static_cast<size_t>(task.segment)])) {
     const AttentionRows rows = Scores(task, block, qkv, kept, num_tokens, s);
-    BackwardBlock(task, block, rows, output, d_qkv, s);
+    BackwardBlock(task, block, qkv, rows, output, d_qkv, s);
   }
   const int64_t head = task.head * num_tokens * config_.head_dim;
   AddKeyGradients(s.d_keys_t, d_keys_.data() + head, s);

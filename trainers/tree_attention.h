@@ -50,7 +50,6 @@ class TreeAttention {
   struct Scratch {
     Buffer keys, values;               // [L, ld]
     Buffer keys_t, values_t;           // [E, ldl]
-    Buffer queries, d_mixed;           // [B, ld]
     Buffer weights, d_weights;         // [B, ldl]
     Buffer d_keys_t, d_values_t;       // [E, ldl]
     std::vector<int64_t> path_tokens;  // [L]
@@ -66,14 +65,17 @@ class TreeAttention {
                   Scratch& scratch) const;
   void TransposeRows(const float* rows, int64_t length, int64_t ldl, Buffer& columns) const;
   static std::vector<QueryBlock> Blocks(const TokenLayout::Segment& segment);
+  // Of the task's head, with stride qkv_width_.
+  const float* Queries(const Task& task, const QueryBlock& block, const float* qkv) const;
   AttentionRows Scores(const Task& task, const QueryBlock& block, const float* qkv,
                        const Kept& kept, int64_t num_tokens, Scratch& scratch) const;
   void ForwardTask(const TokenLayout& layout, const Task& task, const float* qkv, Kept& kept,
                    float* mixed, Scratch& scratch) const;
   void BackwardTask(const TokenLayout& layout, const Task& task, const float* qkv, const Kept& kept,
                     const OutputGradient& output, float* d_qkv, Scratch& scratch);
-  void BackwardBlock(const Task& task, const QueryBlock& block, const AttentionRows& rows,
-                     const OutputGradient& output, float* d_qkv, Scratch& scratch) const;
+  void BackwardBlock(const Task& task, const QueryBlock& block, const float* qkv,
+                     const AttentionRows& rows, const OutputGradient& output, float* d_qkv,
+                     Scratch& scratch) const;
   void AddKeyGradients(const Buffer& columns, float* sums, Scratch& scratch) const;
   void SumOverGroups(int64_t num_tokens, float* d_qkv) const;
   std::vector<Scratch>& ThreadScratch();

@@ -15,7 +15,9 @@ namespace evolora {
 struct MemoryForecast {
   int64_t weights = 0;  // the base, fp32
   int64_t packed = 0;   // a second copy of the adapter, in panels; fast path only
-  int64_t arena = 0;    // activations and scratch of the largest micro-batch; fast path only
+  // Activations and scratch of the largest micro-batch; on a small base of as many as go side by
+  // side, with panels and gradients of their own. Fast path only.
+  int64_t arena = 0;
   // Values, gradients and both moments of what is trained; 0 on the device path, where they are its
   // device's.
   int64_t optimiser = 0;
