@@ -12,6 +12,11 @@
 
 #include "evolora/model/kernels.h"
 
+#if defined(EVOLORA_AMX_TILES)
+#include "kernel_amx_tiles.h"
+#include "kernel_tile_body.h"
+#endif
+
 namespace evolora {
 namespace {
 
@@ -224,7 +229,11 @@ void Gemm(const GemmArgs& args) {
 }
 
 void GemmPairs(const PairGemmArgs& args) {
+#if defined(EVOLORA_AMX_TILES)
+  GemmPairsByTiles<AmxTiles>(args);
+#else
   return args.columns > kLanes ? GemmRows<2>(args) : GemmRows<1>(args);
+#endif
 }
 
 #include "kernel_int8_body.h"

@@ -1,4 +1,5 @@
-// Products of bf16 factors against scalar sums, in every table that this CPU runs.
+// Products of bf16 factors against scalar sums, in every table that this CPU runs, and by tiles
+// that are emulated: the loops of AMX's kernel on any CPU.
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -9,6 +10,7 @@
 #include "evolora/model/compact_matrix.h"
 #include "evolora/model/kernels.h"
 #include "gtest/gtest.h"
+#include "kernel_tile_body.h"
 #include "model/kernel_tables.h"
 
 namespace evolora {
@@ -44,11 +46,71 @@ std::vector<uint16_t> Panel(const std::vector<uint16_t>& weight, int64_t depth) 
   return panel;
 }
 
+// What AMX's tiles do, in the order of its instructions.
+class EmulatedTiles {
+ public:
+  template <int kTile>
+  void Zero() {
+    std::memset(tiles_[kTile], 0, sizeof tiles_[kTile]);
+  }
+  template <int kTile>
+  void Load(const void* from, int64_t stride) {
+    for (int64_t m = 0; m < 16; ++m) {
+      std::memcpy(tiles_[kTile][m], static_cast<const char*>(from) + m * stride, 64);
+    }
+  }
+  template <int kSum, int kLeft, int kRight>
+  void Dot() {
+    for (int m = 0; m < 16; ++m) {
+      for (int n = 0; n < 16; ++n) {
+        float sums[2] = {};
+        for (int k = 0; k < 16; ++k) {
+          for (int i = 0; i < 2; ++i) {
+            sums[i] = std::fma(Value(tiles_[kLeft][m], 2 * k + i),
+                               Value(tiles_[kRight][k], 2 * n + i), sums[i]);
+          }
+        }
+        float sum;
+        char* place = tiles_[kSum][m] + 4 * n;
+        std::memcpy(&sum, place, 4);
+        sum += sums[0] + sums[1];
+        std::memcpy(place, &sum, 4);
+      }
+    }
+  }
+  template <int kTile>
+  void Store(void* to, int64_t stride) {
+    for (int64_t m = 0; m < 16; ++m) {
+      std::memcpy(static_cast<char*>(to) + m * stride, tiles_[kTile][m], 64);
+    }
+  }
+
+ private:
+  static float Value(const char* row, int i) {
+    uint16_t bits;
+    std::memcpy(&bits, row + 2 * i, 2);
+    return static_cast<float>(Wide(bits));
+  }
+  char tiles_[8][16][64];
+};
+
+// As ForEachTable, and with one that multiplies by emulated tiles.
+template <typename Body>
+void ForEachKernel(const Body& body) {
+  ForEachTable(body);
+  KernelTable emulated = Kernels();
+  emulated.name = "emulated tiles";
+  emulated.gemm_pairs = GemmPairsByTiles<EmulatedTiles>;
+  SCOPED_TRACE(emulated.name);
+  body(emulated);
+}
+
 struct Sizes {
   int64_t rows, depth, columns;
 };
-const std::vector<Sizes> kSizes = {{1, 1, 1},   {1, 50, 32}, {5, 49, 31}, {8, 3, 16},
-                                   {13, 7, 17}, {24, 64, 3}, {40, 33, 32}};
+const std::vector<Sizes> kSizes = {{1, 1, 1},    {1, 50, 32},  {5, 49, 31},  {8, 3, 16},
+                                   {13, 7, 17},  {24, 64, 3},  {40, 33, 32}, {16, 32, 32},
+                                   {32, 96, 32}, {33, 31, 32}, {65, 160, 20}};
 
 // x is [rows, depth], zeros behind an odd depth.
 struct Problem {
@@ -99,7 +161,7 @@ std::vector<float> Multiply(const KernelTable& table, const std::vector<PairTerm
 // than the sum of the terms' sizes. Rounding the factors is not in it: a product that is rounded
 // once more or not at all is off by 2^-9.
 TEST(KernelPairs, GemmEqualsTheScalarSumOfRoundedFactors) {
-  ForEachTable([](const KernelTable& table) {
+  ForEachKernel([](const KernelTable& table) {
     for (const Sizes& s : kSizes) {
       const Problem one(s, 1), other({s.rows, s.depth + 3, s.columns}, 5);
       for (const GemmStore store : {GemmStore::kSet, GemmStore::kAdd}) {
@@ -121,14 +183,16 @@ TEST(KernelPairs, GemmEqualsTheScalarSumOfRoundedFactors) {
 }
 
 TEST(KernelPairs, ARowsBitsDoNotDependOnTheOthers) {
-  ForEachTable([](const KernelTable& table) {
-    const Problem all({40, 33, 32}, 3);
-    const std::vector<float> y = Multiply(table, {all.term()}, all.sizes, GemmStore::kSet);
-    for (int64_t m = 0; m < 40; ++m) {
-      PairTerm term = all.term();
-      term.x += m * all.ldx;
-      const std::vector<float> alone = Multiply(table, {term}, {1, 33, 32}, GemmStore::kSet);
-      EXPECT_EQ(std::memcmp(alone.data(), &y[static_cast<size_t>(m * 32)], 128), 0) << m;
+  ForEachKernel([](const KernelTable& table) {
+    for (const int64_t depth : {33, 64}) {
+      const Problem all({40, depth, 32}, 3);
+      const std::vector<float> y = Multiply(table, {all.term()}, all.sizes, GemmStore::kSet);
+      for (int64_t m = 0; m < 40; ++m) {
+        PairTerm term = all.term();
+        term.x += m * all.ldx;
+        const std::vector<float> alone = Multiply(table, {term}, {1, depth, 32}, GemmStore::kSet);
+        EXPECT_EQ(std::memcmp(alone.data(), &y[static_cast<size_t>(m * 32)], 128), 0) << m;
+      }
     }
   });
 }

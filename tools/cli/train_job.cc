@@ -65,8 +65,7 @@ absl::StatusOr<CheckedJob> BuildJob(const LoadedBase& base, const JobFiles& file
 
 static void WarnOfRecipe(const LoraRecipe& recipe, std::vector<std::string>& warnings) {
   if (recipe.precision != TrainingPrecision::kFp32 && recipe.path != TrainingPath::kDevice) {
-    const bool has_no_kernel = recipe.path == TrainingPath::kFast && Bf16Units() == "amx";
-    const absl::string_view units = has_no_kernel ? "avx512_bf16" : Bf16Units();
+    const absl::string_view units = Bf16Units();
     warnings.push_back(absl::StrCat("recipe.precision: this CPU computes bf16 by ", units,
                                     units == "emulation" ? ", slower than fp32" : ""));
   }

@@ -8,8 +8,9 @@ namespace evolora {
 // (kernel_body.h) and chosen at run time. Each function treats rows independently and adds in one
 // fixed order, so the result of a row depends neither on the other rows of a call nor on how rows
 // are split over calls and threads. With FMA (AVX2 and AVX-512 tables, equal to each other bit for
-// bit) the last bits differ from the generic table's. Of gemm_pairs, the table for AVX512-BF16
-// differs from all others: its instruction takes subnormal numbers for zeros.
+// bit) the last bits differ from the generic table's. Of gemm_pairs, the tables for
+// AVX512-BF16 and AMX differ from all others: their instructions take subnormal numbers for zeros,
+// and AMX's adds 16 pairs, the even and the odd values apart, before it adds them to the sum.
 //
 // Panel: columns of a matrix [depth, 32], row-major: what PackedMatrix and KvCache store.
 constexpr int64_t kPanelColumns = 32;
@@ -173,7 +174,7 @@ const KernelTable& Kernels();
 
 // All tables this CPU runs, generic first: for tests.
 struct KernelTableList {
-  const KernelTable* tables[4];
+  const KernelTable* tables[5];
   int count;
 };
 KernelTableList RunnableKernels();

@@ -93,8 +93,7 @@ LintLimits LimitsOf(const TrainingJob& job);
 absl::Status CheckTrainingDevice(absl::string_view device);
 
 // What this CPU multiplies bf16 numbers with, probed as the program runs: "amx", "avx512_bf16" or
-// "emulation": fp32 units and rounding, the same conventions and slower than fp32. The fast path
-// needs avx512_bf16, which CPUs with amx have, too.
+// "emulation": fp32 units and rounding, the same conventions and slower than fp32.
 absl::string_view Bf16Units();
 
 // Trains one LoRA adapter for recipe.objective: gradients by recipe.path, AdamW.
