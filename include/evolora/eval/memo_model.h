@@ -12,7 +12,7 @@
 namespace evolora {
 
 struct MemoOptions {
-  int64_t batch_size = 16;  // requests per call of the inner model
+  int64_t batch_size = 64;  // requests per call of the inner model
 };
 
 // A LanguageModel that never computes the same completion twice: answers are kept in the evidence
