@@ -35,6 +35,7 @@ class Measured:
     ours: Samples
     peers: dict[str, Samples]
     notes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    flops_per_unit: float = 0  # that we compute; 0: as the case counts
 
     @staticmethod
     def of(case: Case) -> "Measured":
@@ -100,6 +101,14 @@ class Training:
         argv = self._space.ours("train", "--base", base, *self._files, "--out", out)
         return run(argv, self._space.threads, self._space.log(f"{self._case.name}-ours"))
 
+    def computed_flops_per_token(self) -> float:
+        """Of the case's own tokens: the adapter's products included, what is shared once."""
+        argv = self._space.ours("train", "--base", self._space.base(self._case.model),
+                                *self._files, "--out", self.out("dry"), "--dry-run",
+                                "--gflops", 1)
+        forecast = run(argv, self._space.threads, self._space.log(f"{self._case.name}-dry"))
+        return forecast.lines[0]["computed_flops"] / forecast.lines[0]["tokens"]
+
     def together(self) -> Finished:
         """Each row by an adapter of its own, all in one step."""
         case, space = self._case, self._space
@@ -134,6 +143,7 @@ class Training:
 def train(space: Workspace, case: Case, repeats: int) -> Measured:
     """Tokens per second of the steps after the warm-up."""
     measured, training = Measured.of(case), Training(space, case)
+    measured.flops_per_unit = training.computed_flops_per_token()
     worker = training.peft_worker()
     try:
         first = worker.ask(case.warm_up_steps, case.warm_up_steps)

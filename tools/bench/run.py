@@ -50,12 +50,13 @@ def measure(space: Workspace, case: Case, repeats: int) -> table.Result:
               "peak_mb": round(samples.peak_mb), "samples": list(map(digits, samples.values))}
              for name, samples in measured.peers.items()]
     ours, flops = measured.ours.median(), case.flops_per_unit() * 1e-9
+    our_flops = measured.flops_per_unit * 1e-9 or flops
     return {"case": case.name, "ours": digits(ours), "peer": peers[0]["value"],
             "ratio": peers[0]["ratio"], "unit": case.unit,
             "peak_mb_ours": round(measured.ours.peak_mb), "peak_mb_peer": peers[0]["peak_mb"],
             "machine": machine.describe(space.threads), "peer_name": peers[0]["name"],
             "others": peers[1:], "samples_ours": list(map(digits, measured.ours.values)),
-            "samples_peer": peers[0]["samples"], "gflops_ours": digits(ours * flops),
+            "samples_peer": peers[0]["samples"], "gflops_ours": digits(ours * our_flops),
             "gflops_peer": digits(peers[0]["value"] * flops), "sgemm_peak_gflops": peak,
             "repeats": repeats, "commit": machine.commit(),
             "date": datetime.date.today().isoformat(), **measured.notes}

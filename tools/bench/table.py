@@ -34,11 +34,15 @@ def cells(texts: list[str]) -> str:
 
 
 def row(title: str, result: Result, peer: Result) -> str:
+    """With the ratio that there would be if all we compute ran at the machine's peak."""
     unit = result["unit"]
-    flops = (f"{result['gflops_ours']:.0f} of {result['sgemm_peak_gflops']:.0f}"
-             if result["gflops_ours"] else "-")
+    flops, limit = "-", "-"
+    if result["gflops_ours"]:
+        flops = f"{result['gflops_ours']:.0f} of {result['sgemm_peak_gflops']:.0f}"
+    if result["gflops_ours"] and not CASES[result["case"]].our_options:  # fp32
+        limit = f"{peer['ratio'] * result['sgemm_peak_gflops'] / result['gflops_ours']:.2f}x"
     return cells([title, f"{number(result['ours'])} {unit}", f"{number(peer['value'])} {unit}",
-             peer["name"], f"**{peer['ratio']:.2f}x**",
+             peer["name"], f"**{peer['ratio']:.2f}x**", limit,
              f"{number(result['peak_mb_ours'])} / {number(peer['peak_mb'])}", flops,
              f"{result['repeats']}, {result['commit']}"])
 
@@ -50,8 +54,8 @@ def peers_of(result: Result) -> list[Result]:
 
 
 def markdown(results: list[Result]) -> str:
-    lines = ["| work | ours | peer | which | ours is | peak MB, ours / peer | GFLOP/s of peak | "
-             "repeats, commit |", "|---|---|---|---|---|---|---|---|"]
+    lines = ["| work | ours | peer | which | ours is | at the peak | peak MB, ours / peer | "
+             "GFLOP/s of peak | repeats, commit |", "|---|---|---|---|---|---|---|---|---|"]
     for result in results:
         for i, peer in enumerate(peers_of(result)):
             lines.append(row(CASES[result["case"]].title if i == 0 else "the same", result, peer))
