@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "ATen/ATen.h"
 #include "adapter_parameters.h"
 #include "evolora/core/random.h"
 #include "model/random_model.h"
@@ -91,6 +92,33 @@ TEST(HostOptimizer, WithoutALimitNothingIsClipped) {
   recipe.rank = 3;
   recipe.max_grad_norm = 0;
   ExpectStepsOfTheFormulas(recipe);
+}
+
+at::Tensor Rounded(const at::Tensor& tensor) { return tensor.to(at::kBFloat16).to(at::kFloat); }
+
+// In bf16 a step is the fp32 one from a rounded gradient, then rounded.
+TEST(HostOptimizer, InBf16GradientValuesAndMomentsAreRoundedAtEveryStep) {
+  LoraRecipe recipe;
+  recipe.rank = 3;
+  recipe.max_grad_norm = 0;
+  LoraRecipe bf16 = recipe;
+  bf16.precision = TrainingPrecision::kBf16;
+  const AdapterParameters exact = Parameters(recipe), rounded = Parameters(bf16);
+  const auto exact_step = MakeHostOptimizer(recipe, exact, exact.Groups(recipe));
+  const auto rounded_step = MakeHostOptimizer(bf16, rounded, rounded.Groups(bf16));
+  const at::Tensor AdapterParameters::*const buffers[] = {
+      &AdapterParameters::value, &AdapterParameters::moment1, &AdapterParameters::moment2};
+  for (int64_t step = 0; step < 3; ++step) {
+    FillGradient(rounded, 1e-2, static_cast<uint64_t>(step));
+    ASSERT_FALSE(Rounded(rounded.gradient).equal(rounded.gradient));
+    at::Tensor(exact.gradient).copy_(Rounded(rounded.gradient));
+    for (const auto buffer : buffers) at::Tensor(exact.*buffer).copy_(rounded.*buffer);
+    exact_step->Step(step, 1e-3);
+    rounded_step->Step(step, 1e-3);
+    for (const auto buffer : buffers) {
+      EXPECT_TRUE((rounded.*buffer).equal(Rounded(exact.*buffer))) << "step " << step;
+    }
+  }
 }
 
 }  // namespace
