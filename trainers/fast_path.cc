@@ -2,6 +2,7 @@
 #include <vector>
 
 #include "ATen/core/grad_mode.h"
+#include "bf16_base.h"
 #include "evolora/model/compact_weights.h"
 #include "fast_adapter.h"
 #include "fast_model.h"
@@ -11,32 +12,10 @@
 namespace evolora {
 namespace {
 
-at::Tensor LlamaLayer::*const kVectors[] = {
-    &LlamaLayer::input_norm, &LlamaLayer::post_norm, &LlamaLayer::q_bias, &LlamaLayer::k_bias,
-    &LlamaLayer::v_bias,     &LlamaLayer::o_bias,    &LlamaLayer::q_norm, &LlamaLayer::k_norm};
-
-at::Tensor Rounded(const at::Tensor& vector) {
-  return vector.defined() ? vector.to(at::kBFloat16).to(at::kFloat) : vector;
-}
-
-// The base of bf16 numbers. Matrices that are in few bits already are rounded as they are read.
-LlamaWeights Bf16Base(const LlamaWeights& base) {
-  LlamaWeights rounded = base.compact != nullptr ? base : CompactCopy(base, WeightStorage::kBf16);
-  rounded.final_norm = Rounded(rounded.final_norm);
-  for (LlamaLayer& layer : rounded.layers) {
-    for (const auto vector : kVectors) layer.*vector = Rounded(layer.*vector);
-  }
-  return rounded;
-}
-
 // The base with what is trained as a whole.
 LlamaWeights BaseOf(const GradientPathInputs& inputs) {
-  if (inputs.recipe->precision != TrainingPrecision::kFp32) return Bf16Base(*inputs.base);
+  if (FactorsOf(*inputs.recipe) == Factors::kBf16) return Bf16Base(*inputs.base);
   return WithModules(*inputs.base, inputs.lora->saved);
-}
-
-Factors FactorsOf(const LoraRecipe& recipe) {
-  return recipe.precision == TrainingPrecision::kFp32 ? Factors::kFp32 : Factors::kBf16;
 }
 
 // One adapter on a model of its own.

@@ -1,10 +1,12 @@
 #include "evolora/trainers/resident_trainer.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "ATen/core/grad_mode.h"
 #include "absl/strings/str_cat.h"
+#include "bf16_base.h"
 #include "device/device_errors.h"
 #include "evolora/core/status_macros.h"
 #include "evolora/model/compact_weights.h"
@@ -58,6 +60,8 @@ struct ActiveJob {
   double loss_sum = 0;
 };
 
+const char* RegimeOf(Factors factors) { return factors == Factors::kFp32 ? "fp32" : "bf16"; }
+
 int64_t StepTokensOf(const TrainingJob& job) {
   return MeanStepTokens(job.rows, job.recipe.rows_per_step);
 }
@@ -65,7 +69,7 @@ int64_t StepTokensOf(const TrainingJob& job) {
 class Trainer : public ResidentTrainer {
  public:
   Trainer(std::shared_ptr<const LlamaWeights> base, const ResidentLimits& limits)
-      : limits_(limits), base_(std::move(base)), model_(*base_) {}
+      : limits_(limits), base_(std::move(base)) {}
 
   absl::Status Run(const NextJob& next, const TakeOutcome& take, FileSystem& fs, const Clock& clock,
                    std::stop_token stop) override {
@@ -147,6 +151,7 @@ class Trainer : public ResidentTrainer {
           absl::StrCat("job ", job.queued.name, ": its base is not the one in memory"));
     }
     RETURN_IF_ERROR(CheckShareable(job.queued));
+    RETURN_IF_ERROR(ShareModel(job.queued.job.recipe));
     for (const std::unique_ptr<ActiveJob>& other : active_) {
       const std::string& folder = other->queued.options.work_dir;
       if (folder.empty() || folder != job.queued.options.work_dir) continue;
@@ -158,10 +163,24 @@ class Trainer : public ResidentTrainer {
     if (!inputs.lora->saved.empty()) {
       job.own = std::make_unique<OwnModel>(*base_, *inputs.lora);
     }
-    job.adapter = std::make_unique<FastAdapter>(job.own ? job.own->model : model_, inputs);
+    job.adapter = std::make_unique<FastAdapter>(job.own ? job.own->model : *model_, inputs);
     job.step_tokens = StepTokensOf(job.queued.job);
     RETURN_IF_ERROR(job.run.Prepare(job.adapter.get(), stop));
     return job.run.LoadProgress();
+  }
+
+  // The first job's regime is that of all.
+  absl::Status ShareModel(const LoraRecipe& recipe) {
+    const Factors factors = FactorsOf(recipe);
+    if (!model_.has_value()) {
+      factors_ = factors;
+      if (factors == Factors::kBf16) rounded_.emplace(Bf16Base(*base_));
+      model_.emplace(rounded_ ? *rounded_ : *base_, factors);
+    }
+    if (factors == factors_) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat("recipe.precision: this job computes in ", RegimeOf(factors),
+                     ", those before it in ", RegimeOf(factors_), "; all jobs of a list agree"));
   }
 
   // The gradients of one optimiser step of every job.
@@ -185,7 +204,7 @@ class Trainer : public ResidentTrainer {
     }
     for (size_t first = 0; first < batches.size();) {
       const size_t end = EndOfPass(batches, first);
-      model_.AddGradients(absl::MakeSpan(batches).subspan(first, end - first));
+      model_->AddGradients(absl::MakeSpan(batches).subspan(first, end - first));
       for (; first < end; ++first) owners[first]->loss_sum += batches[first].loss_sum;
     }
   }
@@ -218,7 +237,10 @@ class Trainer : public ResidentTrainer {
 
   const ResidentLimits limits_;
   const std::shared_ptr<const LlamaWeights> base_;
-  FastModel model_;
+  // From the first job on.
+  Factors factors_ = Factors::kFp32;
+  std::optional<LlamaWeights> rounded_;  // the base in bf16
+  std::optional<FastModel> model_;
   std::optional<QueuedJob> waiting_;  // taken from the queue, does not fit yet
   std::vector<std::unique_ptr<ActiveJob>> active_;
 };
@@ -229,13 +251,17 @@ absl::Status CheckResident(const TrainingJob& job) {
   const LoraRecipe& recipe = job.recipe;
   if (recipe.method != TrainingMethod::kLora) return Refused("recipe.method full");
   if (recipe.path != TrainingPath::kFast) return Refused("recipe.path but fast");
-  if (recipe.precision != TrainingPrecision::kFp32) return Refused("recipe.precision bf16");
+  if (recipe.use_dora && recipe.precision != TrainingPrecision::kFp32) {
+    return absl::InvalidArgumentError("recipe.precision: bf16 is not computed with use_dora");
+  }
   if (recipe.init_lora_weights != LoraInit::kKaiming) {
     return Refused("recipe.init_lora_weights pissa or olora");
   }
   const WeightStorage storage =
       job.base->compact ? job.base->compact->storage : WeightStorage::kFp32;
-  if (recipe.base_weights == storage) return absl::OkStatus();
+  if (storage == recipe.base_weights || storage == StorageToLoad(recipe, "cpu")) {
+    return absl::OkStatus();
+  }
   return absl::InvalidArgumentError(absl::StrCat(
       "recipe.base_weights: ", WeightStorageName(recipe.base_weights), ", the base in memory is ",
       WeightStorageName(storage), "; all jobs of a list share one"));

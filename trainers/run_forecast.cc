@@ -8,6 +8,7 @@
 
 #include "ATen/Parallel.h"
 #include "adapter_plan.h"
+#include "bf16_base.h"
 #include "buffer.h"
 #include "device/batch_shape.h"
 #include "device/device_batches.h"
@@ -285,8 +286,7 @@ double MeasureGflops(const TrainingJob& job, const Clock& clock) {
   const int64_t rows = std::min<int64_t>(job.recipe.tokens_per_micro_batch, 2048);
   const int64_t depth = config.hidden_size, columns = 2 * config.intermediate_size;
   const double flops = 2.0 * static_cast<double>(rows * depth) * static_cast<double>(columns);
-  const bool is_fp32 = job.recipe.precision == TrainingPrecision::kFp32;
-  const Factors factors = is_fp32 ? Factors::kFp32 : Factors::kBf16;
+  const Factors factors = FactorsOf(job.recipe);
   Buffer x, panels, y;
   std::fill_n(x.Reserve(rows * depth), rows * depth, 0.5f);
   const int64_t panel_size = (columns + kPanelColumns - 1) / kPanelColumns * kPanelColumns * depth;

@@ -5,6 +5,7 @@
 #include "ATen/Functions.h"
 #include "ATen/Parallel.h"
 #include "ATen/core/grad_mode.h"
+#include "bf16_base.h"
 #include "flat_parameters.h"
 
 namespace evolora {
@@ -117,10 +118,8 @@ void SideBySide::Lane::AddGradientTo(const LoraTensors& sum) const {
 SideBySide::SideBySide(const LlamaWeights& weights, const GradientPathInputs& inputs,
                        const AdapterDropout* dropout)
     : lora_(*inputs.lora) {
-  const bool is_fp32 = inputs.recipe->precision == TrainingPrecision::kFp32;
   for (int64_t i = 0; i < NumLanes(*inputs.recipe); ++i) {
-    lanes_.push_back(
-        std::make_unique<Lane>(weights, lora_, dropout, is_fp32 ? Factors::kFp32 : Factors::kBf16));
+    lanes_.push_back(std::make_unique<Lane>(weights, lora_, dropout, FactorsOf(*inputs.recipe)));
   }
 }
 

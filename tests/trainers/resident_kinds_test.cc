@@ -143,6 +143,29 @@ TEST(ResidentTrainer, EveryJobTakesTheStepsOfTheAutogradReference) {
   }
 }
 
+TEST(ResidentTrainer, JobsInBf16HaveTheBytesTheyHaveAlone) {
+  const auto base = WideBase();
+  const auto stored =
+      std::make_shared<const LlamaWeights>(CompactCopy(*base, WeightStorage::kBf16));
+  for (const auto& loaded : {base, stored}) {
+    std::vector<QueuedJob> jobs = OddJobs(loaded);
+    for (size_t i = 0; i < jobs.size(); ++i) {
+      jobs[i].job.recipe.precision =
+          i % 2 == 0 ? TrainingPrecision::kBf16 : TrainingPrecision::kBf16Autocast;
+    }
+    ExpectAllAsAlone(jobs, RunAll(loaded, jobs));
+  }
+}
+
+TEST(ResidentTrainer, ADoraInBf16IsRefused) {
+  const auto base = WideBase();
+  QueuedJob job = MakeJob(base, "dora", 2, 4);
+  job.job.recipe.use_dora = true;
+  job.job.recipe.precision = TrainingPrecision::kBf16;
+  EXPECT_THAT(RunAll(base, {job})[0].trained,
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("use_dora")));
+}
+
 TEST(ResidentTrainer, RefusesWhatItDoesNotShare) {
   const auto base = testing::RandomWeights(testing::SmallConfig(), 7);
   const QueuedJob good = MakeJob(base, "good", 2, 4);
@@ -154,13 +177,16 @@ TEST(ResidentTrainer, RefusesWhatItDoesNotShare) {
   jobs[3].job.base = testing::RandomWeights(testing::SmallConfig(), 8);
   const TempDir work;
   jobs[4].options.work_dir = jobs[5].options.work_dir = work.path();
-  jobs[6].job.recipe.precision = TrainingPrecision::kBf16;
+  jobs[6].job.recipe.precision = TrainingPrecision::kBf16;  // beside job 4
   jobs[7].job.recipe.base_weights = WeightStorage::kInt8;
   const std::vector<JobOutcome> outcomes = RunAll(base, jobs);
   EXPECT_THAT(outcomes[7].trained,
               StatusIs(absl::StatusCode::kInvalidArgument,
                        HasSubstr("recipe.base_weights: int8, the base in memory is fp32")));
-  for (const size_t i : {0, 1, 2, 6}) {
+  EXPECT_THAT(outcomes[6].trained,
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("computes in bf16, those before it in fp32")));
+  for (const size_t i : {0, 1, 2}) {
     EXPECT_THAT(outcomes[i].trained,
                 StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("alone")));
   }

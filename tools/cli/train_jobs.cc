@@ -175,7 +175,7 @@ class JobList {
 static WeightStorage StorageOf(const std::vector<JobFiles>& jobs) {
   for (const JobFiles& files : jobs) {
     const absl::StatusOr<LoraRecipe> recipe = ReadRecipe(files);
-    if (recipe.ok()) return recipe->base_weights;
+    if (recipe.ok()) return StorageToLoad(*recipe, "cpu");
   }
   return WeightStorage::kFp32;
 }

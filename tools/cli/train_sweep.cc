@@ -94,7 +94,7 @@ absl::StatusOr<Prepared> Prepare(const GlobalOptions& global, const SweepCommand
   ASSIGN_OR_RETURN(std::vector<SweepPoint> points, ReadPoints(command));
   ASSIGN_OR_RETURN(const LoadedBase base,
                    LoadStoredBase(PosixFileSystem(), global.home, command.base,
-                                  points.front().recipe.base_weights));
+                                  StorageToLoad(points.front().recipe, "cpu")));
   Prepared prepared;
   const uint64_t seed = points.front().recipe.seed;  // one choice of rows for all trials
   for (SweepPoint& point : points) {

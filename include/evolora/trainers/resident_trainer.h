@@ -63,9 +63,10 @@ struct JobOutcome {
 // Apart:    a job with modules_to_save shares the base's memory and runs passes of its own: its
 //           embedding, norms or head are not those of the others.
 // Refused:  Unimplemented for what the fast path on the CPU does not share: recipe.method kFull,
-//           path but kFast, precision but kFp32, init_lora_weights kPissa or kOlora (they change
-//           the base), another device, a process group. InvalidArgument: base_weights that are not
-//           those of the trainer's base, which may be in few bits.
+//           path but kFast, init_lora_weights kPissa or kOlora (they change the base), another
+//           device, a process group. InvalidArgument: base_weights that are not those of the
+//           trainer's base, which may be in few bits; a bf16 precision beside fp32 (the first job's
+//           holds for all; kBf16Autocast and kBf16 go together), or with use_dora.
 // Cost:     joining: one adapter's start and the digest of its rows; no pass over the
 //           base. Adapters with magnitudes (use_dora) run their forward frozen products apart.
 // Threads:  one call at a time, on the calling thread, which uses all threads of LibTorch.
