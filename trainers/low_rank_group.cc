@@ -306,7 +306,8 @@ void LowRankGroup::AddGradientA(const GradientInputs& inputs, Buffer& scratch) c
   float* values = scratch.Reserve(rank_ * in_ + (dropped ? inputs.rows * in_ : 0));
   float* room = values + rank_ * in_;
   if (!dropped) {
-    SumOfProducts({product(inputs.x, 0)}, rank_, in_, values, in_, GemmStore::kSet, product_factors_);
+    SumOfProducts({product(inputs.x, 0)}, rank_, in_, values, in_, GemmStore::kSet,
+                  product_factors_);
   }
   for (const AdaptedPart& part : parts_) {
     float* own = values + part.rank_offset * in_;

@@ -86,7 +86,7 @@ class LowRankGroup {
   void AddGradientA(const GradientInputs& inputs, Buffer& scratch) const;
 
   const AdapterDropout* dropout_;
-  const Factors product_factors_;      // of all products
+  const Factors product_factors_;   // of all products
   std::vector<AdaptedPart> parts_;  // those that are adapted
   int64_t in_ = 0;
   int64_t out_ = 0;  // of all parts of the group

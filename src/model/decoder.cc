@@ -4,8 +4,8 @@
 
 #include "ATen/Functions.h"
 #include "ATen/Parallel.h"
-#include "evolora/model/rope.h"
 #include "evolora/model/kernels.h"
+#include "evolora/model/rope.h"
 
 // M tokens of a step, D model width, F MLP width.
 namespace evolora {

@@ -12,12 +12,13 @@ namespace {
 
 constexpr size_t kNumProbes = 4;
 constexpr int kTopLogits = 20;
-// fp32 engines with other summation orders differ by about 1e-4 on logits; half-precision servers by
-// a few hundredths.
+// fp32 engines with other summation orders differ by about 1e-4 on logits; half-precision servers
+// by a few hundredths.
 constexpr double kTolerance = 0.1;
 
 // Requests to prove the effect with: cases inside the scope, composed as the version serves them.
-std::vector<std::vector<Message>> ProbeChats(const OpenedVersion& version, const AdapterSlot& slot) {
+std::vector<std::vector<Message>> ProbeChats(const OpenedVersion& version,
+                                             const AdapterSlot& slot) {
   std::vector<std::vector<Message>> chats;
   for (const auto& [id, validation] : version.state.validation) {
     if (chats.size() == kNumProbes) break;
@@ -25,8 +26,8 @@ std::vector<std::vector<Message>> ProbeChats(const OpenedVersion& version, const
     const std::string text = RequestText(validation.value.messages);
     if (Matches(slot.scope, text)) chats.push_back(validation.value.messages);
   }
-  const char* const general[] = {"Who are you?", "What is the capital of France?",
-                                 "Name a colour.", "Write one short sentence about the sea."};
+  const char* const general[] = {"Who are you?", "What is the capital of France?", "Name a colour.",
+                                 "Write one short sentence about the sea."};
   for (const char* text : general) {
     if (chats.size() == kNumProbes) break;
     chats.push_back({{"user", text}});
@@ -47,9 +48,8 @@ absl::StatusOr<EffectProof> ProveEffect(LanguageModel& model, const OpenedVersio
   }
   ASSIGN_OR_RETURN(const std::vector<Scored> scored, model.Score(requests));
   for (size_t i = 0; i + 1 < scored.size(); i += 2) {
-    ASSIGN_OR_RETURN(EffectProbe probe,
-                     MakeEffectProbe(requests[i].ids, scored[i].last_logits,
-                                     scored[i + 1].last_logits, kTopLogits));
+    ASSIGN_OR_RETURN(EffectProbe probe, MakeEffectProbe(requests[i].ids, scored[i].last_logits,
+                                                        scored[i + 1].last_logits, kTopLogits));
     proof.probes.push_back(std::move(probe));
   }
   return proof;

@@ -6,10 +6,9 @@
 
 namespace evolora {
 
-absl::StatusOr<SplitComparison> CompareOn(Solver& solver, const StateView& before,
-                                          const StateView& after, const std::string& split,
-                                          absl::Span<const Case> cases,
-                                          const std::function<void(int64_t, int64_t)>& on_progress) {
+absl::StatusOr<SplitComparison> CompareOn(
+    Solver& solver, const StateView& before, const StateView& after, const std::string& split,
+    absl::Span<const Case> cases, const std::function<void(int64_t, int64_t)>& on_progress) {
   constexpr int64_t kChunk = 64;
   std::vector<const Case*> pointers;
   for (const Case& c : cases) pointers.push_back(&c);
@@ -19,7 +18,8 @@ absl::StatusOr<SplitComparison> CompareOn(Solver& solver, const StateView& befor
     ASSIGN_OR_RETURN(std::vector<PairedEpisodes> chunk, evaluation.Next());
     for (PairedEpisodes& pair : chunk) comparison.pairs.push_back(std::move(pair));
     if (on_progress) {
-      on_progress(static_cast<int64_t>(comparison.pairs.size()), static_cast<int64_t>(cases.size()));
+      on_progress(static_cast<int64_t>(comparison.pairs.size()),
+                  static_cast<int64_t>(cases.size()));
     }
   }
   comparison.total = Summarise(comparison.pairs);

@@ -42,7 +42,8 @@ Json SplitsJson(const FinalComparison& comparison) {
 Json FixedJson(const FinalComparison& comparison) {
   for (const SplitComparison& part : comparison.splits) {
     if (part.split != "stream") continue;
-    const int64_t failures = part.total.num_cases - part.total.both_right - part.total.only_champion;
+    const int64_t failures =
+        part.total.num_cases - part.total.both_right - part.total.only_champion;
     const int64_t fixed = part.total.only_candidate;
     return Json{{"failures", failures},
                 {"fixed", fixed},
@@ -143,8 +144,7 @@ absl::StatusOr<Json> BuildReport(Home& home, const Stream& stream, const ReportC
   report["fixed"] = FixedJson(comparison);
   report["splits"] = SplitsJson(comparison);
   ASSIGN_OR_RETURN(report["decisions"], DecisionsJson(home, context.run_id));
-  ASSIGN_OR_RETURN(report["verdicts"],
-                   ListEvidence(home, EvidenceKind::kVerdict, context.run_id));
+  ASSIGN_OR_RETURN(report["verdicts"], ListEvidence(home, EvidenceKind::kVerdict, context.run_id));
   report["planted"] = PlantedJson(stream, report["decisions"]);
   report["cost"] =
       Json{{"solve", ComputeJson(context.solve)}, {"evolve", ComputeJson(context.evolve)}};

@@ -31,7 +31,8 @@ class Child {
     const int log = open(log_path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
     if (log < 0) return Error(log_path.c_str());
     std::vector<char*> argv;
-    for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+    for (const std::string& argument : arguments)
+      argv.push_back(const_cast<char*>(argument.c_str()));
     argv.push_back(nullptr);
     const pid_t pid = fork();
     if (pid < 0) return Error("fork");
@@ -41,7 +42,8 @@ class Child {
     return Child(pid, out[0]);
   }
 
-  Child(Child&& other) noexcept : pid_(std::exchange(other.pid_, -1)), out_(std::exchange(other.out_, -1)) {}
+  Child(Child&& other) noexcept
+      : pid_(std::exchange(other.pid_, -1)), out_(std::exchange(other.out_, -1)) {}
   Child& operator=(Child&&) = delete;
   ~Child() {
     if (out_ >= 0) close(out_);
@@ -52,7 +54,8 @@ class Child {
 
   // Calls `on_line` for every line of stdout until the child closes it. On stop the child is sent
   // SIGINT once.
-  void ReadLines(const std::function<void(absl::string_view)>& on_line, const std::stop_token& stop) {
+  void ReadLines(const std::function<void(absl::string_view)>& on_line,
+                 const std::stop_token& stop) {
     std::string buffer;
     bool told = false;
     for (;;) {
@@ -139,8 +142,10 @@ class ProcessRunner {
                      const std::stop_token& stop) {
     FileSystem& files = home_->files();
     RETURN_IF_ERROR(files.WriteFileAtomic(JoinPath(job, "data.jsonl"), request.data_jsonl));
-    RETURN_IF_ERROR(files.WriteFileAtomic(JoinPath(job, "protected.jsonl"), request.protected_jsonl));
-    RETURN_IF_ERROR(files.WriteFileAtomic(JoinPath(job, "recipe.json"), CanonicalJson(request.recipe)));
+    RETURN_IF_ERROR(
+        files.WriteFileAtomic(JoinPath(job, "protected.jsonl"), request.protected_jsonl));
+    RETURN_IF_ERROR(
+        files.WriteFileAtomic(JoinPath(job, "recipe.json"), CanonicalJson(request.recipe)));
     const std::string log = JoinPath(job, "train.log");
     ASSIGN_OR_RETURN(Child child, Child::Start(Arguments(job), log));
     child.ReadLines([this](absl::string_view line) { Report(line); }, stop);
@@ -152,11 +157,24 @@ class ProcessRunner {
   }
 
   std::vector<std::string> Arguments(const std::string& job) const {
-    std::vector<std::string> arguments = {
-        options_.executable, "train", "--home", home_->directory(), "--base", options_.base_name,
-        "--data", JoinPath(job, "data.jsonl"), "--protect", JoinPath(job, "protected.jsonl"),
-        "--recipe", JoinPath(job, "recipe.json"), "--out", JoinPath(job, "adapter"), "--resume",
-        "--json", "--device", options_.device};
+    std::vector<std::string> arguments = {options_.executable,
+                                          "train",
+                                          "--home",
+                                          home_->directory(),
+                                          "--base",
+                                          options_.base_name,
+                                          "--data",
+                                          JoinPath(job, "data.jsonl"),
+                                          "--protect",
+                                          JoinPath(job, "protected.jsonl"),
+                                          "--recipe",
+                                          JoinPath(job, "recipe.json"),
+                                          "--out",
+                                          JoinPath(job, "adapter"),
+                                          "--resume",
+                                          "--json",
+                                          "--device",
+                                          options_.device};
     if (options_.num_threads > 0) {
       arguments.insert(arguments.end(), {"--threads", absl::StrCat(options_.num_threads)});
     }

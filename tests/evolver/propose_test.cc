@@ -151,9 +151,9 @@ TEST(ProposeCandidate, FactKnowledgeRuleSkillUnscopableRuleKnowledgeThenPromptLi
   EXPECT_EQ(entry.kind, PatchKind::kKnowledge);
   EXPECT_EQ(OnlyOp<PutKnowledge>(entry).entry.rule, "Greet with ahoy.");
   EXPECT_EQ(OnlyOp<PutKnowledge>(entry).entry.answer, "Ahoy Bo");
-  ASSERT_OK_AND_ASSIGN(const Proposal prompt,
-                       ProposeCandidate(Rule(), Siblings(), same, {},
-                                        {.refused = {PatchKind::kKnowledge}}));
+  ASSERT_OK_AND_ASSIGN(
+      const Proposal prompt,
+      ProposeCandidate(Rule(), Siblings(), same, {}, {.refused = {PatchKind::kKnowledge}}));
   EXPECT_EQ(prompt.kind, PatchKind::kPrompt);
   EXPECT_EQ(OnlyOp<PutPromptLine>(prompt).line.text, "Greet with ahoy.");
   // A tool call without a rule has no prompt line to fall back to.

@@ -82,8 +82,9 @@ TEST(Bf16Training, StoppedAndResumedGivesTheBytesOfTheUnbrokenRun) {
     }
     TrainingJob other = job;
     other.recipe.precision = TrainingPrecision::kFp32;
-    EXPECT_THAT(Train(other, {.work_dir = work.path(), .resume = true}).status(),
-                StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("belongs to another job")));
+    EXPECT_THAT(
+        Train(other, {.work_dir = work.path(), .resume = true}).status(),
+        StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("belongs to another job")));
   }
 }
 

@@ -34,8 +34,9 @@ void PrintBase(const GlobalOptions& global, const StoredBase& base) {
   std::printf("base %s: %s, %s parameters, from %s\n", base.name.c_str(), base.architecture.c_str(),
               Parameters(base.parameters).c_str(), base.source.c_str());
   std::printf("  tokenizer            %s\n", base.has_tokenizer ? "yes" : "none: ids only");
-  std::printf("  chat format          %s\n",
-              base.chat_format.empty() ? "none (name one with --chat-format)" : base.chat_format.c_str());
+  std::printf("  chat format          %s\n", base.chat_format.empty()
+                                                 ? "none (name one with --chat-format)"
+                                                 : base.chat_format.c_str());
   std::printf("  shape fingerprint    %s\n", base.shape_fingerprint.c_str());
   std::printf("  weights fingerprint  %s\n", base.weights_fingerprint.c_str());
 }
@@ -49,7 +50,8 @@ absl::Status Add(const GlobalOptions& global, const AddBaseOptions& options) {
 
 absl::Status List(const GlobalOptions& global) {
   ASSIGN_OR_RETURN(const std::vector<StoredBase> bases, ListBases(PosixFileSystem(), global.home));
-  Table table({"name", "architecture", "parameters", "source", "tokenizer", "chat format", "weights"});
+  Table table(
+      {"name", "architecture", "parameters", "source", "tokenizer", "chat format", "weights"});
   for (const StoredBase& base : bases) {
     if (global.json) PrintJson(BaseJson(base));
     table.Add({base.name, base.architecture, Parameters(base.parameters), base.source,
@@ -67,11 +69,14 @@ void AddBaseCommand(CLI::App& app, GlobalOptions& global) {
   base->require_subcommand(1);
 
   auto options = std::make_shared<AddBaseOptions>();
-  CLI::App* add = base->add_subcommand("add", "import a GGUF file, a Hugging Face folder or a llama2.c file");
+  CLI::App* add =
+      base->add_subcommand("add", "import a GGUF file, a Hugging Face folder or a llama2.c file");
   add->add_option("path", options->path, "file or folder")->required();
   add->add_option("--name", options->name, "name of the base in this home")->required();
-  add->add_option("--tokenizer", options->tokenizer_path, "tokenizer.model, tokenizer.json or tokenizer .bin");
-  add->add_option("--chat-format", options->chat_format, "chatml, llama2, llama3, mistral or zephyr");
+  add->add_option("--tokenizer", options->tokenizer_path,
+                  "tokenizer.model, tokenizer.json or tokenizer .bin");
+  add->add_option("--chat-format", options->chat_format,
+                  "chatml, llama2, llama3, mistral or zephyr");
   add->callback([&global, options] { FinishCommand(Add(global, *options)); });
 
   CLI::App* list = base->add_subcommand("list", "list the imported bases");

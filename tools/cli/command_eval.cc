@@ -22,7 +22,8 @@ struct EvalCommand {
   std::string version = "champion";
 };
 
-absl::StatusOr<std::vector<Case>> CasesOf(Home& home, const Stream& stream, const std::string& split) {
+absl::StatusOr<std::vector<Case>> CasesOf(Home& home, const Stream& stream,
+                                          const std::string& split) {
   if (split == "stream") return stream.stream();
   if (split == "query") return stream.query();
   if (split == "anchor") return stream.anchor();

@@ -17,10 +17,12 @@ struct ReportCommand {
   std::string out;
 };
 
-// The run's report file; with no run named, the newest by name order of the home's only or last one.
+// The run's report file; with no run named, the newest by name order of the home's only or last
+// one.
 absl::StatusOr<std::string> FindReport(Home& home, const std::string& run) {
   std::vector<std::string> found;
-  absl::StatusOr<std::vector<std::string>> names = home.files().ListDirectory(home.ReportDirectory());
+  absl::StatusOr<std::vector<std::string>> names =
+      home.files().ListDirectory(home.ReportDirectory());
   if (names.ok()) {
     for (const std::string& name : *names) {
       if (absl::EndsWith(name, ".json") && absl::StartsWith(name, run)) found.push_back(name);

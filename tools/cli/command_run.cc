@@ -56,9 +56,9 @@ std::string OwnExecutable() {
 
 // KL and norm of a candidate's adapters, on the session's model.
 ShiftMeter MakeShiftMeter(Home& home, ModelSession& session) {
-  return [&home, &session](absl::Span<const AdapterSlot> adapters,
-                           absl::Span<const GenerateRequest> before,
-                           absl::Span<const GenerateRequest> after) -> absl::StatusOr<ShiftMeasures> {
+  return [&home, &session](
+             absl::Span<const AdapterSlot> adapters, absl::Span<const GenerateRequest> before,
+             absl::Span<const GenerateRequest> after) -> absl::StatusOr<ShiftMeasures> {
     ShiftMeasures shift;
     ASSIGN_OR_RETURN(shift.mean_kl, MeanFirstTokenKl(*session.model, before, after));
     double norm = 0;
@@ -89,8 +89,8 @@ class LiveView {
       ShowVerdict(what, verdict);
     };
     observer.on_training = [this](const TrainingPlan& plan) {
-      Line(absl::StrCat("train   ", plan.cluster, ": ", plan.example_case_ids.size(),
-                        " examples; ", plan.reason),
+      Line(absl::StrCat("train   ", plan.cluster, ": ", plan.example_case_ids.size(), " examples; ",
+                        plan.reason),
            Json{{"event", "training"}, {"plan", TrainingPlanToJson(plan)}});
     };
     observer.on_commit = [this](const VersionRecord& record) {
@@ -104,9 +104,9 @@ class LiveView {
   }
 
   void ShowTraining(const TrainingProgress& progress) {
-    bar_.Update("train", progress.step, progress.total_steps,
-                absl::StrFormat("loss %.4f, %.0f tokens/s", progress.loss,
-                                progress.tokens_per_second));
+    bar_.Update(
+        "train", progress.step, progress.total_steps,
+        absl::StrFormat("loss %.4f, %.0f tokens/s", progress.loss, progress.tokens_per_second));
   }
   void ShowPhase(const std::string& phase, int64_t done, int64_t total) {
     bar_.Update(phase, done, total);
@@ -147,7 +147,8 @@ class LiveView {
   }
 
   void ShowVerdict(const std::string& what, const GateVerdict& verdict) {
-    Line(absl::StrCat("gate    ", what, ": ", GateOutcomeName(verdict.outcome), "; ", verdict.reason),
+    Line(absl::StrCat("gate    ", what, ": ", GateOutcomeName(verdict.outcome), "; ",
+                      verdict.reason),
          Json{{"event", "verdict"}, {"candidate", what}, {"verdict", GateVerdictToJson(verdict)}});
   }
 
@@ -187,8 +188,9 @@ void PrintSummary(const FinalComparison& comparison, const RunResult& result) {
     for (const PairedSummary& row : rows) {
       table.Add({row.cluster.empty() ? "all" : row.cluster, absl::StrCat(row.num_cases),
                  absl::StrCat(row.both_right + row.only_champion),
-                 absl::StrCat(row.both_right + row.only_candidate), absl::StrCat(row.only_candidate),
-                 absl::StrCat(row.only_champion), Interval95(row.difference)});
+                 absl::StrCat(row.both_right + row.only_candidate),
+                 absl::StrCat(row.only_candidate), absl::StrCat(row.only_champion),
+                 Interval95(row.difference)});
     }
     std::printf("\n%s", table.ToText().c_str());
   }
@@ -227,7 +229,8 @@ class RunJob {
     const std::string run_id = RunId(options_, stream);
     Announce(stream, run_id);
     const Interrupt interrupt;
-    absl::StatusOr<RunResult> result = RunLoop(Tools(), stream, options_, view_.Observer(), interrupt.token());
+    absl::StatusOr<RunResult> result =
+        RunLoop(Tools(), stream, options_, view_.Observer(), interrupt.token());
     const double seconds = SystemClock().MonotonicSeconds() - started;
     ASSIGN_OR_RETURN(const double wall_seconds, KeepSession(*home_, run_id, seconds));
     if (absl::IsCancelled(result.status())) {
@@ -243,7 +246,9 @@ class RunJob {
                                     .base_name = command_.base,
                                     .num_threads = NumThreads(global_),
                                     .device = command_.device};
-    training.on_progress = [this](const TrainingProgress& progress) { view_.ShowTraining(progress); };
+    training.on_progress = [this](const TrainingProgress& progress) {
+      view_.ShowTraining(progress);
+    };
     return {.home = home_.get(),
             .model = session_.model.get(),
             .load_adapter = AdapterLoader(session_),
@@ -252,12 +257,13 @@ class RunJob {
   }
 
   void Announce(const Stream& stream, const std::string& run_id) {
-    view_.Line(absl::StrFormat("run %s: base %s, %d stream, %d query, %d anchor, %d sealed test cases, "
-                               "router %s, gate %s, seed %d",
-                               run_id, session_.base.name, stream.stream().size(),
-                               stream.query().size(), stream.anchor().size(), stream.num_sealed(),
-                               command_.router, command_.gate, command_.seed),
-               Json{{"event", "start"}, {"run", run_id}, {"seed", command_.seed}});
+    view_.Line(
+        absl::StrFormat("run %s: base %s, %d stream, %d query, %d anchor, %d sealed test cases, "
+                        "router %s, gate %s, seed %d",
+                        run_id, session_.base.name, stream.stream().size(), stream.query().size(),
+                        stream.anchor().size(), stream.num_sealed(), command_.router, command_.gate,
+                        command_.seed),
+        Json{{"event", "start"}, {"run", run_id}, {"seed", command_.seed}});
   }
 
   absl::Status Report(const Stream& stream, const RunResult& result, double wall_seconds) {
@@ -268,12 +274,13 @@ class RunJob {
     ASSIGN_OR_RETURN(const OpenedVersion after,
                      OpenVersion(*home_, result.final_version, AdapterLoader(session_)));
     StoreLookRecorder recorder(home_->evidence(), result.run_id);
-    ASSIGN_OR_RETURN(
-        const FinalComparison comparison,
-        CompareVersions(solver, before.view, after.view, stream, recorder, "final report of the run",
-                        [&](const std::string& split, int64_t done, int64_t total) {
-                          view_.ShowPhase(absl::StrCat("report: ", split), done, total);
-                        }));
+    ASSIGN_OR_RETURN(const FinalComparison comparison,
+                     CompareVersions(solver, before.view, after.view, stream, recorder,
+                                     "final report of the run",
+                                     [&](const std::string& split, int64_t done, int64_t total) {
+                                       view_.ShowPhase(absl::StrCat("report: ", split), done,
+                                                       total);
+                                     }));
     const ReportContext context{.run_id = result.run_id,
                                 .base_name = session_.base.name,
                                 .stream_name = command_.stream,
@@ -291,7 +298,8 @@ class RunJob {
     return Write(report, comparison, result);
   }
 
-  absl::Status Write(const Json& report, const FinalComparison& comparison, const RunResult& result) {
+  absl::Status Write(const Json& report, const FinalComparison& comparison,
+                     const RunResult& result) {
     FileSystem& files = home_->files();
     RETURN_IF_ERROR(files.CreateDirectories(home_->ReportDirectory()));
     const std::string stem = JoinPath(home_->ReportDirectory(), result.run_id);
@@ -312,8 +320,8 @@ class RunJob {
     const Json& fixed = report["fixed"];
     std::printf("stream failures fixed: %ld of %ld\nfinal version %s\nreport: %s.html\n",
                 static_cast<long>(fixed.value("fixed", int64_t{0})),
-                static_cast<long>(fixed.value("failures", int64_t{0})), result.final_version.c_str(),
-                stem.c_str());
+                static_cast<long>(fixed.value("failures", int64_t{0})),
+                result.final_version.c_str(), stem.c_str());
     return absl::OkStatus();
   }
 
@@ -329,11 +337,13 @@ class RunJob {
 
 void AddRunCommand(CLI::App& app, GlobalOptions& global) {
   auto options = std::make_shared<RunCommand>();
-  CLI::App* command = app.add_subcommand("run", "the whole loop on a stream; goes on where it stopped");
+  CLI::App* command =
+      app.add_subcommand("run", "the whole loop on a stream; goes on where it stopped");
   command->add_option("--base", options->base, "base model of this home")->required();
   command->add_option("--stream", options->stream, "stream file (data/SCHEMA.md)")->required();
-  command->add_option("--router", options->router,
-                      "rules, always-patch, always-lora, fixed-schedule or random")
+  command
+      ->add_option("--router", options->router,
+                   "rules, always-patch, always-lora, fixed-schedule or random")
       ->capture_default_str();
   command->add_option("--gate", options->gate, "on, or off to commit every candidate unjudged")
       ->check(CLI::IsMember({"on", "off"}))
@@ -345,8 +355,9 @@ void AddRunCommand(CLI::App& app, GlobalOptions& global) {
       ->capture_default_str();
   command->add_option("--budget", options->budget, "tokens for evolving (0 = no limit)")
       ->check(CLI::NonNegativeNumber);
-  command->add_option("--device", options->device,
-                      "where adapters are trained: cpu, cuda or cuda:N; all else runs on the CPU")
+  command
+      ->add_option("--device", options->device,
+                   "where adapters are trained: cpu, cuda or cuda:N; all else runs on the CPU")
       ->capture_default_str();
   command->callback([&global, options] { FinishCommand(RunJob(global, *options).Run()); });
 }

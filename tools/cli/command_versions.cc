@@ -30,15 +30,21 @@ absl::Status PrintAliasLog(const GlobalOptions& global, Home& home) {
   Table table({"time", "alias", "kind", "from", "to", "epoch", "reason"});
   for (const AliasLogRow& row : rows) {
     if (global.json) {
-      PrintJson(Json{{"type", "alias"}, {"alias", row.alias}, {"kind", row.kind},
-                     {"from", row.from_version}, {"to", row.to_version}, {"epoch", row.epoch},
-                     {"reason", row.reason}, {"override", row.override_reason},
+      PrintJson(Json{{"type", "alias"},
+                     {"alias", row.alias},
+                     {"kind", row.kind},
+                     {"from", row.from_version},
+                     {"to", row.to_version},
+                     {"epoch", row.epoch},
+                     {"reason", row.reason},
+                     {"override", row.override_reason},
                      {"at_unix_ms", row.at_unix_ms}});
     }
     table.Add({Time(row.at_unix_ms), row.alias, row.kind, Short(row.from_version),
                Short(row.to_version), absl::StrCat(row.epoch),
-               absl::StrCat(Shorten(row.reason, 60),
-                            row.override_reason.empty() ? "" : " (override: " + row.override_reason + ")")});
+               absl::StrCat(
+                   Shorten(row.reason, 60),
+                   row.override_reason.empty() ? "" : " (override: " + row.override_reason + ")")});
   }
   if (!global.json) std::printf("alias moves\n%s", table.ToText().c_str());
   return absl::OkStatus();
@@ -123,15 +129,20 @@ absl::StatusOr<Json> VersionJson(Home& home, const VersionRecord& record) {
 }
 
 void PrintState(const ArtifactState& state) {
-  std::printf("text: %zu prompt lines, %zu knowledge entries, %zu skills, %zu tool notes, %zu validation cases\n",
-              state.prompt.size(), state.knowledge.size(), state.skills.size(),
-              state.tool_notes.size(), state.validation.size());
-  for (const PromptLine& line : state.prompt) std::printf("  prompt %s: %s\n", line.id.c_str(), line.text.c_str());
+  std::printf(
+      "text: %zu prompt lines, %zu knowledge entries, %zu skills, %zu tool notes, %zu validation "
+      "cases\n",
+      state.prompt.size(), state.knowledge.size(), state.skills.size(), state.tool_notes.size(),
+      state.validation.size());
+  for (const PromptLine& line : state.prompt)
+    std::printf("  prompt %s: %s\n", line.id.c_str(), line.text.c_str());
   for (const auto& [name, skill] : state.skills) {
     std::printf("  skill %s: when %s\n    %s\n", name.c_str(),
-                CanonicalJson(TriggerToJson(skill.trigger)).c_str(), Shorten(skill.instructions, 160).c_str());
+                CanonicalJson(TriggerToJson(skill.trigger)).c_str(),
+                Shorten(skill.instructions, 160).c_str());
   }
-  for (const auto& [tool, note] : state.tool_notes) std::printf("  tool %s: %s\n", tool.c_str(), note.text.c_str());
+  for (const auto& [tool, note] : state.tool_notes)
+    std::printf("  tool %s: %s\n", tool.c_str(), note.text.c_str());
   for (const auto& [key, entry] : state.knowledge) {
     std::printf("  knowledge %s: %s -> %s\n", key.c_str(), Shorten(entry.question, 70).c_str(),
                 Shorten(entry.answer, 60).c_str());
@@ -162,26 +173,33 @@ absl::Status Show(const GlobalOptions& global, const std::string& name) {
     std::printf("verdict %s: %s\n", json["verdict"].value("outcome", "").c_str(),
                 json["verdict"].value("reason", "").c_str());
   }
-  ASSIGN_OR_RETURN(const ArtifactState state, LoadState(home->registry().blobs(), manifest.artifacts));
+  ASSIGN_OR_RETURN(const ArtifactState state,
+                   LoadState(home->registry().blobs(), manifest.artifacts));
   PrintState(state);
   return absl::OkStatus();
 }
 
-absl::Status ShowDiff(const GlobalOptions& global, const std::string& before, const std::string& after) {
+absl::Status ShowDiff(const GlobalOptions& global, const std::string& before,
+                      const std::string& after) {
   ASSIGN_OR_RETURN(const std::unique_ptr<Home> home, OpenHome(global));
   ASSIGN_OR_RETURN(const VersionRecord a, home->registry().Resolve(before));
   ASSIGN_OR_RETURN(const VersionRecord b, home->registry().Resolve(after));
-  ASSIGN_OR_RETURN(const ArtifactState state_a, LoadState(home->registry().blobs(), a.manifest.artifacts));
-  ASSIGN_OR_RETURN(const ArtifactState state_b, LoadState(home->registry().blobs(), b.manifest.artifacts));
+  ASSIGN_OR_RETURN(const ArtifactState state_a,
+                   LoadState(home->registry().blobs(), a.manifest.artifacts));
+  ASSIGN_OR_RETURN(const ArtifactState state_b,
+                   LoadState(home->registry().blobs(), b.manifest.artifacts));
   std::vector<std::string> lines = Diff(state_a, state_b);
   const auto has = [](const VersionManifest& manifest, const AdapterSlot& slot) {
-    return std::find(manifest.adapters.begin(), manifest.adapters.end(), slot) != manifest.adapters.end();
+    return std::find(manifest.adapters.begin(), manifest.adapters.end(), slot) !=
+           manifest.adapters.end();
   };
   for (const AdapterSlot& slot : a.manifest.adapters) {
-    if (!has(b.manifest, slot)) lines.push_back(absl::StrCat("removed adapter '", slot.slot, "' ", Short(slot.digest)));
+    if (!has(b.manifest, slot))
+      lines.push_back(absl::StrCat("removed adapter '", slot.slot, "' ", Short(slot.digest)));
   }
   for (const AdapterSlot& slot : b.manifest.adapters) {
-    if (!has(a.manifest, slot)) lines.push_back(absl::StrCat("added adapter '", slot.slot, "' ", Short(slot.digest)));
+    if (!has(a.manifest, slot))
+      lines.push_back(absl::StrCat("added adapter '", slot.slot, "' ", Short(slot.digest)));
   }
   if (global.json) {
     PrintJson(Json{{"before", a.id}, {"after", b.id}, {"changes", lines}});
@@ -218,11 +236,12 @@ absl::Status Alias(const GlobalOptions& global, const AliasCommand& command) {
   ASSIGN_OR_RETURN(AliasRecord alias, home->registry().GetAlias(command.name));
   if (!command.version.empty()) {
     ASSIGN_OR_RETURN(const VersionRecord target, home->registry().Resolve(command.version));
-    ASSIGN_OR_RETURN(alias, home->registry().MoveAlias({.alias = command.name,
-                                                        .version_id = target.id,
-                                                        .expected_epoch = alias.epoch,
-                                                        .reason = command.reason,
-                                                        .override_reason = command.override_reason}));
+    ASSIGN_OR_RETURN(alias,
+                     home->registry().MoveAlias({.alias = command.name,
+                                                 .version_id = target.id,
+                                                 .expected_epoch = alias.epoch,
+                                                 .reason = command.reason,
+                                                 .override_reason = command.override_reason}));
   }
   PrintAlias(global, alias);
   return absl::OkStatus();
@@ -247,7 +266,8 @@ void AddVersionCommands(CLI::App& app, GlobalOptions& global) {
       ->callback([&global] { FinishCommand(Log(global)); });
 
   auto shown = std::make_shared<std::string>();
-  CLI::App* show = app.add_subcommand("show", "one version: base, adapters, text, decision, verdict");
+  CLI::App* show =
+      app.add_subcommand("show", "one version: base, adapters, text, decision, verdict");
   show->add_option("version", *shown, "version id, prefix or alias")->required();
   show->callback([&global, shown] { FinishCommand(Show(global, *shown)); });
 

@@ -5,8 +5,8 @@
 
 namespace evolora::cli {
 
-// While alive, SIGINT and SIGTERM request a stop instead of ending the process; a second SIGINT ends
-// it. At most one at a time.
+// While alive, SIGINT and SIGTERM request a stop instead of ending the process; a second SIGINT
+// ends it. At most one at a time.
 class Interrupt {
  public:
   Interrupt();

@@ -10,9 +10,9 @@
 
 namespace evolora::cli {
 
-// What `train --dry-run` shows: the run's forecast where `options` say, and how long it takes at `gflops`
-// (0 = measured now), with the basis of the estimate. One JSON object with --json; nothing is
-// written.
+// What `train --dry-run` shows: the run's forecast where `options` say, and how long it takes at
+// `gflops` (0 = measured now), with the basis of the estimate. One JSON object with --json; nothing
+// is written.
 absl::Status ShowDryRun(const GlobalOptions& global, const TrainingJob& job,
                         const ForecastOptions& options, const std::vector<std::string>& warnings,
                         double gflops);

@@ -25,7 +25,7 @@ struct KnowledgeEntry {
   std::string key;  // unique; equal key replaces
   std::string question;
   std::string answer;
-  std::string rule;  // optional; indexed with the question
+  std::string rule;                  // optional; indexed with the question
   int64_t valid_from_unix_ms = 0;    // 0 = always
   int64_t valid_until_unix_ms = 0;   // 0 = no end; at or after it the entry is not used
   std::vector<std::string> revokes;  // keys that this entry replaces

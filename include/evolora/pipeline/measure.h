@@ -13,9 +13,9 @@ namespace evolora {
 
 // Two versions compared on the cases of one split.
 struct SplitComparison {
-  std::string split;                     // stream, query, anchor or test
+  std::string split;  // stream, query, anchor or test
   PairedSummary total;
-  std::vector<PairedSummary> clusters;   // sorted by name
+  std::vector<PairedSummary> clusters;  // sorted by name
   std::vector<PairedEpisodes> pairs;
 };
 

@@ -19,12 +19,12 @@ struct ReportContext {
   std::string router;
   bool gate = true;
   uint64_t seed = 0;
-  std::string machine;          // CPU and threads, for the figures' sake
+  std::string machine;  // CPU and threads, for the figures' sake
   std::string start_version;
   std::string final_version;
   Compute solve;
   Compute evolve;
-  double wall_seconds = 0;      // of the sessions that made the run
+  double wall_seconds = 0;  // of the sessions that made the run
 };
 
 // The report as one JSON object: headline, splits with intervals, decisions with reasons, verdicts,

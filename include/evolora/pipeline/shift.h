@@ -8,9 +8,9 @@
 
 namespace evolora {
 
-// Mean over the request pairs of KL(before || after) in nats, of the distribution of the first answer
-// token: exact, one position per request. Pairs of equal requests contribute zero without a model
-// call. 0 for no pairs. Errors: those of LanguageModel; Internal logits that are not finite.
+// Mean over the request pairs of KL(before || after) in nats, of the distribution of the first
+// answer token: exact, one position per request. Pairs of equal requests contribute zero without a
+// model call. 0 for no pairs. Errors: those of LanguageModel; Internal logits that are not finite.
 absl::StatusOr<double> MeanFirstTokenKl(LanguageModel& model,
                                         absl::Span<const GenerateRequest> before,
                                         absl::Span<const GenerateRequest> after);

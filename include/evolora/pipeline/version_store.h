@@ -37,8 +37,8 @@ absl::StatusOr<StateView> MakeView(const std::string& version_id, const Artifact
 absl::StatusOr<ArtifactDigests> StoreState(BlobStore& blobs, const ArtifactState& state);
 absl::StatusOr<ArtifactState> LoadState(const BlobStore& blobs, const ArtifactDigests& digests);
 
-// Keeps the adapter as a PEFT folder (portable profile) and describes it as a slot. The slot's digest
-// is that of the adapter as it reads back.
+// Keeps the adapter as a PEFT folder (portable profile) and describes it as a slot. The slot's
+// digest is that of the adapter as it reads back.
 absl::StatusOr<AdapterSlot> StoreAdapter(Home& home, const LoraAdapter& adapter,
                                          const std::string& slot, const Trigger& scope);
 absl::StatusOr<LoraAdapter> LoadStoredAdapter(Home& home, const AdapterSlot& slot);
