@@ -321,6 +321,7 @@ double LogSumExp(const float* x, int64_t n) {
 #include "kernel_compact_body.h"
 #include "kernel_transpose_body.h"
 #include "kernel_word_pairs_body.h"
+#include "kernel_word_parts_body.h"
 
 }  // namespace
 
@@ -349,6 +350,10 @@ const KernelTable EVOLORA_KERNEL_TABLE = {EVOLORA_KERNEL_NAME,
                                           RoundBf16,
                                           RoundPairs,
                                           JoinPairs,
-                                          TransposePairs};
+                                          TransposePairs,
+                                          kPrefersBf16x3,
+                                          GemmBf16x3,
+                                          SplitBf16x3,
+                                          SplitPairs};
 
 }  // namespace evolora

@@ -1,6 +1,6 @@
-// Products of bf16 factors by tiles of 16 rows of 64 bytes, as AMX multiplies them. Included by
-// kernel_body.h of the table for CPUs with AMX, and by a test that emulates the tiles; internal
-// linkage and no standard function, as there.
+// Products of bf16 factors, and of fp32 factors by three bf16 parts each, by tiles of 16 rows of 64
+// bytes, as AMX multiplies them. Included by kernel_body.h of the table for CPUs with AMX, and by a
+// test that emulates the tiles; internal linkage and no standard function, as there.
 //
 // Tiles is a class that has 8 of them from construction to destruction:
 //   Zero<t>()                    all values of tile t are 0
@@ -44,19 +44,44 @@ inline void PadRight(const uint16_t* panel, int64_t pairs, uint16_t* room) {
 }
 
 // Tiles 0 to 3 are the sums, two for each tile of rows; 4 and 5 the left side, 6 and 7 the right.
+template <int kRowTiles>
+struct LeftTiles {
+  int64_t ld;  // words
+
+  template <typename Tiles>
+  void Load(Tiles& tiles, const uint16_t* x) const {
+    constexpr int64_t kWord = sizeof(uint16_t);
+    tiles.template Load<4>(x, ld * kWord);
+    if constexpr (kRowTiles == 2) tiles.template Load<5>(x + kTileRows * ld, ld * kWord);
+  }
+  // What is going to be loaded next.
+  void Fetch(const uint16_t* x) const {
+    for (int64_t m = 0; m < kRowTiles * kTileRows; ++m) __builtin_prefetch(x + m * ld);
+  }
+};
+
+template <typename Tiles>
+inline void LoadRight(Tiles& tiles, const uint16_t* panel) {
+  constexpr int64_t kStride = kPanelWords * static_cast<int64_t>(sizeof(uint16_t));
+  tiles.template Load<6>(panel, kStride);
+  tiles.template Load<7>(panel + kPanelWords / 2, kStride);
+}
+
 template <int kRowTiles, typename Tiles>
-inline void DotTiles(Tiles& tiles, const uint16_t* x, int64_t ldx, const uint16_t* panel) {
-  constexpr int64_t kWord = sizeof(uint16_t);
-  tiles.template Load<6>(panel, kPanelWords * kWord);
-  tiles.template Load<7>(panel + kPanelWords / 2, kPanelWords * kWord);
-  tiles.template Load<4>(x, ldx * kWord);
+inline void DotLoaded(Tiles& tiles) {
   tiles.template Dot<0, 4, 6>();
   tiles.template Dot<1, 4, 7>();
   if constexpr (kRowTiles == 2) {
-    tiles.template Load<5>(x + kTileRows * ldx, ldx * kWord);
     tiles.template Dot<2, 5, 6>();
     tiles.template Dot<3, 5, 7>();
   }
+}
+
+template <int kRowTiles, typename Tiles>
+inline void DotTiles(Tiles& tiles, const uint16_t* x, int64_t ldx, const uint16_t* panel) {
+  LoadRight(tiles, panel);
+  LeftTiles<kRowTiles>{ldx}.Load(tiles, x);
+  DotLoaded<kRowTiles>(tiles);
 }
 
 template <int kRowTiles, typename Tiles>
@@ -79,8 +104,8 @@ inline void AddTileTerm(Tiles& tiles, const PairTerm& term, int64_t first_row, i
   }
 }
 
-inline void StoreTileSums(const PairGemmArgs& args, int64_t first_row, int64_t rows,
-                          const float* sums) {
+template <typename Args>
+inline void StoreTileSums(const Args& args, int64_t first_row, int64_t rows, const float* sums) {
   for (int64_t m = 0; m < rows; ++m) {
     float* y = args.y + (first_row + m) * args.ldy;
     const float* row = sums + m * kPanelColumns;
@@ -92,11 +117,81 @@ inline void StoreTileSums(const PairGemmArgs& args, int64_t first_row, int64_t r
   }
 }
 
-// `rows` <= 16 kRowTiles.
+// Adds parts [first_row, first_row + 16 kRowTiles) of the left side; k-block by k-block, so that a
+// tile is read from the first-level cache when it is read again. The order changes one side at a
+// time.
+template <int kRowTiles, int kPanelParts, typename Tiles>
+inline void AddBf16x3Term(Tiles& tiles, const Bf16x3Term& term, int64_t first_row) {
+  const uint16_t* x = term.x + first_row * term.ldx;
+  const uint16_t* panel = term.panel;
+  const LeftTiles<kRowTiles> left = {term.ldx};
+  for (int64_t k = 0; k < term.pairs; k += kTilePairs) {
+    left.Load(tiles, x + 2 * term.x_part);
+    LoadRight(tiles, panel);
+    DotLoaded<kRowTiles>(tiles);
+    left.Fetch(x + 2 * term.x_part + kTileWords);
+    left.Load(tiles, x + term.x_part);
+    DotLoaded<kRowTiles>(tiles);
+    left.Fetch(x + term.x_part + kTileWords);
+    if constexpr (kPanelParts > 1) {
+      LoadRight(tiles, panel + term.panel_part);
+      DotLoaded<kRowTiles>(tiles);
+    }
+    left.Load(tiles, x);
+    DotLoaded<kRowTiles>(tiles);
+    left.Fetch(x + kTileWords);
+    if constexpr (kPanelParts > 2) {
+      LoadRight(tiles, panel + 2 * term.panel_part);
+      DotLoaded<kRowTiles>(tiles);
+    }
+    if constexpr (kPanelParts > 1) {
+      LoadRight(tiles, panel);
+      DotLoaded<kRowTiles>(tiles);
+    }
+    x += kTileWords;
+    panel += kTilePairs * kPanelWords;
+  }
+}
+
 template <int kRowTiles, typename Tiles>
-inline void TileBlock(Tiles& tiles, const PairGemmArgs& args, int64_t first_row, int64_t rows,
+inline void AddTermByTiles(Tiles& tiles, const PairTerm& term, int64_t first_row, int64_t rows,
+                           TileRoom& room) {
+  AddTileTerm<kRowTiles>(tiles, term, first_row, rows, room);
+}
+template <int kRowTiles, typename Tiles>
+inline void AddTermByTiles(Tiles& tiles, const Bf16x3Term& term, int64_t first_row,
+                           int64_t /*rows*/, TileRoom& /*room*/) {
+  switch (term.panel_parts) {
+    case 1:
+      return AddBf16x3Term<kRowTiles, 1>(tiles, term, first_row);
+    case 2:
+      return AddBf16x3Term<kRowTiles, 2>(tiles, term, first_row);
+    default:
+      return AddBf16x3Term<kRowTiles, kBf16Parts>(tiles, term, first_row);
+  }
+}
+
+template <int kRowTiles, typename Tiles>
+inline void StoreTiles(Tiles& tiles, float* y, int64_t ldy) {
+  const int64_t stride = ldy * static_cast<int64_t>(sizeof(float));
+  tiles.template Store<0>(y, stride);
+  tiles.template Store<1>(y + kPanelColumns / 2, stride);
+  if constexpr (kRowTiles == 2) {
+    float* lower = y + kTileRows * ldy;
+    tiles.template Store<2>(lower, stride);
+    tiles.template Store<3>(lower + kPanelColumns / 2, stride);
+  }
+}
+
+// `rows` <= 16 kRowTiles.
+template <int kRowTiles, typename Tiles, typename Args>
+inline void TileBlock(Tiles& tiles, const Args& args, int64_t first_row, int64_t rows,
                       TileRoom& room) {
-  constexpr int64_t kStride = kPanelColumns * static_cast<int64_t>(sizeof(float));
+  // What the last stores would wait for.
+  for (int64_t m = first_row; m < first_row + rows; ++m) {
+    __builtin_prefetch(args.y + m * args.ldy, 1);
+    __builtin_prefetch(args.y + m * args.ldy + kPanelColumns / 2, 1);
+  }
   tiles.template Zero<0>();
   tiles.template Zero<1>();
   if constexpr (kRowTiles == 2) {
@@ -104,21 +199,18 @@ inline void TileBlock(Tiles& tiles, const PairGemmArgs& args, int64_t first_row,
     tiles.template Zero<3>();
   }
   for (int64_t t = 0; t < args.num_terms; ++t) {
-    AddTileTerm<kRowTiles>(tiles, args.terms[t], first_row, rows, room);
+    AddTermByTiles<kRowTiles>(tiles, args.terms[t], first_row, rows, room);
   }
-  tiles.template Store<0>(room.sums, kStride);
-  tiles.template Store<1>(room.sums + kPanelColumns / 2, kStride);
-  if constexpr (kRowTiles == 2) {
-    float* lower = room.sums + kTileRows * kPanelColumns;
-    tiles.template Store<2>(lower, kStride);
-    tiles.template Store<3>(lower + kPanelColumns / 2, kStride);
+  if (args.store == GemmStore::kSet && rows == kRowTiles * kTileRows &&
+      args.columns == kPanelColumns) {
+    return StoreTiles<kRowTiles>(tiles, args.y + first_row * args.ldy, args.ldy);
   }
+  StoreTiles<kRowTiles>(tiles, room.sums, kPanelColumns);
   StoreTileSums(args, first_row, rows, room.sums);
 }
 
-// gemm_pairs of a KernelTable.
-template <typename Tiles>
-void GemmPairsByTiles(const PairGemmArgs& args) {
+template <typename Tiles, typename Args>
+inline void GemmByTiles(const Args& args) {
   Tiles tiles;
   TileRoom room;
   for (int64_t row = 0; row < args.rows; row += 2 * kTileRows) {
@@ -129,6 +221,16 @@ void GemmPairsByTiles(const PairGemmArgs& args) {
       TileBlock<1>(tiles, args, row, left, room);
     }
   }
+}
+
+// gemm_pairs and gemm_bf16x3 of a KernelTable.
+template <typename Tiles>
+void GemmPairsByTiles(const PairGemmArgs& args) {
+  GemmByTiles<Tiles>(args);
+}
+template <typename Tiles>
+void GemmBf16x3ByTiles(const Bf16x3GemmArgs& args) {
+  GemmByTiles<Tiles>(args);
 }
 
 }  // namespace

@@ -65,6 +65,35 @@ struct PairGemmArgs {
   GemmStore store = GemmStore::kSet;
 };
 
+// Products of fp32 factors on units for bf16. A factor is the sum of three bf16 parts, each a
+// nearest number to what the parts before it leave. Of the nine products of parts the six largest
+// are computed, exact in fp32, in which they are added: what is dropped is below 2^-25 of a
+// product, half of what rounding it to fp32 may take (Henry, Tang and Heinecke, arXiv 1904.06376).
+constexpr int kBf16Parts = 3;
+// Pairs that a panel of parts is filled up to with zeros.
+constexpr int64_t kBf16x3Pairs = 16;
+struct Bf16x3Term {
+  // Part p of (m, k) is x[p * x_part + m * ldx + k], k < 2 pairs. 15 rows behind the last are
+  // readable.
+  const uint16_t* x = nullptr;
+  int64_t ldx = 0;
+  int64_t x_part = 0;
+  const uint16_t* panel = nullptr;  // of pairs; part p at panel + p * panel_part
+  int64_t panel_part = 0;
+  int64_t pairs = 0;             // a multiple of kBf16x3Pairs
+  int panel_parts = kBf16Parts;  // the further ones are zeros and not read
+};
+// As GemmArgs.
+struct Bf16x3GemmArgs {
+  const Bf16x3Term* terms = nullptr;
+  int64_t num_terms = 1;
+  int64_t rows = 0;
+  float* y = nullptr;  // row stride ldy
+  int64_t ldy = 0;
+  int64_t columns = 0;  // <= 32
+  GemmStore store = GemmStore::kSet;
+};
+
 // A panel of int8 weights: weight[k][j] = values[k * 32 + j] * scales[k / 32 * 32 + j].
 constexpr int64_t kInt8Block = 32;
 struct Int8Panel {
@@ -167,6 +196,20 @@ struct KernelTable {
   // zeros behind the last.
   void (*transpose_pairs)(const uint16_t* rows, int64_t ld, int64_t count, int64_t pairs,
                           uint16_t* panel);
+
+  // Whether gemm_bf16x3 is faster here than gemm.
+  bool prefers_bf16x3;
+  // Each output is one sum, over the terms in order and each one's pairs in ascending order.
+  void (*gemm_bf16x3)(const Bf16x3GemmArgs& args);
+  // The parts of n numbers: part p of number i is y[p * part + i]. They add up to the number; of
+  // one that is not finite, or within 2^-9 of the greatest, to NaN or to an infinity. The same bits
+  // from every table, as the following.
+  void (*split_bf16x3)(const float* x, int64_t n, int64_t part, uint16_t* y);
+  // Rows [depth, columns <= 32] with stride ld as a panel of pairs of each part, `part` apart;
+  // zeros behind the last column and up to a multiple of 2 kBf16x3Pairs rows. Returns how many
+  // parts are needed, the further ones being zeros.
+  int (*split_pairs)(const float* rows, int64_t ld, int64_t depth, int64_t columns, int64_t part,
+                     uint16_t* panel);
 };
 
 // The best table this CPU runs. Thread-safe.
