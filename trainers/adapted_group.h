@@ -7,9 +7,9 @@
 #include "ATen/core/Tensor.h"
 #include "absl/types/span.h"
 #include "adapter_dropout.h"
-#include "buffer.h"
+#include "evolora/model/buffer.h"
+#include "evolora/model/products.h"
 #include "low_rank_group.h"
-#include "products.h"
 
 namespace evolora {
 
@@ -40,11 +40,11 @@ class AdaptedGroup {
  public:
   // `weights` of the parts, [out, in], fp32, contiguous; read at every pass. `factors`: of all
   // products.
-  explicit AdaptedGroup(std::vector<at::Tensor> weights, Factors factors = Factors::kFp32);
+  explicit AdaptedGroup(std::vector<at::Tensor> weights, Factors factors = Fp32Factors());
   // Weights in few bits, stacked; it outlives the group, whose adapters have no magnitudes.
   // `part_outs`: outputs of each part.
   AdaptedGroup(std::vector<int64_t> part_outs, const CompactMatrix& compact,
-               Factors factors = Factors::kFp32);
+               Factors factors = Fp32Factors());
 
   // An adapter for the parts (loras[i] of part i, null: not adapted), in a slot of its own.
   // `dropout` (null: none) and the tensors outlive its stay. REQUIRES: the slot is free.

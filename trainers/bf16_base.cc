@@ -25,7 +25,7 @@ LlamaWeights Bf16Base(const LlamaWeights& base) {
 }
 
 Factors FactorsOf(const LoraRecipe& recipe) {
-  return recipe.precision == TrainingPrecision::kFp32 ? Factors::kFp32 : Factors::kBf16;
+  return recipe.precision == TrainingPrecision::kFp32 ? Fp32Factors() : Factors::kBf16;
 }
 
 }  // namespace evolora

@@ -1,8 +1,8 @@
 #pragma once
 
 #include "evolora/model/llama_weights.h"
+#include "evolora/model/products.h"
 #include "evolora/trainers/recipe.h"
-#include "products.h"
 
 namespace evolora {
 

@@ -5,11 +5,11 @@
 
 #include "ATen/core/Tensor.h"
 #include "absl/types/span.h"
-#include "buffer.h"
+#include "evolora/model/buffer.h"
 #include "evolora/model/compact_matrix.h"
 #include "evolora/model/llama_weights.h"
+#include "evolora/model/products.h"
 #include "loss.h"
-#include "products.h"
 #include "token_layout.h"
 
 namespace evolora {
@@ -22,11 +22,11 @@ class FastHead {
   // The head of `weights`, which outlive the object. Of logits, no more than about
   // `logits_per_chunk` exist at once (but always those of 16 rows). A head that requires a gradient
   // is trained, too. `factors`: of its products.
-  explicit FastHead(const LlamaWeights& weights, Factors factors = Factors::kFp32,
+  explicit FastHead(const LlamaWeights& weights, Factors factors = Fp32Factors(),
                     int64_t logits_per_chunk = kLogitsPerChunk);
   // head_VD fp32, contiguous.
   explicit FastHead(const at::Tensor& head_VD, int64_t logits_per_chunk = kLogitsPerChunk,
-                    Factors factors = Factors::kFp32);
+                    Factors factors = Fp32Factors());
 
   // A micro-batch with its loss.
   struct Part {

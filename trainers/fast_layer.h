@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "adapted_group.h"
-#include "buffer.h"
+#include "evolora/model/buffer.h"
 #include "evolora/model/llama_weights.h"
 #include "evolora/model/lora_tensors.h"
 #include "lowest_stage.h"

@@ -8,7 +8,7 @@
 #include "ATen/core/Tensor.h"
 #include "absl/types/span.h"
 #include "adapter_dropout.h"
-#include "buffer.h"
+#include "evolora/model/buffer.h"
 #include "evolora/model/llama_weights.h"
 #include "evolora/model/lora_tensors.h"
 #include "fast_head.h"
@@ -27,7 +27,7 @@ class FastModel {
   // `base` outlives the object; its weights are read where they lie, at every pass. Where its
   // embedding, head or norms require a gradient, or all of its weights do, they are trained with
   // the one adapter there is. `factors`: of the products of linear layers, adapters and head.
-  explicit FastModel(const LlamaWeights& base, Factors factors = Factors::kFp32);
+  explicit FastModel(const LlamaWeights& base, Factors factors = Fp32Factors());
 
   // Gives an adapter a slot. `lora` and `dropout` (null: none) outlive its stay.
   int64_t Add(const LoraTensors& lora, const AdapterDropout* dropout);

@@ -213,7 +213,7 @@ void LowRankGroup::LowRank(const float* x, int64_t rows, const uint64_t* keys, f
                            Buffer& scratch) const {
   if (dropout_ == nullptr) {
     const Product down = {.left = x, .ldl = in_, .depth = in_, .right = a_panels_.data()};
-    SumOfProducts({down}, rows, rank_, low, rank_, GemmStore::kSet, product_factors_);
+    SumOfProducts({down}, rows, rank_, low, rank_, GemmStore::kSet, OfWidth(rank_));
     return ScaleParts(rows, low);
   }
   float* room = scratch.Reserve(rows * in_);
@@ -223,7 +223,7 @@ void LowRankGroup::LowRank(const float* x, int64_t rows, const uint64_t* keys, f
                           .depth = in_,
                           .right = a_panels_.data() + part.a_column * in_};
     SumOfProducts({down}, rows, part.rank, low + part.rank_offset, rank_, GemmStore::kSet,
-                  product_factors_);
+                  OfWidth(part.rank));
   }
   ScaleParts(rows, low);
 }
@@ -260,7 +260,7 @@ void LowRankGroup::LowRankGradient(const float* dy, int64_t rows, float* d_low) 
                              .right = part.lora->b.const_data_ptr<float>(),
                              .ldr = part.rank};
     SumOfProducts({product}, rows, part.rank, d_low + part.rank_offset, rank_, GemmStore::kSet,
-                  product_factors_);
+                  OfWidth(part.rank));
   }
   ScaleParts(rows, d_low);
 }
@@ -306,15 +306,14 @@ void LowRankGroup::AddGradientA(const GradientInputs& inputs, Buffer& scratch) c
   float* values = scratch.Reserve(rank_ * in_ + (dropped ? inputs.rows * in_ : 0));
   float* room = values + rank_ * in_;
   if (!dropped) {
-    SumOfProducts({product(inputs.x, 0)}, rank_, in_, values, in_, GemmStore::kSet,
-                  product_factors_);
+    SumOfProducts({product(inputs.x, 0)}, rank_, in_, values, in_, GemmStore::kSet, OfWidth(rank_));
   }
   for (const AdaptedPart& part : parts_) {
     float* own = values + part.rank_offset * in_;
     if (dropped) {
       const float* masked = Masked(part, inputs.x, inputs.rows, inputs.keys, room);
       SumOfProducts({product(masked, part.rank_offset)}, part.rank, in_, own, in_, GemmStore::kSet,
-                    product_factors_);
+                    OfWidth(part.rank));
     }
     AddScaled(own, inputs.column_scale, part.rank, in_,
               part.lora->a.grad().mutable_data_ptr<float>());
@@ -332,7 +331,7 @@ void LowRankGroup::ParameterGradients(const GradientInputs& inputs, Buffer& scra
                                .depth = inputs.rows,
                                .right = inputs.dy + part.out_offset,
                                .ldr = out_};
-    SumOfProducts({b_product}, part.rank, out, values, out, GemmStore::kSet, product_factors_);
+    SumOfProducts({b_product}, part.rank, out, values, out, GemmStore::kSet, OfWidth(part.rank));
     float* gradient = part.lora->b.grad().mutable_data_ptr<float>();
     at::parallel_for(0, out, 256, [&](int64_t begin, int64_t end) {
       AddTransposed(values, part.rank, out, begin, end, gradient);

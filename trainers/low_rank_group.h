@@ -6,9 +6,9 @@
 #include "ATen/core/Tensor.h"
 #include "absl/types/span.h"
 #include "adapter_dropout.h"
-#include "buffer.h"
+#include "evolora/model/buffer.h"
 #include "evolora/model/lora_tensors.h"
-#include "products.h"
+#include "evolora/model/products.h"
 
 namespace evolora {
 
@@ -83,10 +83,12 @@ class LowRankGroup {
   const float* Masked(const AdaptedPart& part, const float* x, int64_t rows, const uint64_t* keys,
                       float* room) const;
   void ScaleParts(int64_t rows, float* low) const;
+  // For products of which a side is `width` wide.
+  Factors OfWidth(int64_t width) const { return FactorsOfWidth(product_factors_, width); }
   void AddGradientA(const GradientInputs& inputs, Buffer& scratch) const;
 
   const AdapterDropout* dropout_;
-  const Factors product_factors_;   // of all products
+  const Factors product_factors_;   // of all products that are not narrow
   std::vector<AdaptedPart> parts_;  // those that are adapted
   int64_t in_ = 0;
   int64_t out_ = 0;  // of all parts of the group

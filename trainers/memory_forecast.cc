@@ -7,7 +7,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "pair_side.h"
+#include "bf16_base.h"
 
 namespace evolora {
 namespace {
@@ -68,11 +68,13 @@ int64_t HeadFloats(const LlamaConfig& c, int64_t predicting) {
   return std::min(rows_per_chunk, predicting) * c.vocab_size;
 }
 
-// The widest left side of a sum, rounded: a gradient of the MLP, of q, k and v, or of logits.
-int64_t RoundedBytes(const LlamaConfig& c, const LayerShapes& widest, int64_t n, int64_t m) {
-  return std::max({RoundedLefts::Bytes(n, widest.gate_up.out),
-                   RoundedLefts::Bytes(n, widest.qkv.out),
-                   RoundedLefts::Bytes(HeadFloats(c, m) / c.vocab_size, c.vocab_size)});
+// The widest left side of a sum as bf16 numbers: a gradient of the MLP, of q, k and v, or of
+// logits.
+int64_t LeftBytes(Factors factors, const LlamaConfig& c, const LayerShapes& widest, int64_t n,
+                  int64_t m) {
+  return std::max({LeftSideBytes(factors, n, widest.gate_up.out),
+                   LeftSideBytes(factors, n, widest.qkv.out),
+                   LeftSideBytes(factors, HeadFloats(c, m) / c.vocab_size, c.vocab_size)});
 }
 
 }  // namespace
@@ -129,9 +131,8 @@ int64_t ArenaBytes(const LlamaConfig& c, const LoraRecipe& recipe,
   if (recipe.lora_dropout > 0) {  // the input with its features dropped
     floats += n * std::max(c.intermediate_size, c.num_heads * c.head_dim);
   }
-  const bool rounds = recipe.precision != TrainingPrecision::kFp32;
   return (floats + ScratchFloats(c, widest, n)) * kFloat +
-         (rounds ? RoundedBytes(c, widest, n, m) : 0);
+         LeftBytes(FactorsOf(recipe), c, widest, n, m);
 }
 
 }  // namespace evolora

@@ -60,7 +60,7 @@ struct ActiveJob {
   double loss_sum = 0;
 };
 
-const char* RegimeOf(Factors factors) { return factors == Factors::kFp32 ? "fp32" : "bf16"; }
+const char* RegimeOf(Factors factors) { return factors == Factors::kBf16 ? "bf16" : "fp32"; }
 
 int64_t StepTokensOf(const TrainingJob& job) {
   return MeanStepTokens(job.rows, job.recipe.rows_per_step);
@@ -238,7 +238,7 @@ class Trainer : public ResidentTrainer {
   const ResidentLimits limits_;
   const std::shared_ptr<const LlamaWeights> base_;
   // From the first job on.
-  Factors factors_ = Factors::kFp32;
+  Factors factors_ = Fp32Factors();
   std::optional<LlamaWeights> rounded_;  // the base in bf16
   std::optional<FastModel> model_;
   std::optional<QueuedJob> waiting_;  // taken from the queue, does not fit yet

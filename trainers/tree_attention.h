@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "buffer.h"
+#include "evolora/model/buffer.h"
 #include "evolora/model/kernels.h"
 #include "evolora/model/llama_config.h"
 #include "token_layout.h"

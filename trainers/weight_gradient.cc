@@ -3,8 +3,8 @@
 #include <vector>
 
 #include "ATen/Parallel.h"
+#include "evolora/model/products.h"
 #include "norm_gradient.h"
-#include "products.h"
 
 namespace evolora {
 namespace {

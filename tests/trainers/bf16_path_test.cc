@@ -12,9 +12,9 @@
 #include "adapted_group.h"
 #include "adapter_parameters.h"
 #include "evolora/model/compact_matrix.h"
+#include "evolora/model/products.h"
 #include "fast_head.h"
 #include "gradient_path.h"
-#include "products.h"
 #include "support/status_matchers.h"
 #include "trainers/gradient_case.h"
 

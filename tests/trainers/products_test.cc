@@ -1,4 +1,4 @@
-#include "products.h"
+#include "evolora/model/products.h"
 
 #include <memory>
 #include <numeric>
@@ -26,14 +26,23 @@ double Error(const at::Tensor& mine, const at::Tensor& expected) {
   return (mine - expected).norm().item<double>() / (expected.norm().item<double>() + 1e-30);
 }
 
-at::Tensor Sum(const std::vector<Product>& products, const Sizes& s, GemmStore store) {
+at::Tensor Sum(const std::vector<Product>& products, const Sizes& s, GemmStore store,
+               Factors factors) {
   at::Tensor y = at::ones({s.rows, s.columns});
-  SumOfProducts(products, s.rows, s.columns, y.mutable_data_ptr<float>(), s.columns, store);
+  SumOfProducts(products, s.rows, s.columns, y.mutable_data_ptr<float>(), s.columns, store,
+                factors);
   return y;
 }
 
+// Both ways to multiply fp32 numbers.
+class SumOfProductsBy : public ::testing::TestWithParam<Factors> {};
+INSTANTIATE_TEST_SUITE_P(Fp32, SumOfProductsBy, ::testing::Values(Factors::kFp32, Factors::kBf16x3),
+                         [](const auto& info) {
+                           return info.param == Factors::kFp32 ? "Units" : "Bf16Parts";
+                         });
+
 // Two products over all rows; then, over some of them each, one that is deep and one that is not.
-TEST(SumOfProducts, ARowHasTheBitsOfASumOverTheProductsThatItIsIn) {
+TEST_P(SumOfProductsBy, ARowHasTheBitsOfASumOverTheProductsThatItIsIn) {
   at::manual_seed(2);
   for (const Sizes& s : kSizes) {
     SCOPED_TRACE(::testing::Message() << s.rows << " " << s.depth << " " << s.columns);
@@ -56,13 +65,13 @@ TEST(SumOfProducts, ARowHasTheBitsOfASumOverTheProductsThatItIsIn) {
     const Product all = product(left, right, 0, s.depth);
     const at::Tensor together = Sum({all, all, of(product(own_left, own, 0, deep), 0, end),
                                      of(product(own_left, own, first, 7), first, s.rows - first)},
-                                    s, GemmStore::kAdd);
+                                    s, GemmStore::kAdd, GetParam());
     for (int64_t m = 0; m < s.rows; ++m) {
       const Product base = product(left, right, m, s.depth);
       std::vector<Product> products = {base, base};
       if (m < end) products.push_back(of(product(own_left, own, m, deep), 0, 1));
       if (m >= first) products.push_back(of(product(own_left, own, m, 7), 0, 1));
-      const at::Tensor alone = Sum(products, {1, s.depth, s.columns}, GemmStore::kAdd);
+      const at::Tensor alone = Sum(products, {1, s.depth, s.columns}, GemmStore::kAdd, GetParam());
       ASSERT_TRUE(alone[0].equal(together[m])) << m;
     }
     at::Tensor expected = 1 + 2 * at::mm(left, right);
@@ -73,7 +82,7 @@ TEST(SumOfProducts, ARowHasTheBitsOfASumOverTheProductsThatItIsIn) {
   }
 }
 
-TEST(SumOfProducts, EqualsTheMatrixProductInEveryLayout) {
+TEST_P(SumOfProductsBy, EqualsTheMatrixProductInEveryLayout) {
   at::manual_seed(1);
   for (const Sizes& s : kSizes) {
     SCOPED_TRACE(::testing::Message() << s.rows << " " << s.depth << " " << s.columns);
@@ -101,15 +110,16 @@ TEST(SumOfProducts, EqualsTheMatrixProductInEveryLayout) {
     const Product::Rows parts[] = {{weight, upper}, {weight + upper * s.depth, s.columns - upper}};
     stacked.weight_rows = parts;
     for (const Product& product : {rows, panels, transposed, stacked}) {
-      EXPECT_LT(Error(Sum({product}, s, GemmStore::kSet), expected), 2e-6);
-      EXPECT_LT(Error(Sum({product}, s, GemmStore::kAdd), expected + 1), 2e-6);
+      EXPECT_LT(Error(Sum({product}, s, GemmStore::kSet, GetParam()), expected), 2e-6);
+      EXPECT_LT(Error(Sum({product}, s, GemmStore::kAdd, GetParam()), expected + 1), 2e-6);
     }
-    EXPECT_LT(Error(Sum({rows, panels, transposed, stacked}, s, GemmStore::kSet), expected * 4),
+    EXPECT_LT(Error(Sum({rows, panels, transposed, stacked}, s, GemmStore::kSet, GetParam()),
+                    expected * 4),
               2e-6);
   }
 }
 
-TEST(SumOfProducts, RowsOutsideARangeAreSkipped) {
+TEST_P(SumOfProductsBy, RowsOutsideARangeAreSkipped) {
   const Sizes s = {60, 40, 64};
   const at::Tensor left = at::randn({s.rows, s.depth});
   at::Tensor right = at::randn({s.depth, s.columns});
@@ -122,10 +132,10 @@ TEST(SumOfProducts, RowsOutsideARangeAreSkipped) {
                      .depth = s.depth,
                      .right = packed.panels(),
                      .ranges = ranges.data()};
-  EXPECT_LT(Error(Sum({product}, s, GemmStore::kAdd), at::mm(left, right) + 1), 1e-6);
+  EXPECT_LT(Error(Sum({product}, s, GemmStore::kAdd, GetParam()), at::mm(left, right) + 1), 1e-6);
 }
 
-TEST(SumOfProducts, ARowsBitsDependNeitherOnTheOtherRowsNorOnThreads) {
+TEST_P(SumOfProductsBy, ARowsBitsDependNeitherOnTheOtherRowsNorOnThreads) {
   const Sizes s = {210, 3100, 96};
   const at::Tensor left = at::randn({s.rows, s.depth}), right = at::randn({s.depth, s.columns});
   const Product product = {.left = left.const_data_ptr<float>(),
@@ -135,11 +145,12 @@ TEST(SumOfProducts, ARowsBitsDependNeitherOnTheOtherRowsNorOnThreads) {
                            .ldr = s.columns};
   const int threads = at::get_num_threads();
   at::set_num_threads(1);
-  const at::Tensor all = Sum({product}, s, GemmStore::kSet);
+  const at::Tensor all = Sum({product}, s, GemmStore::kSet, GetParam());
   for (const int n : {1, 2, 5}) {
     at::set_num_threads(n);
     for (const int64_t rows : {1, 24, 49, 210}) {
-      const at::Tensor some = Sum({product}, {rows, s.depth, s.columns}, GemmStore::kSet);
+      const at::Tensor some =
+          Sum({product}, {rows, s.depth, s.columns}, GemmStore::kSet, GetParam());
       EXPECT_TRUE(some.equal(all.narrow(0, 0, rows))) << n << " threads, " << rows << " rows";
     }
   }

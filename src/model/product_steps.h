@@ -4,20 +4,26 @@
 
 #include "absl/container/inlined_vector.h"
 #include "absl/types/span.h"
-#include "products.h"
+#include "evolora/model/products.h"
 
 namespace evolora {
 
 // How SumOfProducts cuts its work.
 
+// A depth is cut at multiples of it: whole blocks of a weight in few bits, whole tiles of pairs.
+constexpr int64_t kSliceUnit = 32;
+static_assert(kSliceUnit % kCompactBlock == 0 && kSliceUnit % (2 * kBf16x3Pairs) == 0);
+constexpr int64_t RoundUpToSliceUnit(int64_t depth) {
+  return (depth + kSliceUnit - 1) / kSliceUnit * kSliceUnit;
+}
+
 // Most of the depth that is worked on at once. A panel of it has 192 KiB, in the second-level
 // cache; the left side of a longer one (the gradient of logits) is read once, not once for each
 // panel.
-constexpr int64_t kDepthBlock = 1536;
-static_assert(kDepthBlock % kCompactBlock == 0);
+constexpr int64_t kMaxDepthBlock = 1536;
 // Most of the depth of products with rows of their own that joins a step over all rows.
 constexpr int64_t kOwnDepthBlock = 512;
-static_assert(kOwnDepthBlock % kCompactBlock == 0);
+static_assert(kMaxDepthBlock % (2 * kSliceUnit) == 0 && kOwnDepthBlock % kSliceUnit == 0);
 
 // One panel of y for some rows.
 struct Tile {
@@ -42,7 +48,7 @@ struct Tiling {
 // All rows in one tile, unless there are too few panels to keep the threads equally busy.
 Tiling MakeTiling(int64_t rows, int64_t columns);
 
-// A part of a product's depth; begins at an even place.
+// A part of a product's depth; begins at a multiple of kSliceUnit.
 struct Slice {
   const Product* product;
   DepthRange depth;
@@ -51,7 +57,7 @@ struct Slice {
 // Slices whose products are added before the sum is stored.
 struct Step {
   absl::InlinedVector<Slice, 4> slices;
-  int64_t depth = 0;  // of the slices, each rounded up to an even number
+  int64_t depth = 0;  // of the slices, each rounded up to whole units
 };
 using Steps = absl::InlinedVector<Step, 2>;
 

@@ -21,7 +21,10 @@ class RightSide {
   struct Lefts {
     Lefts(absl::Span<const Product> /*products*/, int64_t /*rows*/) {}
   };
-  static int64_t RoomOf(int64_t depth) { return depth * kPanelColumns; }
+  static constexpr int64_t kDepthBlock = kMaxDepthBlock;
+  static constexpr int64_t kPanelsAtOnce = 1;
+  static constexpr int64_t kRowsAtOnce = Product::kAllRows;
+  static constexpr int64_t RoomOf(int64_t depth) { return depth * kPanelColumns; }
   static void Gemm(const GemmArgs& args) { Kernels().gemm(args); }
 
   // `room`: RoomOf the slice's depth, for a copy.

@@ -7,16 +7,25 @@
 #include "evolora/model/kernels.h"
 
 namespace evolora {
-
 // A part of the inner dimension of a product.
 struct DepthRange {
   int64_t begin = 0;
   int64_t count = 0;
 };
 
-// What both sides of a product are rounded to before they are multiplied. Products of two rounded
-// numbers are exact in fp32 and are added in fp32.
-enum class Factors { kFp32, kBf16 };
+// What both sides of a product are multiplied as. kBf16: rounded; products of two rounded numbers
+// are exact in fp32 and are added in fp32. kBf16x3: fp32 numbers by their bf16 parts (kernels.h),
+// to the accuracy of kFp32.
+enum class Factors { kFp32, kBf16, kBf16x3 };
+// The faster way to multiply fp32 numbers here.
+inline Factors Fp32Factors() {
+  return Kernels().prefers_bf16x3 ? Factors::kBf16x3 : Factors::kFp32;
+}
+// The faster way where a side of the product is `width` wide: below about 64 the parts are used too
+// seldom to pay.
+inline Factors FactorsOfWidth(Factors factors, int64_t width) {
+  return factors == Factors::kBf16x3 && width < 64 ? Factors::kFp32 : factors;
+}
 
 // left [rows, depth] times right [depth, columns], fp32.
 struct Product {
@@ -54,6 +63,9 @@ struct Product {
 // the products of its row alone: not on the other rows, nor on the threads. `factors`: of all
 // products.
 void SumOfProducts(absl::Span<const Product> products, int64_t rows, int64_t columns, float* y,
-                   int64_t ldy, GemmStore store, Factors factors = Factors::kFp32);
+                   int64_t ldy, GemmStore store, Factors factors = Fp32Factors());
+
+// Bytes that a sum keeps of a left side [rows, depth] while it runs.
+int64_t LeftSideBytes(Factors factors, int64_t rows, int64_t depth);
 
 }  // namespace evolora

@@ -11,10 +11,8 @@ namespace {
 
 constexpr int64_t kMinRowsPerTile = 48;
 
-int64_t RoundUp(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
-
 void AppendSlice(const Slice& slice, int64_t most, Steps& steps) {
-  const int64_t depth = RoundUp(slice.depth.count, 2);
+  const int64_t depth = RoundUpToSliceUnit(slice.depth.count);
   if (steps.empty() || steps.back().depth + depth > most) steps.emplace_back();
   steps.back().slices.push_back(slice);
   steps.back().depth += depth;
@@ -42,9 +40,7 @@ Tiling MakeTiling(int64_t rows, int64_t columns) {
 void AppendProduct(const Product& product, int64_t most, Steps& steps) {
   const int64_t num_slices = (product.depth + most - 1) / most;
   if (num_slices == 0) return;
-  // Whole pairs; of a weight in few bits whole blocks.
-  const int64_t unit = product.weight != nullptr ? kCompactBlock : 2;
-  const int64_t depth = RoundUp((product.depth + num_slices - 1) / num_slices, unit);
+  const int64_t depth = RoundUpToSliceUnit((product.depth + num_slices - 1) / num_slices);
   for (int64_t k = 0; k < product.depth; k += depth) {
     AppendSlice({&product, {k, std::min(depth, product.depth - k)}}, most, steps);
   }

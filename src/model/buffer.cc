@@ -1,4 +1,4 @@
-#include "buffer.h"
+#include "evolora/model/buffer.h"
 
 #include <algorithm>
 

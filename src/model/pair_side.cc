@@ -1,0 +1,214 @@
+#include "pair_side.h"
+
+#include <algorithm>
+
+#include "ATen/Parallel.h"
+#include "evolora/model/buffer.h"
+#include "right_side.h"
+
+namespace evolora {
+namespace {
+
+constexpr int64_t kSquare = kSliceUnit;
+// The last rows of a left side are read by tiles of rows.
+constexpr int64_t kRowsBehind = 15;
+
+// Of the rows of parts. Not a multiple of 4 KiB: their lines would fall into one set of the
+// first-level cache.
+int64_t StrideOf(int64_t depth) {
+  const int64_t stride = RoundUpToSliceUnit(depth);
+  return stride % 512 == 0 ? stride + kSquare : stride;
+}
+
+int64_t RowsOf(const Product& product, int64_t rows) {
+  return IsOfAllRows(product) ? rows : std::min(product.num_rows, rows - product.first_row);
+}
+
+// kParts of n values; of part p at y + p * part.
+template <int kParts>
+void PartsOfRow(const float* x, int64_t n, int64_t part, uint16_t* y) {
+  if constexpr (kParts == 1) {
+    Kernels().round_bf16(x, n, y);
+  } else {
+    Kernels().split_bf16x3(x, n, part, y);
+  }
+}
+
+// Rows [begin, end) of the product's own.
+template <int kParts>
+void PartsOfRows(const Product& product, int64_t begin, int64_t end, int64_t ld, int64_t part,
+                 uint16_t* to) {
+  const int64_t behind = RoundUpToSliceUnit(product.depth) - product.depth;
+  for (int64_t m = begin; m < end; ++m) {
+    uint16_t* row = to + m * ld;
+    if (!product.transposed) {
+      PartsOfRow<kParts>(product.left + m * product.ldl, product.depth, part, row);
+    }
+    for (int p = 0; p < kParts; ++p) std::fill_n(row + p * part + product.depth, behind, 0);
+  }
+  if (!product.transposed) return;
+  for (int64_t first = begin; first < end; first += kSquare) {
+    const int64_t count = std::min(kSquare, end - first);
+    for (int64_t k = 0; k < product.depth; k += kSquare) {
+      alignas(64) float square[kSquare * kSquare];
+      const int64_t depth = std::min(kSquare, product.depth - k);
+      Kernels().transpose(product.left + k * product.ldl + first, product.ldl, depth, count, 1,
+                          square, kSquare);
+      for (int64_t m = 0; m < count; ++m) {
+        PartsOfRow<kParts>(square + m * kSquare, depth, part, to + (first + m) * ld + k);
+      }
+    }
+  }
+}
+
+// kParts of the rows of a panel. Returns how many of them are not zeros.
+template <int kParts>
+int PartsOfPanel(const float* rows, int64_t ld, int64_t depth, int64_t columns, int64_t part,
+                 uint16_t* panel) {
+  if constexpr (kParts == 1) {
+    Kernels().round_pairs(rows, ld, depth, columns, panel);
+    return 1;
+  } else {
+    return Kernels().split_pairs(rows, ld, depth, columns, part, panel);
+  }
+}
+
+// The same of rows that write(depth, square) gives, 32 wide, 32 at a time.
+template <int kParts, typename Write>
+int PartsOfSquares(const DepthRange& depth, int64_t part, uint16_t* panel, const Write& write) {
+  int parts = 1;
+  for (int64_t k = 0; k < depth.count; k += kSquare) {
+    alignas(64) float square[kSquare * kPanelColumns];
+    const DepthRange some = {depth.begin + k, std::min(kSquare, depth.count - k)};
+    write(some, square);
+    parts = std::max(parts, PartsOfPanel<kParts>(square, kPanelColumns, some.count, kPanelColumns,
+                                                 part, panel + k * kPanelColumns));
+  }
+  return parts;
+}
+
+// bf16 weights are one part as they are.
+int PairsOfWeight(const Slice& slice, int64_t column, uint16_t* panel) {
+  const Product& product = *slice.product;
+  const int64_t begin = slice.depth.begin, count = slice.depth.count;
+  if (product.weight_transposed) {
+    product.weight->PairsTransposed(begin, count, column, panel);
+  } else {
+    product.weight->PairsPanel(begin, count, column, panel);
+  }
+  const int64_t written = (count + 1) / 2 * 2;
+  std::fill_n(panel + written * kPanelColumns,
+              (RoundUpToSliceUnit(count) - written) * kPanelColumns, 0);
+  return 1;
+}
+
+template <int kParts>
+int PartsOfWeight(const Slice& slice, int64_t column, int64_t part, uint16_t* panel) {
+  const CompactMatrix& weight = *slice.product->weight;
+  if (kParts == 1 || weight.storage() == WeightStorage::kBf16) {
+    return PairsOfWeight(slice, column, panel);
+  }
+  return PartsOfSquares<kParts>(
+      slice.depth, part, panel, [&](const DepthRange& depth, float* square) {
+        if (slice.product->weight_transposed) {
+          weight.WidenTransposed(depth.begin, depth.count, column, square);
+        } else {
+          weight.WidenPanel(depth.begin, depth.count, column, square);
+        }
+      });
+}
+
+// The slice's panel, from wherever the right side of its product lies. Returns how many of its
+// parts are not zeros.
+template <int kParts>
+int PanelOf(const Slice& slice, const Tile& tile, int64_t part, uint16_t* panel) {
+  const Product& product = *slice.product;
+  const int64_t begin = slice.depth.begin, count = slice.depth.count;
+  const int64_t column = tile.panel * kPanelColumns;
+  if (!product.weight_rows.empty()) {
+    return PartsOfSquares<kParts>(slice.depth, part, panel,
+                                  [&](const DepthRange& depth, float* square) {
+                                    TransposeRows({slice.product, depth}, tile, square);
+                                  });
+  }
+  if (product.weight != nullptr) return PartsOfWeight<kParts>(slice, column, part, panel);
+  if (product.ldr > 0) {
+    return PartsOfPanel<kParts>(product.right + begin * product.ldr + column, product.ldr, count,
+                                tile.columns, part, panel);
+  }
+  return PartsOfPanel<kParts>(product.right + (column * product.depth + begin * kPanelColumns),
+                              kPanelColumns, count, kPanelColumns, part, panel);
+}
+
+// What is left of `depth` in `used`, from the beginning of a unit on.
+DepthRange Within(const DepthRange& depth, const DepthRange& used) {
+  const int64_t begin = std::max(depth.begin, used.begin / kSliceUnit * kSliceUnit);
+  return {begin, std::min(depth.begin + depth.count, used.begin + used.count) - begin};
+}
+
+uint16_t* MemoryOfThread(int64_t words) {
+  thread_local Buffer buffer;
+  return reinterpret_cast<uint16_t*>(buffer.Reserve((words + 1) / 2));
+}
+
+}  // namespace
+
+template <int kParts>
+int64_t Bf16Lefts<kParts>::Bytes(int64_t rows, int64_t depth) {
+  return kParts * (rows + kRowsBehind) * StrideOf(depth) * static_cast<int64_t>(sizeof(uint16_t));
+}
+
+template <int kParts>
+Bf16Lefts<kParts>::Bf16Lefts(absl::Span<const Product> products, int64_t rows)
+    : products_(products), lefts_(products.size()) {
+  int64_t words = 0;
+  for (const Product& product : products) {
+    words += Bytes(RowsOf(product, rows), product.depth) / static_cast<int64_t>(sizeof(uint16_t));
+  }
+  uint16_t* to = MemoryOfThread(words);
+  for (size_t i = 0; i < products.size(); ++i) {
+    const Product& product = products[i];
+    const int64_t ld = StrideOf(product.depth), count = RowsOf(product, rows);
+    const int64_t part = (count + kRowsBehind) * ld;
+    lefts_[i] = {to, ld, part};
+    const int64_t grain = std::max<int64_t>(kSquare, (int64_t{1} << 16) / (product.depth + 1));
+    at::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
+      PartsOfRows<kParts>(product, begin, end, ld, part, to);
+    });
+    to += kParts * part;
+  }
+}
+
+template <int kParts>
+PairSide<kParts>::PairSide(const Slice& slice, const Tile& tile, uint16_t* room)
+    : depth_(slice.depth), panel_(room) {
+  const Product& product = *slice.product;
+  if (product.ranges != nullptr) depth_ = Within(depth_, product.ranges[tile.panel]);
+  if (!empty()) parts_ = PanelOf<kParts>({&product, depth_}, tile, PartOf(depth_.count), room);
+}
+
+template <int kParts>
+typename PairSide<kParts>::Term PairSide<kParts>::TermOf(const Lefts& lefts, const Product& product,
+                                                         int64_t first_row,
+                                                         int64_t /*rows*/) const {
+  const typename Lefts::Left& left = lefts.Of(product);
+  const uint16_t* x = left.data + (first_row - product.first_row) * left.ld + depth_.begin;
+  if constexpr (kRounds) {
+    return {.x = x, .ldx = left.ld, .panel = panel_, .pairs = (depth_.count + 1) / 2};
+  } else {
+    return {.x = x,
+            .ldx = left.ld,
+            .x_part = left.part,
+            .panel = panel_,
+            .panel_part = PartOf(depth_.count),
+            .pairs = RoundUpToSliceUnit(depth_.count) / 2,
+            .panel_parts = parts_};
+  }
+}
+
+template class Bf16Lefts<1>;
+template class Bf16Lefts<kBf16Parts>;
+template class PairSide<1>;
+template class PairSide<kBf16Parts>;
+
+}  // namespace evolora

@@ -1,0 +1,81 @@
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "evolora/model/kernels.h"
+#include "product_steps.h"
+
+namespace evolora {
+
+// Both sides of products as bf16 numbers, kParts to a factor: 1 rounds the factors, kBf16Parts keep
+// them (kernels.h).
+
+// The left sides: each value once, whatever the number of panels that it is multiplied with. Uses
+// all threads. One object at a time in a thread: it works with memory that the thread keeps.
+template <int kParts>
+class Bf16Lefts {
+ public:
+  Bf16Lefts(absl::Span<const Product> products, int64_t rows);
+
+  // Part p of (m, k) of the product at data[p * part + m * ld + k]; zeros behind the depth up to a
+  // multiple of 32.
+  struct Left {
+    const uint16_t* data = nullptr;
+    int64_t ld = 0;
+    int64_t part = 0;
+  };
+  const Left& Of(const Product& product) const { return lefts_[&product - products_.data()]; }
+
+  // Bytes of rows [rows, depth].
+  static int64_t Bytes(int64_t rows, int64_t depth);
+
+ private:
+  absl::Span<const Product> products_;
+  std::vector<Left> lefts_;
+};
+
+// The right side of a slice, for one panel of y.
+template <int kParts>
+class PairSide {
+ public:
+  static constexpr bool kRounds = kParts == 1;
+  using Term = std::conditional_t<kRounds, PairTerm, Bf16x3Term>;
+  using Args = std::conditional_t<kRounds, PairGemmArgs, Bf16x3GemmArgs>;
+  using Value = uint16_t;
+  using Lefts = Bf16Lefts<kParts>;
+  // Both sides of so much stay in the second-level cache.
+  static constexpr int64_t kDepthBlock = kRounds ? kMaxDepthBlock : kMaxDepthBlock / 2;
+  static constexpr int64_t kPanelsAtOnce = 4;
+  static constexpr int64_t kRowsAtOnce = 128;
+  static constexpr int64_t RoomOf(int64_t depth) { return kParts * PartOf(depth); }
+  static void Gemm(const Args& args) {
+    if constexpr (kRounds) {
+      Kernels().gemm_pairs(args);
+    } else {
+      Kernels().gemm_bf16x3(args);
+    }
+  }
+
+  // `room`: RoomOf the slice's depth; holds the panel.
+  PairSide(const Slice& slice, const Tile& tile, uint16_t* room);
+
+  bool empty() const { return depth_.count <= 0; }
+
+  // The product's rows [first_row, ..) of y.
+  Term TermOf(const Lefts& lefts, const Product& product, int64_t first_row, int64_t rows) const;
+
+ private:
+  // Words of one part of a panel.
+  static constexpr int64_t PartOf(int64_t depth) {
+    return RoundUpToSliceUnit(depth) * kPanelColumns;
+  }
+
+  DepthRange depth_;  // begins at a multiple of kSliceUnit
+  const uint16_t* panel_;
+  int parts_ = kParts;  // of the panel, that are not zeros
+};
+
+}  // namespace evolora
