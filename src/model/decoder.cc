@@ -49,9 +49,11 @@ void Decoder::GrowRope(int64_t positions) {
 void Decoder::Prepare(absl::Span<const Row> rows) {
   tokens_.clear();
   runs_.clear();
+  num_single_ = 0;
   int64_t longest = 0;
   int64_t max_rank = 0;
   for (const Row& row : rows) {
+    if (!row.of_prompt) num_single_ += static_cast<int64_t>(row.ids.size());
     const auto begin = static_cast<int64_t>(tokens_.size());
     for (size_t i = 0; i < row.ids.size(); ++i) {
       tokens_.push_back({row.cache, row.cache->length() + static_cast<int64_t>(i)});
@@ -86,6 +88,14 @@ void Decoder::ResizeBuffers(int64_t max_rank) {
   gate_up_.resize(m * 2 * mlp_width);
   act_.resize(m * mlp_width);
   lora_scratch_.resize(m * static_cast<size_t>(max_rank));
+}
+
+void Decoder::Multiply(const FrozenMatrix& matrix, const float* x, int64_t ldx, float* y,
+                       int64_t ldy, GemmStore store) const {
+  const int64_t single = num_single_, many = num_tokens_ - single;
+  if (single > 0 && store == GemmStore::kSet) matrix.Apply(x, ldx, single, y, ldy);
+  if (single > 0 && store == GemmStore::kAdd) matrix.ApplyAdd(x, ldx, single, y, ldy);
+  if (many > 0) matrix.ApplyToMany(x + single * ldx, ldx, many, y + single * ldy, ldy, store);
 }
 
 void Decoder::Norm(const at::Tensor& weight, const float* x, float* y) const {
@@ -140,13 +150,13 @@ void Decoder::Mlp(int64_t layer) {
   const int64_t width = config().hidden_size;
   const int64_t mlp_width = config().intermediate_size;
   Norm(weights_->layers[static_cast<size_t>(layer)].post_norm, x_.data(), norm_.data());
-  packed.gate_up.Apply(norm_.data(), width, num_tokens_, gate_up_.data(), 2 * mlp_width);
+  Multiply(packed.gate_up, norm_.data(), width, gate_up_.data(), 2 * mlp_width, GemmStore::kSet);
   AddLora(&PackedLora::Layer::gate_up, layer, norm_.data(), width, gate_up_.data(), 2 * mlp_width);
   ForTokens(num_tokens_, [&](int64_t m) {
     const float* gate = gate_up_.data() + m * 2 * mlp_width;
     Kernels().silu_mul(gate, gate + mlp_width, mlp_width, act_.data() + m * mlp_width);
   });
-  packed.down.ApplyAdd(act_.data(), mlp_width, num_tokens_, x_.data(), width);
+  Multiply(packed.down, act_.data(), mlp_width, x_.data(), width, GemmStore::kAdd);
   AddLora(&PackedLora::Layer::down, layer, act_.data(), mlp_width, x_.data(), width);
 }
 
@@ -158,11 +168,11 @@ void Decoder::AttentionBlock(int64_t layer, const Attention& attention) {
   const int64_t heads = c.num_heads * c.head_dim;
   const int64_t qkv_width = heads + 2 * c.num_kv_heads * c.head_dim;
   Norm(weights.input_norm, x_.data(), norm_.data());
-  packed.qkv.Apply(norm_.data(), width, num_tokens_, qkv_.data(), qkv_width);
+  Multiply(packed.qkv, norm_.data(), width, qkv_.data(), qkv_width, GemmStore::kSet);
   AddLora(&PackedLora::Layer::qkv, layer, norm_.data(), width, qkv_.data(), qkv_width);
   RotateAndStore(layer);
   attention.Run(layer, qkv_.data(), qkv_width, mixed_.data(), heads);
-  packed.o.ApplyAdd(mixed_.data(), heads, num_tokens_, x_.data(), width);
+  Multiply(packed.o, mixed_.data(), heads, x_.data(), width, GemmStore::kAdd);
   AddLora(&PackedLora::Layer::o, layer, mixed_.data(), heads, x_.data(), width);
   if (!weights.o_bias.defined()) return;
   const float* bias = weights.o_bias.const_data_ptr<float>();

@@ -15,9 +15,10 @@
 namespace evolora {
 
 // The decoder over packed weights: any mix of prompt chunks and single tokens, of rows with
-// different adapters, in one step. A token's result depends only on its row's earlier tokens and
-// its row's adapter, bit for bit: not on other rows, on how its prompt was cut, or on the number of
-// threads. Not thread-safe (buffers); uses LibTorch's threads inside. Throws as LibTorch does.
+// different adapters, in one step. A token's result depends only on its row's earlier tokens, on
+// which of them belong to the prompt, and on its row's adapter, bit for bit: not on other rows, on
+// how its prompt was cut, or on the number of threads. Not thread-safe (buffers); uses LibTorch's
+// threads inside. Throws as LibTorch does.
 class Decoder {
  public:
   explicit Decoder(std::shared_ptr<const LlamaWeights> weights,
@@ -29,9 +30,10 @@ class Decoder {
     absl::Span<const TokenId> ids;     // at least one, in the vocabulary
     KvCache* cache = nullptr;          // room for ids; advanced by the step
     const PackedLora* lora = nullptr;  // null: bare base
+    bool of_prompt = false;            // ids are of the prompt: computed as many at once
   };
-  // Hidden states after the final norm, [total tokens, hidden_size], tokens in row order; valid
-  // until the next call.
+  // Rows of prompts stand behind the others. Hidden states after the final norm, [total tokens,
+  // hidden_size], tokens in row order; valid until the next call.
   const float* Step(absl::Span<const Row> rows);
   // Logits [rows, vocab_size] of hidden rows [rows, hidden_size].
   void Head(const float* hidden, int64_t rows, float* logits) const;
@@ -54,6 +56,9 @@ class Decoder {
     KvCache* cache;
     int64_t position;
   };
+  // y [M, ..] = or += the matrix times x [M, ldx].
+  void Multiply(const FrozenMatrix& matrix, const float* x, int64_t ldx, float* y, int64_t ldy,
+                GemmStore store) const;
   void Prepare(absl::Span<const Row> rows);
   void ResizeBuffers(int64_t max_rank);
   void Norm(const at::Tensor& weight, const float* x, float* y) const;
@@ -71,6 +76,7 @@ class Decoder {
 
   // One step's state; M = tokens of the step.
   int64_t num_tokens_ = 0;
+  int64_t num_single_ = 0;  // tokens before those of prompts
   std::vector<Token> tokens_;
   std::vector<AdapterRun> runs_;
   std::vector<float> x_, norm_, qkv_, mixed_, gate_up_, act_, lora_scratch_;

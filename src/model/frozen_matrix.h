@@ -28,6 +28,18 @@ class FrozenMatrix {
     std::visit([&](const auto& m) { m.ApplyAdd(x, ldx, rows, y, ldy); }, matrix_);
   }
 
+  // As PackedMatrix.
+  void ApplyToMany(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy,
+                   GemmStore store) const {
+    if (const auto* packed = std::get_if<PackedMatrix>(&matrix_)) {
+      packed->ApplyToMany(x, ldx, rows, y, ldy, store);
+    } else if (store == GemmStore::kSet) {
+      Apply(x, ldx, rows, y, ldy);
+    } else {
+      ApplyAdd(x, ldx, rows, y, ldy);
+    }
+  }
+
  private:
   std::variant<PackedMatrix, Int8Matrix> matrix_;
 };

@@ -82,7 +82,8 @@ bool Generation::TakesPrefixLater(size_t index) {
     const Row& other = *rows_[i];
     if (i == index || other.lora != row.lora) continue;
     const int64_t shared =
-        std::min({usable, other.known(), CommonPrefix(row.context, other.context)});
+        CommonPrefix(absl::MakeConstSpan(row.context).first(static_cast<size_t>(usable)),
+                     requests_[other.request].prompt);
     const int64_t ready = std::min(shared, other.cache->length());
     if (ready > available) {
       available = ready;
@@ -95,11 +96,15 @@ bool Generation::TakesPrefixLater(size_t index) {
   return false;
 }
 
+bool Generation::InPrompt(const Row& row) const {
+  return row.cache->length() < static_cast<int64_t>(requests_[row.request].prompt.size());
+}
+
 // Puts guesses behind a row that decodes greedily. Up to about 16 tokens a step cost little more
 // than one, since a step reads every weight once.
 void Generation::Guess(Row& row, int64_t num_decoding) const {
   constexpr int64_t kCheapTokens = 16;
-  if (requests_[row.request].sampling.temperature != 0) return;
+  if (requests_[row.request].sampling.temperature != 0 || InPrompt(row)) return;
   const int64_t room = row.capacity - row.known();
   const int64_t limit =
       std::min({options_.max_lookup_tokens, kCheapTokens / num_decoding - 1, room});
@@ -126,6 +131,8 @@ std::vector<Generation::Planned> Generation::PlanStep() {
     plan.push_back({&row, count});
   }
   EVOLORA_CHECK(!plan.empty(), "a step without tokens");
+  std::stable_partition(plan.begin(), plan.end(),
+                        [&](const Planned& p) { return !InPrompt(*p.row); });
   return plan;
 }
 
@@ -136,7 +143,7 @@ absl::Status Generation::Step(const std::vector<Planned>& plan) {
     const int64_t start = p.row->cache->length();
     step.push_back({absl::MakeConstSpan(p.row->context)
                         .subspan(static_cast<size_t>(start), static_cast<size_t>(p.count)),
-                    p.row->cache.get(), p.row->lora});
+                    p.row->cache.get(), p.row->lora, InPrompt(*p.row)});
     for (int64_t t = start; t < start + p.count; ++t) {
       spent_.flops += LayerFlopsPerToken(config, t);
       if (p.row->lora != nullptr) spent_.flops += p.row->lora->flops_per_token;

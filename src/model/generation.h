@@ -54,6 +54,8 @@ class Generation {
   bool TakesPrefixLater(size_t index);
   std::vector<Planned> PlanStep();
   absl::Status Step(const std::vector<Planned>& plan);
+  // Whether the row's next token is of its prompt.
+  bool InPrompt(const Row& row) const;
   void Guess(Row& row, int64_t num_decoding) const;
   absl::Status SampleRows(absl::Span<Row* const> rows);
   absl::StatusOr<std::vector<Choice>> Choose(absl::Span<Row* const> row_of_logits);

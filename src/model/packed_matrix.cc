@@ -6,6 +6,7 @@
 #include "c10/util/Exception.h"
 #include "evolora/core/float_memory.h"
 #include "evolora/model/kernels.h"
+#include "evolora/model/products.h"
 
 namespace evolora {
 namespace {
@@ -63,6 +64,14 @@ void PackedMatrix::Apply(const float* x, int64_t ldx, int64_t rows, float* y, in
 void PackedMatrix::ApplyAdd(const float* x, int64_t ldx, int64_t rows, float* y,
                             int64_t ldy) const {
   Run(x, ldx, rows, y, ldy, /*add=*/true);
+}
+
+void PackedMatrix::ApplyToMany(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy,
+                               GemmStore store) const {
+  const Factors factors = Fp32Factors();
+  if (factors == Factors::kFp32) return Run(x, ldx, rows, y, ldy, store == GemmStore::kAdd);
+  SumOfProducts({{.left = x, .ldl = ldx, .depth = in_, .right = panels_.get()}}, rows, out_, y, ldy,
+                store, factors);
 }
 
 void PackedMatrix::Run(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy,

@@ -66,7 +66,7 @@ absl::Status Scoring::Step(const std::vector<Chunk>& chunks) {
     const PackedLora* lora = loras_[chunk.request];
     rows.push_back({absl::MakeConstSpan(ids).subspan(static_cast<size_t>(chunk.begin),
                                                      static_cast<size_t>(chunk.end - chunk.begin)),
-                    cache.get(), lora});
+                    cache.get(), lora, /*of_prompt=*/true});
     for (int64_t t = chunk.begin; t < chunk.end; ++t) {
       spent_.flops += LayerFlopsPerToken(config, t) + (lora ? lora->flops_per_token : 0);
     }

@@ -64,10 +64,12 @@ struct EngineCompletion {
 // soon as others finish; a prompt that begins like another row's (same adapter), of this call or
 // an earlier one, takes over that row's keys and values instead of computing them again.
 //
-// Exactness: the sums behind one token run in one fixed order that depends on its row alone. So a
-//   row's logits are the same bits whatever rows stand beside it, however its prompt was cut into
-//   steps or shared, and with any number of threads; a row without an adapter is the bare base bit
-//   for bit. (Tested for each of these. Between CPU types the last bits may differ.)
+// Exactness: the sums behind one token run in one fixed order that depends on its row alone, and on
+//   whether the token is of its row's prompt. So a row's logits are the same bits whatever rows
+//   stand beside it, however its prompt was cut into steps or shared, and with any number of
+//   threads; a row without an adapter is the bare base bit for bit. (Tested for each of these.
+//   Between CPU types, and between an id that was generated and the same id in a prompt, the last
+//   bits may differ.)
 //   Logits agree with ReferenceLogits within 1e-4 on unit-scale models.
 // Threads: one caller at a time; LibTorch's threads inside (InitTorch).
 // Memory: the weights once more, packed, and once more what a DoRA adapter (with magnitudes)

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "ATen/core/Tensor.h"
+#include "evolora/model/kernels.h"
 
 namespace evolora {
 
@@ -32,6 +33,10 @@ class PackedMatrix {
   void Apply(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy) const;
   // y[m, :] += W x[m, :].
   void ApplyAdd(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy) const;
+  // Either of the two in the way that is faster for many rows. Equal rows give equal bits here,
+  // too, but on some CPUs not those of the two.
+  void ApplyToMany(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy,
+                   GemmStore store) const;
 
  private:
   void Run(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy, bool add) const;
