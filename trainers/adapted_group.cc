@@ -6,20 +6,21 @@
 namespace evolora {
 
 AdaptedGroup::AdaptedGroup(std::vector<at::Tensor> weights, Factors factors)
-    : factors_(factors), in_(weights.front().size(1)), weights_(std::move(weights)) {
+    : in_(weights.front().size(1)), weights_(std::move(weights)) {
   for (const at::Tensor& weight : weights_) {
     part_outs_.push_back(weight.size(0));
     weight_rows_.push_back({weight.const_data_ptr<float>(), weight.size(0)});
     out_ += weight.size(0);
   }
+  factors_ = FactorsOfWidth(factors, std::min(in_, out_));
 }
 
 AdaptedGroup::AdaptedGroup(std::vector<int64_t> part_outs, const CompactMatrix& compact,
                            Factors factors)
-    : factors_(factors),
-      part_outs_(std::move(part_outs)),
+    : part_outs_(std::move(part_outs)),
       in_(compact.in_features()),
       out_(compact.out_features()),
+      factors_(FactorsOfWidth(factors, std::min(in_, out_))),
       compact_(&compact) {}
 
 void AdaptedGroup::Add(int64_t slot, absl::Span<const PartAdapter> adapters,

@@ -103,9 +103,9 @@ class AdaptedGroup {
   void ForwardWithMagnitudes(const float* x, int64_t rows, float* y, GemmStore store,
                              Kept& kept) const;
 
-  Factors factors_;
   std::vector<int64_t> part_outs_;
   int64_t in_ = 0, out_ = 0;
+  Factors factors_;
   std::vector<at::Tensor> weights_;                      // empty beside compact_
   std::vector<Product::Rows> weight_rows_;               // theirs
   const CompactMatrix* compact_ = nullptr;               // null: the two above

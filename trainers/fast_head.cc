@@ -18,26 +18,35 @@ int64_t NumRows(const TokenLayout& layout) {
   return static_cast<int64_t>(layout.predicting.size());
 }
 
+// The head's parts are taken anew for every chunk of rows.
+Factors HeadFactors(Factors factors, int64_t width, int64_t rows_per_chunk) {
+  return FactorsOfWidth(factors, std::min(width, rows_per_chunk / 2));
+}
+
 }  // namespace
 
-FastHead::FastHead(const LlamaWeights& weights, Factors factors, int64_t logits_per_chunk)
+FastHead::FastHead(const LlamaWeights& weights, Factors factors,
+                   std::optional<int64_t> logits_per_chunk)
     : vocabulary_(weights.config.vocab_size),
       width_(weights.config.hidden_size),
       compact_(weights.head.defined() ? nullptr : &weights.compact->head),
       head_VD_(weights.head),
-      factors_(factors),
-      logits_per_chunk_(logits_per_chunk) {}
+      rows_per_chunk_(
+          RowsPerChunk(logits_per_chunk.value_or(LogitsPerChunk(factors)), vocabulary_)),
+      factors_(HeadFactors(factors, width_, rows_per_chunk_)) {}
 
-FastHead::FastHead(const at::Tensor& head_VD, int64_t logits_per_chunk, Factors factors)
+FastHead::FastHead(const at::Tensor& head_VD, std::optional<int64_t> logits_per_chunk,
+                   Factors factors)
     : vocabulary_(head_VD.size(0)),
       width_(head_VD.size(1)),
       compact_(nullptr),
       head_VD_(head_VD),
-      factors_(factors),
-      logits_per_chunk_(logits_per_chunk) {}
+      rows_per_chunk_(
+          RowsPerChunk(logits_per_chunk.value_or(LogitsPerChunk(factors)), vocabulary_)),
+      factors_(HeadFactors(factors, width_, rows_per_chunk_)) {}
 
-int64_t FastHead::RowsPerChunk() const {
-  return std::max(kMinRowsPerChunk, logits_per_chunk_ / vocabulary_);
+int64_t FastHead::RowsPerChunk(int64_t logits_per_chunk, int64_t vocabulary) {
+  return std::max(kMinRowsPerChunk, logits_per_chunk / vocabulary);
 }
 
 void FastHead::Logits(const float* hidden, int64_t rows, float* logits) const {
@@ -96,8 +105,8 @@ LogitsChunk FastHead::ChunkOf(const TokenLayout& layout, int64_t begin, int64_t 
 // Into log_probs_. The logits of a micro-batch of one chunk stay in logits_.
 void FastHead::GiveLogProbs(const TokenLayout& layout, const float* hidden) {
   log_probs_.resize(layout.labels.size());
-  for (int64_t begin = 0; begin < NumRows(layout); begin += RowsPerChunk()) {
-    const int64_t count = std::min(RowsPerChunk(), NumRows(layout) - begin);
+  for (int64_t begin = 0; begin < NumRows(layout); begin += rows_per_chunk_) {
+    const int64_t count = std::min(rows_per_chunk_, NumRows(layout) - begin);
     const LogitsChunk chunk = ChunkOf(layout, begin, count, logits_.Reserve(count * vocabulary_));
     Logits(hidden + begin * width_, chunk.num_rows, chunk.logits);
     LabelLogProbs(chunk, absl::MakeSpan(log_probs_));
@@ -117,9 +126,9 @@ void FastHead::LossOfTiedRows(Part& part, const float* hidden, float* d_hidden) 
   const int64_t width = width_;
   GiveLogProbs(layout, hidden);
   part.loss_sum = part.loss->TakeLogProbs(layout.labels, log_probs_);
-  const bool has_logits = NumRows(layout) <= RowsPerChunk();
-  for (int64_t begin = 0; begin < NumRows(layout); begin += RowsPerChunk()) {
-    const int64_t count = std::min(RowsPerChunk(), NumRows(layout) - begin);
+  const bool has_logits = NumRows(layout) <= rows_per_chunk_;
+  for (int64_t begin = 0; begin < NumRows(layout); begin += rows_per_chunk_) {
+    const int64_t count = std::min(rows_per_chunk_, NumRows(layout) - begin);
     const LogitsChunk chunk = ChunkOf(layout, begin, count, logits_.Reserve(count * vocabulary_));
     if (!has_logits) Logits(hidden + begin * width, count, chunk.logits);
     part.loss_sum += part.loss->LossAndGradient(chunk, part.factor);
@@ -161,9 +170,9 @@ void FastHead::LossAndGradient(absl::Span<Part> parts, const float* hidden, floa
       flush();
       LossOfTiedRows(part, hidden + first_row * width, d_hidden + first_row * width);
     } else {
-      for (int64_t begin = 0; begin < end; begin += RowsPerChunk()) {
-        const int64_t count = std::min(RowsPerChunk(), end - begin);
-        if (rows + count > RowsPerChunk()) flush();
+      for (int64_t begin = 0; begin < end; begin += rows_per_chunk_) {
+        const int64_t count = std::min(rows_per_chunk_, end - begin);
+        if (rows + count > rows_per_chunk_) flush();
         pieces.push_back({&part, begin, count, first_row + begin});
         rows += count;
       }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "ATen/core/Tensor.h"
@@ -17,15 +18,20 @@ namespace evolora {
 // The head with the losses of the targets of micro-batches.
 class FastHead {
  public:
-  static constexpr int64_t kLogitsPerChunk = int64_t{4} << 20;
+  // More where the head is taken apart anew for every chunk.
+  static constexpr int64_t LogitsPerChunk(Factors factors) {
+    return int64_t{factors == Factors::kBf16x3 ? 12 : 4} << 20;
+  }
+  static int64_t RowsPerChunk(int64_t logits_per_chunk, int64_t vocabulary);
 
   // The head of `weights`, which outlive the object. Of logits, no more than about
-  // `logits_per_chunk` exist at once (but always those of 16 rows). A head that requires a gradient
-  // is trained, too. `factors`: of its products.
+  // `logits_per_chunk` (default: LogitsPerChunk) exist at once (but always those of 16 rows). A
+  // head that requires a gradient is trained, too. `factors`: of its products.
   explicit FastHead(const LlamaWeights& weights, Factors factors = Fp32Factors(),
-                    int64_t logits_per_chunk = kLogitsPerChunk);
+                    std::optional<int64_t> logits_per_chunk = std::nullopt);
   // head_VD fp32, contiguous.
-  explicit FastHead(const at::Tensor& head_VD, int64_t logits_per_chunk = kLogitsPerChunk,
+  explicit FastHead(const at::Tensor& head_VD,
+                    std::optional<int64_t> logits_per_chunk = std::nullopt,
                     Factors factors = Fp32Factors());
 
   // A micro-batch with its loss.
@@ -59,7 +65,6 @@ class FastHead {
     int64_t count;
     int64_t first_row;
   };
-  int64_t RowsPerChunk() const;
   LogitsChunk ChunkOf(const TokenLayout& layout, int64_t begin, int64_t count, float* logits);
   void GiveLogProbs(const TokenLayout& layout, const float* hidden);
   void LossOfTiedRows(Part& part, const float* hidden, float* d_hidden);
@@ -70,8 +75,8 @@ class FastHead {
   const int64_t vocabulary_, width_;
   const CompactMatrix* compact_;  // null: head_VD_
   at::Tensor head_VD_;
+  int64_t rows_per_chunk_;
   Factors factors_;
-  int64_t logits_per_chunk_;
   Buffer logits_;
   std::vector<double> log_probs_;  // of the labels of a micro-batch
 };

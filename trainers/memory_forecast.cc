@@ -8,6 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "bf16_base.h"
+#include "fast_head.h"
 
 namespace evolora {
 namespace {
@@ -63,9 +64,9 @@ int64_t AttentionFloats(const LlamaConfig& c, int64_t n, int64_t row, int64_t nu
   return 2 * n * c.num_heads * c.head_dim + num_threads * per_thread;
 }
 
-int64_t HeadFloats(const LlamaConfig& c, int64_t predicting) {
-  const int64_t rows_per_chunk = std::max<int64_t>(16, (int64_t{4} << 20) / c.vocab_size);
-  return std::min(rows_per_chunk, predicting) * c.vocab_size;
+int64_t HeadRows(const LlamaConfig& c, Factors factors, int64_t predicting) {
+  const int64_t at_once = FastHead::RowsPerChunk(FastHead::LogitsPerChunk(factors), c.vocab_size);
+  return std::min(at_once, predicting);
 }
 
 // The widest left side of a sum as bf16 numbers: a gradient of the MLP, of q, k and v, or of
@@ -74,7 +75,7 @@ int64_t LeftBytes(Factors factors, const LlamaConfig& c, const LayerShapes& wide
                   int64_t m) {
   return std::max({LeftSideBytes(factors, n, widest.gate_up.out),
                    LeftSideBytes(factors, n, widest.qkv.out),
-                   LeftSideBytes(factors, HeadFloats(c, m) / c.vocab_size, c.vocab_size)});
+                   LeftSideBytes(factors, HeadRows(c, factors, m), c.vocab_size)});
 }
 
 }  // namespace
@@ -114,7 +115,9 @@ int64_t ArenaBytes(const LlamaConfig& c, const LoraRecipe& recipe,
                    const std::vector<PlannedModule>& modules, const LargestMicroBatch& largest,
                    int64_t num_threads) {
   const int64_t n = largest.tokens, m = largest.predicting;
-  int64_t floats = n * c.hidden_size + m * (3 * c.hidden_size + 1) + HeadFloats(c, m) +
+  const Factors factors = FactorsOf(recipe);
+  int64_t floats = n * c.hidden_size + m * (3 * c.hidden_size + 1) +
+                   HeadRows(c, factors, m) * c.vocab_size +
                    AttentionFloats(c, n, largest.row_tokens, num_threads);
   LayerShapes widest;
   // Something is trained in this layer or below it: activations are kept.
@@ -131,8 +134,7 @@ int64_t ArenaBytes(const LlamaConfig& c, const LoraRecipe& recipe,
   if (recipe.lora_dropout > 0) {  // the input with its features dropped
     floats += n * std::max(c.intermediate_size, c.num_heads * c.head_dim);
   }
-  return (floats + ScratchFloats(c, widest, n)) * kFloat +
-         LeftBytes(FactorsOf(recipe), c, widest, n, m);
+  return (floats + ScratchFloats(c, widest, n)) * kFloat + LeftBytes(factors, c, widest, n, m);
 }
 
 }  // namespace evolora

@@ -68,7 +68,7 @@ void PackedMatrix::ApplyAdd(const float* x, int64_t ldx, int64_t rows, float* y,
 
 void PackedMatrix::ApplyToMany(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy,
                                GemmStore store) const {
-  const Factors factors = Fp32Factors();
+  const Factors factors = FactorsOfWidth(Fp32Factors(), std::min(in_, out_));
   if (factors == Factors::kFp32) return Run(x, ldx, rows, y, ldy, store == GemmStore::kAdd);
   SumOfProducts({{.left = x, .ldl = ldx, .depth = in_, .right = panels_.get()}}, rows, out_, y, ldy,
                 store, factors);

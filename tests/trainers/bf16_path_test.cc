@@ -318,7 +318,7 @@ TEST(Bf16Head, RoundsHiddenStatesHeadAndTheGradientOfLogits) {
     layout.targets.push_back({m, static_cast<TokenId>(m), 1});
     ids.push_back(m);
   }
-  FastHead fast(head, FastHead::kLogitsPerChunk, Factors::kBf16);
+  FastHead fast(head, std::nullopt, Factors::kBf16);
   at::Tensor logits = at::empty({rows, vocabulary}), d_hidden = at::empty({rows, width});
   const float* x = hidden.const_data_ptr<float>();
   fast.Logits(x, rows, logits.mutable_data_ptr<float>());

@@ -21,10 +21,10 @@ enum class Factors { kFp32, kBf16, kBf16x3 };
 inline Factors Fp32Factors() {
   return Kernels().prefers_bf16x3 ? Factors::kBf16x3 : Factors::kFp32;
 }
-// The faster way where a side of the product is `width` wide: below about 64 the parts are used too
-// seldom to pay.
+// The faster way for products with a side or a depth of no more than `width`: of less than 128 the
+// parts are used too seldom to pay.
 inline Factors FactorsOfWidth(Factors factors, int64_t width) {
-  return factors == Factors::kBf16x3 && width < 64 ? Factors::kFp32 : factors;
+  return factors == Factors::kBf16x3 && width < 128 ? Factors::kFp32 : factors;
 }
 
 // left [rows, depth] times right [depth, columns], fp32.
