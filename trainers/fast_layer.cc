@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "evolora/model/compact_weights.h"
 #include "evolora/model/kernels.h"
+#include "evolora/model/share_out.h"
 #include "norm_gradient.h"
 #include "weight_gradient.h"
 
@@ -19,7 +20,7 @@ namespace {
 // Runs body(token) on all threads.
 template <typename Body>
 void ForTokens(int64_t count, const Body& body) {
-  at::parallel_for(0, count, 8, [&](int64_t begin, int64_t end) {
+  ShareOut(count, 8, [&](int64_t begin, int64_t end) {
     for (int64_t m = begin; m < end; ++m) body(m);
   });
 }

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "ATen/Parallel.h"
+#include "evolora/model/share_out.h"
 
 namespace evolora {
 namespace {
@@ -162,7 +163,7 @@ void TreeAttention::Forward(int64_t layer, const TokenLayout& layout, const floa
   kept.max.Reserve(num_queries);
   kept.factor.Reserve(num_queries);
   const int64_t window = LayerWindow(config_, layer);
-  at::parallel_for(0, num_segments * config_.num_heads, 1, [&](int64_t begin, int64_t end) {
+  ShareOut(num_segments * config_.num_heads, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const Task task = {i / num_segments, i % num_segments, window};
       ForwardTask(layout, task, qkv, kept, mixed,
@@ -270,7 +271,7 @@ void TreeAttention::Backward(int64_t layer, const TokenLayout& layout, const flo
   const auto num_trees = static_cast<int64_t>(layout.tree_begin.size()) - 1;
   const int64_t window = LayerWindow(config_, layer);
   // One task runs all segments of a tree, in order: they add to the gradients of shared keys.
-  at::parallel_for(0, num_trees * config_.num_heads, 1, [&](int64_t begin, int64_t end) {
+  ShareOut(num_trees * config_.num_heads, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const auto tree = static_cast<size_t>(i % num_trees);
       for (int64_t k = layout.tree_begin[tree]; k < layout.tree_begin[tree + 1]; ++k) {

@@ -6,6 +6,7 @@
 #include "ATen/Functions.h"
 #include "ATen/Parallel.h"
 #include "evolora/model/kernels.h"
+#include "evolora/model/share_out.h"
 
 namespace evolora {
 namespace {
@@ -73,7 +74,7 @@ void Int8Matrix::Run(const float* x, int64_t ldx, int64_t rows, float* y, int64_
   const int64_t num_blocks = (in_ + kInt8Block - 1) / kInt8Block;
   const int64_t work = std::max<int64_t>(1, rows * in_ * kPanelColumns);
   const int64_t grain = std::max<int64_t>(1, (int64_t{1} << 16) / work);
-  at::parallel_for(0, num_panels, grain, [&](int64_t begin, int64_t end) {
+  ShareOut(num_panels, grain, [&](int64_t begin, int64_t end) {
     std::vector<float> wide(static_cast<size_t>(rows >= kWidenRows ? in_ * kPanelColumns : 0));
     for (int64_t p = begin; p < end; ++p) {
       const int64_t first = p * kPanelColumns;

@@ -7,6 +7,7 @@
 #include "evolora/core/float_memory.h"
 #include "evolora/model/kernels.h"
 #include "evolora/model/products.h"
+#include "evolora/model/share_out.h"
 
 namespace evolora {
 namespace {
@@ -81,7 +82,7 @@ void PackedMatrix::Run(const float* x, int64_t ldx, int64_t rows, float* y, int6
   // Below about 64k multiply-adds a task costs less than waking a thread.
   const int64_t work = std::max<int64_t>(1, rows * in_ * kPanelColumns);
   const int64_t grain = std::max<int64_t>(1, (int64_t{1} << 16) / work);
-  at::parallel_for(0, num_panels, grain, [&](int64_t begin, int64_t end) {
+  ShareOut(num_panels, grain, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
       const int64_t first = p * kPanelColumns;
       const float* panel = panels_.get() + p * in_ * kPanelColumns;

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "ATen/Parallel.h"
 #include "evolora/model/buffer.h"
+#include "evolora/model/share_out.h"
 #include "right_side.h"
 
 namespace evolora {
@@ -172,7 +172,7 @@ Bf16Lefts<kParts>::Bf16Lefts(absl::Span<const Product> products, int64_t rows)
     const int64_t part = (count + kRowsBehind) * ld;
     lefts_[i] = {to, ld, part};
     const int64_t grain = std::max<int64_t>(kSquare, (int64_t{1} << 16) / (product.depth + 1));
-    at::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
+    ShareOut(count, grain, [&](int64_t begin, int64_t end) {
       PartsOfRows<kParts>(product, begin, end, ld, part, to);
     });
     to += kParts * part;

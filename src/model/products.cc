@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
-#include "ATen/Parallel.h"
 #include "absl/container/inlined_vector.h"
 #include "evolora/model/buffer.h"
+#include "evolora/model/share_out.h"
 #include "pair_side.h"
 #include "product_steps.h"
 #include "right_side.h"
@@ -156,7 +156,7 @@ void Sum(absl::Span<const Product> products, int64_t rows, int64_t columns, cons
   // Below about 64k multiply-adds a task costs less than waking a thread.
   const int64_t work = std::max<int64_t>(1, tiling.rows_per_tile * depth * kPanelColumns);
   const int64_t grain = std::max<int64_t>(1, (int64_t{1} << 16) / work);
-  at::parallel_for(0, tiling.size(), grain, [&](int64_t begin, int64_t end) {
+  ShareOut(tiling.size(), grain, [&](int64_t begin, int64_t end) {
     for (const Step& step : steps) {
       const bool first = &step == &steps.front(), last = &step == &steps.back();
       TileStep<Side>(step, last ? absl::MakeConstSpan(bands) : absl::MakeConstSpan(&no_own, 1),
