@@ -17,8 +17,8 @@ void ShareOut(int64_t count, int64_t grain, const Body& body) {
   const int64_t threads = at::get_num_threads();
   const int64_t workers = std::min(threads, (count + grain - 1) / grain);
   if (workers <= 1 || at::in_parallel_region()) {
-    if (count > 0) body(int64_t{0}, count);
-    return;
+    // Not a plain call: LibTorch numbers the thread 0 in it.
+    return at::parallel_for(0, count, std::max<int64_t>(1, count), body);
   }
   std::atomic<int64_t> next{0};
   at::parallel_for(0, workers, 1, [&](int64_t, int64_t) {
