@@ -1,10 +1,12 @@
 #pragma once
 
+#include <utility>
 #include <variant>
 #include <vector>
 
 #include "evolora/model/engine.h"
 #include "evolora/model/packed_matrix.h"
+#include "exact_matrix.h"
 #include "int8_matrix.h"
 
 namespace evolora {
@@ -16,6 +18,8 @@ class FrozenMatrix {
   FrozenMatrix(const std::vector<at::Tensor>& parts, WeightFormat format) {
     if (format == WeightFormat::kInt8) {
       matrix_ = Int8Matrix(parts);
+    } else if (std::optional<ExactMatrix> exact = ExactMatrix::Of(parts)) {
+      matrix_ = *std::move(exact);
     } else {
       matrix_ = PackedMatrix(parts);
     }
@@ -27,21 +31,14 @@ class FrozenMatrix {
   void ApplyAdd(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy) const {
     std::visit([&](const auto& m) { m.ApplyAdd(x, ldx, rows, y, ldy); }, matrix_);
   }
-
   // As PackedMatrix.
   void ApplyToMany(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy,
                    GemmStore store) const {
-    if (const auto* packed = std::get_if<PackedMatrix>(&matrix_)) {
-      packed->ApplyToMany(x, ldx, rows, y, ldy, store);
-    } else if (store == GemmStore::kSet) {
-      Apply(x, ldx, rows, y, ldy);
-    } else {
-      ApplyAdd(x, ldx, rows, y, ldy);
-    }
+    std::visit([&](const auto& m) { m.ApplyToMany(x, ldx, rows, y, ldy, store); }, matrix_);
   }
 
  private:
-  std::variant<PackedMatrix, Int8Matrix> matrix_;
+  std::variant<PackedMatrix, ExactMatrix, Int8Matrix> matrix_;
 };
 
 }  // namespace evolora

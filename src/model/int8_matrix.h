@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "ATen/core/Tensor.h"
+#include "evolora/model/kernels.h"
 
 namespace evolora {
 
@@ -21,6 +22,10 @@ class Int8Matrix {
 
   void Apply(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy) const;
   void ApplyAdd(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy) const;
+  void ApplyToMany(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy,
+                   GemmStore store) const {
+    Run(x, ldx, rows, y, ldy, store == GemmStore::kAdd);
+  }
 
  private:
   void Run(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy, bool add) const;

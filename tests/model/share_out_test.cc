@@ -20,7 +20,8 @@ TEST(ShareOut, CallsTheBodyOnceForEachNumber) {
           if (end - begin < grain) ++short_ranges;
           for (int64_t i = begin; i < end; ++i) ++calls[static_cast<size_t>(i)];
         });
-        for (const std::atomic<int>& c : calls) EXPECT_EQ(c, 1) << n << " " << count << " " << grain;
+        for (const std::atomic<int>& c : calls)
+          EXPECT_EQ(c, 1) << n << " " << count << " " << grain;
         EXPECT_LE(short_ranges, 1);  // the last
       }
     }

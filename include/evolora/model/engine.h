@@ -72,7 +72,8 @@ struct EngineCompletion {
 //   bits may differ.)
 //   Logits agree with ReferenceLogits within 1e-4 on unit-scale models.
 // Threads: one caller at a time; LibTorch's threads inside (InitTorch).
-// Memory: the weights once more, packed, and once more what a DoRA adapter (with magnitudes)
+// Memory: the weights once more, packed (those that came in 4 or 8 bits in about as many, with the
+//   same results), and once more what a DoRA adapter (with magnitudes)
 //   adapts, which its rows also spend the time of, and all packed weights once more for each
 //   adapter with saved modules, whose rows take steps of their own; KvCache bytes per row: 8 *
 //   layers * kv heads * head_dim * (prompt + max_new_tokens), and up to max_prefix_bytes.

@@ -101,6 +101,15 @@ struct Int8Panel {
   const float* scales = nullptr;   // [ceil(depth / 32), 32]
 };
 
+// A panel of 4-bit weights: weight[k][j] = lows[k / 32 * 32 + j] + scales[k / 32 * 32 + j] * value,
+// which for j < 16 is the low half of values[k * 16 + j], for the others the high half of
+// values[k * 16 + j - 16].
+struct Q4Panel {
+  const uint8_t* values = nullptr;  // [depth, 16]
+  const float* scales = nullptr;    // [ceil(depth / 32), 32]
+  const float* lows = nullptr;      // likewise
+};
+
 // 32 neighbouring weights of a row as CompactMatrix keeps them (compact_matrix.h).
 constexpr int64_t kCompactBlock = 32;
 struct Bf16Weights {
@@ -148,6 +157,7 @@ struct KernelTable {
   double (*log_sum_exp)(const float* x, int64_t n);
   // The panel as fp32, [depth, 32].
   void (*widen_int8)(const Int8Panel& panel, int64_t depth, float* out);
+  void (*widen_q4)(const Q4Panel& panel, int64_t depth, float* out);
   // gemm of one term over the panel (the term's own is not read): the bits that gemm gives over the
   // widened panel.
   void (*gemm_int8)(const GemmArgs& args, const Int8Panel& panel);
