@@ -136,12 +136,13 @@ void ExactMatrix::Widen(int64_t panel, float* out) const {
   const uint8_t* values = values_.get() + panel * panel_values();
   const int64_t first_scale = panel * num_blocks() * kPanelColumns;
   if (kind_ == Kind::kQ4) {
-    Kernels().widen_q4(
-        {.values = values, .scales = scales_.get() + first_scale, .lows = lows_.get() + first_scale},
-        in_, out);
+    Kernels().widen_q4({.values = values,
+                        .scales = scales_.get() + first_scale,
+                        .lows = lows_.get() + first_scale},
+                       in_, out);
   } else {
-    Kernels().widen_int8({reinterpret_cast<const int8_t*>(values), scales_.get() + first_scale}, in_,
-                         out);
+    Kernels().widen_int8({reinterpret_cast<const int8_t*>(values), scales_.get() + first_scale},
+                         in_, out);
   }
 }
 
@@ -149,8 +150,7 @@ void ExactMatrix::Apply(const float* x, int64_t ldx, int64_t rows, float* y, int
   Run(x, ldx, rows, y, ldy, GemmStore::kSet);
 }
 
-void ExactMatrix::ApplyAdd(const float* x, int64_t ldx, int64_t rows, float* y,
-                           int64_t ldy) const {
+void ExactMatrix::ApplyAdd(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy) const {
   Run(x, ldx, rows, y, ldy, GemmStore::kAdd);
 }
 

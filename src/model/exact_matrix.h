@@ -16,8 +16,8 @@ namespace evolora {
 // those of a PackedMatrix bit for bit. Immutable; may be shared by threads.
 class ExactMatrix {
  public:
-  // Parts as PackedMatrix takes them, whose memory is shared. Nothing when their numbers do not come
-  // in such blocks. Uses all threads.
+  // Parts as PackedMatrix takes them, whose memory is shared. Nothing when their numbers do not
+  // come in such blocks. Uses all threads.
   static std::optional<ExactMatrix> Of(const std::vector<at::Tensor>& parts);
 
   // As PackedMatrix.

@@ -8,7 +8,7 @@ namespace evolora {
 // (kernel_body.h) and chosen at run time. Each function treats rows independently and adds in one
 // fixed order, so the result of a row depends neither on the other rows of a call nor on how rows
 // are split over calls and threads. With FMA (AVX2 and AVX-512 tables, equal to each other bit for
-// bit) the last bits differ from the generic table's. Of gemm_pairs, the tables for
+// bit) the last bits differ from the generic table's. Of gemm_pairs and gemm_bf16x3, the tables for
 // AVX512-BF16 and AMX differ from all others: their instructions take subnormal numbers for zeros,
 // and AMX's adds 16 pairs, the even and the odd values apart, before it adds them to the sum.
 //
