@@ -13,12 +13,12 @@ namespace evolora {
 
 // One folder that holds everything evolora keeps:
 //
-//   <home>/registry.db, registry.lock, blobs/   versions, aliases, their bytes
-//   (adapters/registry.h) <home>/evidence.db                          episodes, probes, decisions,
-//   memo (data/evidence_store.h) <home>/bases/<name>/                        imported base models
-//   (pipeline/base_store.h) <home>/work/jobs/<digest>/                  training jobs, resumable
-//   <home>/work/adapters/<digest>/              adapters unpacked from blobs, safe to delete
-//   <home>/reports/                             written reports
+//   registry.db, registry.lock, blobs/   versions, aliases, their bytes (adapters/registry.h)
+//   evidence.db                          episodes, probes, decisions, memo (evidence_store.h)
+//   bases/<name>/                        imported base models (pipeline/base_store.h)
+//   work/jobs/<digest>/                  training jobs, resumable
+//   work/adapters/<digest>/              adapters unpacked from blobs, safe to delete
+//   reports/                             written reports
 //
 // Opening takes the registry's lock: one process per home. Does not own `files` and `clock`.
 class Home {
