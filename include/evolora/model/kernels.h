@@ -67,8 +67,8 @@ struct PairGemmArgs {
 
 // Products of fp32 factors on units for bf16. A factor is the sum of three bf16 parts, each a
 // nearest number to what the parts before it leave. Of the nine products of parts the six largest
-// are computed, exact in fp32, in which they are added: what is dropped is below 2^-25 of a
-// product, half of what rounding it to fp32 may take (Henry, Tang and Heinecke, arXiv 1904.06376).
+// are computed, exact in fp32, in which they are added: what is dropped is about 2^-24 of a product
+// at most, what rounding it to fp32 may take (Henry, Tang and Heinecke, arXiv 1904.06376).
 constexpr int kBf16Parts = 3;
 // Pairs that a panel of parts is filled up to with zeros.
 constexpr int64_t kBf16x3Pairs = 16;
