@@ -48,7 +48,7 @@ class PairSide {
   using Lefts = Bf16Lefts<kParts>;
   // Both sides of so much stay in the second-level cache.
   static constexpr int64_t kDepthBlock = kRounds ? kMaxDepthBlock : kMaxDepthBlock / 2;
-  static constexpr int64_t kPanelsAtOnce = 4;
+  static constexpr int64_t kPanelsAtOnce = 5;
   static constexpr int64_t kRowsAtOnce = 128;
   static constexpr int64_t RoomOf(int64_t depth) { return kParts * PartOf(depth); }
   static void Gemm(const Args& args) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "ATen/Parallel.h"
 #include "absl/container/inlined_vector.h"
 #include "evolora/model/buffer.h"
 #include "evolora/model/share_out.h"
@@ -140,6 +141,19 @@ class TileStep {
   absl::InlinedVector<typename Side::Term, 8> terms_;
 };
 
+// Tiles that a thread takes at a time, at least. Each time it reads the whole left side, so that it
+// should take as many panels as it works on at once; as many as others do.
+int64_t LeastTiles(const Tiling& tiling, int64_t depth, int64_t panels_at_once) {
+  // Below about 64k multiply-adds a task costs less than waking a thread.
+  const int64_t work = std::max<int64_t>(1, tiling.rows_per_tile * depth * kPanelColumns);
+  const int64_t least = std::max<int64_t>(1, (int64_t{1} << 16) / work);
+  if (tiling.num_cuts > 1) return least;  // few panels
+  const int64_t threads = at::get_num_threads();
+  const int64_t at_once = threads * panels_at_once;
+  const int64_t tasks = threads * ((tiling.num_panels + at_once - 1) / at_once);
+  return std::max(least, (tiling.num_panels + tasks - 1) / tasks);
+}
+
 template <typename Side>
 void Sum(absl::Span<const Product> products, int64_t rows, int64_t columns, const Result& result,
          GemmStore store) {
@@ -153,9 +167,7 @@ void Sum(absl::Span<const Product> products, int64_t rows, int64_t columns, cons
     depth += product.depth;
     if (IsOfAllRows(product)) AppendProduct(product, Side::kDepthBlock, steps);
   }
-  // Below about 64k multiply-adds a task costs less than waking a thread.
-  const int64_t work = std::max<int64_t>(1, tiling.rows_per_tile * depth * kPanelColumns);
-  const int64_t grain = std::max<int64_t>(1, (int64_t{1} << 16) / work);
+  const int64_t grain = LeastTiles(tiling, depth, Side::kPanelsAtOnce);
   ShareOut(tiling.size(), grain, [&](int64_t begin, int64_t end) {
     for (const Step& step : steps) {
       const bool first = &step == &steps.front(), last = &step == &steps.back();
