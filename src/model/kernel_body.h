@@ -355,6 +355,8 @@ const KernelTable EVOLORA_KERNEL_TABLE = {EVOLORA_KERNEL_NAME,
                                           kPrefersBf16x3,
                                           GemmBf16x3,
                                           SplitBf16x3,
-                                          SplitPairs};
+                                          SplitPairs,
+                                          SplitInt8Blocks,
+                                          SplitQ4Blocks};
 
 }  // namespace evolora

@@ -81,6 +81,71 @@ int SplitPairs(const float* rows, int64_t ld, int64_t depth, int64_t columns, in
   return parts;
 }
 
+// Weight i of the block is the high half of the word of its 4 bits: of `first` at y, of `second`
+// at z.
+inline void LookUpHighHalves(const Q4Weights& block, Words first, Words second, uint16_t* y,
+                             uint16_t* z) {
+  const Words pairs = (first >> 16) | (second & 0xffff0000u);
+#if defined(__AVX512BW__)
+  __m512i table;
+  __builtin_memcpy(&table, &pairs, sizeof table);
+  const __m256i bytes =
+      _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block.values)));
+  const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_slli_epi16(bytes, 1)),
+                                          _mm256_srli_epi16(bytes, 3), 1);
+  const __m512i index = _mm512_and_si512(both, _mm512_set1_epi16(30));
+  _mm512_storeu_si512(y, _mm512_permutexvar_epi16(index, table));
+  _mm512_storeu_si512(
+      z, _mm512_permutexvar_epi16(_mm512_or_si512(index, _mm512_set1_epi16(1)), table));
+#else
+  for (int j = 0; j < kLanes; ++j) {
+    const uint32_t low = pairs[block.values[j] & 15], high = pairs[block.values[j] >> 4];
+    y[j] = static_cast<uint16_t>(low);
+    y[j + kLanes] = static_cast<uint16_t>(high);
+    z[j] = static_cast<uint16_t>(low >> 16);
+    z[j + kLanes] = static_cast<uint16_t>(high >> 16);
+  }
+#endif
+}
+
+// How far ahead blocks are fetched: as many as a panel has columns.
+constexpr int64_t kBlocksAhead = kPanelColumns;
+
+int SplitQ4Blocks(const uint8_t* first, int64_t step, int64_t count, int64_t part, uint16_t* y) {
+  const auto block = [=](int64_t i) -> const Q4Weights& {
+    return *reinterpret_cast<const Q4Weights*>(first + i * step);
+  };
+  Words last = {};
+  for (int64_t i = 0; i < count; ++i) {
+    const Parts parts = PartsOf(ValuesOf(block(i)));
+    uint16_t* to = y + i * kCompactBlock;
+    LookUpHighHalves(block(i), parts.words[0], parts.words[1], to, to + part);
+    last |= parts.words[2];
+    __builtin_prefetch(first + (i + kBlocksAhead) * step);
+  }
+  if (!AnyBit(last)) return 2;
+  for (int64_t i = 0; i < count; ++i) {
+    const Words words = PartsOf(ValuesOf(block(i))).words[2];
+    uint16_t unused[kCompactBlock];
+    LookUpHighHalves(block(i), words, words, y + 2 * part + i * kCompactBlock, unused);
+  }
+  return kBf16Parts;
+}
+
+int SplitInt8Blocks(const uint8_t* first, int64_t step, int64_t count, int64_t part, uint16_t* y) {
+  Words last = {};
+  for (int64_t i = 0; i < count; ++i, first += step) {
+    const auto* block = reinterpret_cast<const Int8Weights*>(first);
+    __builtin_prefetch(first + kBlocksAhead * step);
+    for (int64_t j = 0; j < kCompactBlock; j += kLanes, y += kLanes) {
+      const Parts parts = PartsOf(WidenBytes(block->values + j) * block->scale);
+      for (int p = 0; p < kBf16Parts; ++p) StoreHighHalves(parts.words[p], y + p * part);
+      last |= parts.words[kBf16Parts - 1];
+    }
+  }
+  return AnyBit(last) ? kBf16Parts : kBf16Parts - 1;
+}
+
 #if defined(EVOLORA_AMX_TILES)
 
 constexpr bool kPrefersBf16x3 = true;

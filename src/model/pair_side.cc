@@ -87,35 +87,21 @@ int PartsOfSquares(const DepthRange& depth, int64_t part, uint16_t* panel, const
   return parts;
 }
 
-// bf16 weights are one part as they are.
-int PairsOfWeight(const Slice& slice, int64_t column, uint16_t* panel) {
-  const Product& product = *slice.product;
-  const int64_t begin = slice.depth.begin, count = slice.depth.count;
-  if (product.weight_transposed) {
-    product.weight->PairsTransposed(begin, count, column, panel);
-  } else {
-    product.weight->PairsPanel(begin, count, column, panel);
-  }
-  const int64_t written = (count + 1) / 2 * 2;
-  std::fill_n(panel + written * kPanelColumns,
-              (RoundUpToSliceUnit(count) - written) * kPanelColumns, 0);
-  return 1;
-}
-
 template <int kParts>
 int PartsOfWeight(const Slice& slice, int64_t column, int64_t part, uint16_t* panel) {
-  const CompactMatrix& weight = *slice.product->weight;
-  if (kParts == 1 || weight.storage() == WeightStorage::kBf16) {
-    return PairsOfWeight(slice, column, panel);
+  const Product& product = *slice.product;
+  const CompactMatrix& weight = *product.weight;
+  const int64_t begin = slice.depth.begin, count = slice.depth.count;
+  if constexpr (kParts > 1) {
+    return product.weight_transposed ? weight.PartsTransposed(begin, count, column, part, panel)
+                                     : weight.PartsPanel(begin, count, column, part, panel);
   }
-  return PartsOfSquares<kParts>(
-      slice.depth, part, panel, [&](const DepthRange& depth, float* square) {
-        if (slice.product->weight_transposed) {
-          weight.WidenTransposed(depth.begin, depth.count, column, square);
-        } else {
-          weight.WidenPanel(depth.begin, depth.count, column, square);
-        }
-      });
+  if (product.weight_transposed) {
+    weight.PairsTransposed(begin, count, column, panel);
+  } else {
+    weight.PairsPanel(begin, count, column, panel);
+  }
+  return 1;
 }
 
 // The slice's panel, from wherever the right side of its product lies. Returns how many of its

@@ -106,6 +106,92 @@ TEST(CompactMatrix, PanelsAreThoseOfTheWidenedWeight) {
   }
 }
 
+// Weights whose blocks of 4 bits need two parts and, in rows 40 to 44 from input 64 on, three: a
+// step is 2^-19 of the low end.
+at::Tensor WeightsOfTwoAndThreeParts() {
+  at::Tensor weight = at::randn({75, 101});
+  weight.narrow(0, 40, 5).narrow(1, 64, 37) *= 0.003;
+  weight.narrow(0, 40, 5).narrow(1, 64, 37) += 500;
+  return weight;
+}
+
+// A panel by parts against the parts of the widened panel [count, 32].
+void ExpectPartsOf(const at::Tensor& wide, int64_t columns, int parts,
+                   const std::vector<uint16_t>& panel, int64_t part) {
+  const int64_t count = wide.size(0);
+  std::vector<uint16_t> expected(panel.size());
+  Kernels().split_pairs(wide.const_data_ptr<float>(), 32, count, 32, part, expected.data());
+  for (int p = 0; p < kBf16Parts; ++p) {
+    for (int64_t k = 0; k < count; ++k) {
+      for (int64_t j = 0; j < columns; ++j) {
+        const auto at = static_cast<size_t>(p * part + k / 2 * 64 + 2 * j + k % 2);
+        // Zeros of either sign.
+        const int value = p < parts ? panel[at] : 0;
+        ASSERT_TRUE(value == expected[at] || ((value | expected[at]) & 0x7fff) == 0)
+            << p << " " << k << " " << j;
+      }
+    }
+  }
+}
+
+TEST(CompactMatrix, PartsOfPanelsAreThoseOfTheWidenedPanels) {
+  const at::Tensor weight = WeightsOfTwoAndThreeParts();
+  for (const WeightStorage storage : kCompact) {
+    SCOPED_TRACE(WeightStorageName(storage));
+    const CompactMatrix matrix = Stored(storage, weight);
+    const int64_t part = 96 * 32 + 64;
+    std::vector<int> needed;
+    for (const int64_t first_out : {0, 32, 64}) {
+      std::vector<uint16_t> panel(static_cast<size_t>(kBf16Parts * part), 0x4040);
+      at::Tensor wide = at::empty({69, 32});
+      matrix.WidenTransposed(32, 69, first_out, wide.mutable_data_ptr<float>());
+      needed.push_back(matrix.PartsTransposed(32, 69, first_out, part, panel.data()));
+      ExpectPartsOf(wide, 32, needed.back(), panel, part);
+    }
+    for (const int64_t first_in : {0, 64, 96}) {
+      std::vector<uint16_t> panel(static_cast<size_t>(kBf16Parts * part), 0x4040);
+      at::Tensor wide = at::empty({64, 32});
+      matrix.WidenPanel(11, 64, first_in, wide.mutable_data_ptr<float>());
+      needed.push_back(matrix.PartsPanel(11, 64, first_in, part, panel.data()));
+      ExpectPartsOf(wide, std::min<int64_t>(32, 101 - first_in), needed.back(), panel, part);
+    }
+    const std::vector<int> expected = storage == WeightStorage::kBf16 ? std::vector<int>(6, 1)
+                                      : storage == WeightStorage::kInt8
+                                          ? std::vector<int>(6, 3)
+                                          : std::vector<int>{2, 3, 2, 2, 3, 3};
+    EXPECT_EQ(needed, expected);
+  }
+}
+
+TEST(CompactMatrix, RowsThatFillNoSquareHaveFiniteNumbersBehindThem) {
+  const CompactMatrix matrix = Stored(WeightStorage::kQ4, WeightsOfTwoAndThreeParts());
+  std::vector<uint16_t> panel(kBf16Parts * 64 * 32, 0x7fc0);
+  const int parts = matrix.PartsPanel(30, 45, 64, 64 * 32, panel.data());
+  for (int i = 0; i < parts * 64 * 32; ++i) {
+    ASSERT_NE(panel[static_cast<size_t>(i)] & 0x7f80, 0x7f80) << i;
+  }
+}
+
+TEST(CompactMatrix, EveryKernelTableTakesBlocksApartLikewise) {
+  const at::Tensor weight = WeightsOfTwoAndThreeParts().narrow(1, 64, 32).contiguous();
+  for (const WeightStorage storage : {WeightStorage::kInt8, WeightStorage::kQ4}) {
+    const CompactMatrix matrix = Stored(storage, weight);
+    const at::Tensor wide = matrix.Widen(0, 75);
+    const KernelTableList list = RunnableKernels();
+    for (int i = 0; i < list.count; ++i) {
+      SCOPED_TRACE(list.tables[i]->name);
+      const KernelTable& table = *list.tables[i];
+      const auto split =
+          storage == WeightStorage::kInt8 ? table.split_int8_blocks : table.split_q4_blocks;
+      const int64_t part = 75 * 32 + 32;
+      std::vector<uint16_t> expected(static_cast<size_t>(kBf16Parts * part)), parts = expected;
+      table.split_bf16x3(wide.const_data_ptr<float>(), 75 * 32, part, expected.data());
+      EXPECT_EQ(split(matrix.data(), matrix.bytes() / 75, 75, part, parts.data()), kBf16Parts);
+      EXPECT_EQ(parts, expected);
+    }
+  }
+}
+
 TEST(CompactMatrix, EveryKernelTableWidensToTheSameBits) {
   const at::Tensor weight = at::randn({33, 64}) * 0.1;
   const KernelTableList list = RunnableKernels();

@@ -119,6 +119,29 @@ TEST_P(SumOfProductsBy, EqualsTheMatrixProductInEveryLayout) {
   }
 }
 
+TEST_P(SumOfProductsBy, WeightsInFewBitsGiveTheProductsOfTheirNumbers) {
+  const int64_t rows = 37, out = 75, in = 101;
+  for (const WeightStorage storage :
+       {WeightStorage::kBf16, WeightStorage::kInt8, WeightStorage::kQ4}) {
+    SCOPED_TRACE(WeightStorageName(storage));
+    const at::Tensor weight = at::randn({out, in}) + 1;
+    CompactMatrix matrix(storage, out, in);
+    matrix.StoreRows(0, out, weight.const_data_ptr<float>());
+    const at::Tensor wide = matrix.Widen(0, out);
+    for (const bool transposed : {true, false}) {
+      const Sizes s = {rows, transposed ? in : out, transposed ? out : in};
+      const at::Tensor left = at::randn({rows, s.depth});
+      const Product product = {.left = left.const_data_ptr<float>(),
+                               .ldl = s.depth,
+                               .depth = s.depth,
+                               .weight = &matrix,
+                               .weight_transposed = transposed};
+      const at::Tensor expected = at::mm(left, transposed ? wide.t() : wide);
+      EXPECT_LT(Error(Sum({product}, s, GemmStore::kSet, GetParam()), expected), 2e-6);
+    }
+  }
+}
+
 TEST_P(SumOfProductsBy, RowsOutsideARangeAreSkipped) {
   const Sizes s = {60, 40, 64};
   const at::Tensor left = at::randn({s.rows, s.depth});

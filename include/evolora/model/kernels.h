@@ -220,6 +220,13 @@ struct KernelTable {
   // parts are needed, the further ones being zeros.
   int (*split_pairs)(const float* rows, int64_t ld, int64_t depth, int64_t columns, int64_t part,
                      uint16_t* panel);
+  // `count` blocks, each `step` bytes behind the one before, by their parts: of part p [count, 32]
+  // at y + p * part, room for three. Returns how many are needed, two at least; the further ones
+  // are zeros or not written.
+  int (*split_int8_blocks)(const uint8_t* first, int64_t step, int64_t count, int64_t part,
+                           uint16_t* y);
+  int (*split_q4_blocks)(const uint8_t* first, int64_t step, int64_t count, int64_t part,
+                         uint16_t* y);
 };
 
 // The best table this CPU runs. Thread-safe.
