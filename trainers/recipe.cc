@@ -138,11 +138,21 @@ const char* InitName(LoraInit init) {
 }
 
 WeightStorage StorageToLoad(const LoraRecipe& recipe, absl::string_view device) {
-  const bool rounds = recipe.precision != TrainingPrecision::kFp32 &&
-                      recipe.path == TrainingPath::kFast && device == "cpu" &&
-                      recipe.method == TrainingMethod::kLora;
-  const bool is_wide = recipe.base_weights == WeightStorage::kFp32;
-  return rounds && is_wide ? WeightStorage::kBf16 : recipe.base_weights;
+  const bool takes_blocks = recipe.path == TrainingPath::kFast && device == "cpu" &&
+                            recipe.method == TrainingMethod::kLora;
+  if (recipe.base_weights != WeightStorage::kFp32 || !takes_blocks) return recipe.base_weights;
+  if (recipe.precision != TrainingPrecision::kFp32) return WeightStorage::kBf16;
+  const bool reads_numbers = recipe.use_dora || recipe.init_lora_weights != LoraInit::kKaiming;
+  return reads_numbers ? WeightStorage::kFp32 : WeightStorage::kExact;
+}
+
+WeightStorage StorageToLoad(absl::Span<const LoraRecipe> recipes, absl::string_view device) {
+  if (recipes.empty()) return WeightStorage::kFp32;
+  const WeightStorage first = StorageToLoad(recipes.front(), device);
+  const bool is_wide = std::any_of(recipes.begin(), recipes.end(), [&](const LoraRecipe& recipe) {
+    return StorageToLoad(recipe, device) == WeightStorage::kFp32;
+  });
+  return first == WeightStorage::kExact && is_wide ? WeightStorage::kFp32 : first;
 }
 
 const char* PrecisionName(TrainingPrecision precision) {

@@ -189,16 +189,23 @@ class Walk {
   // Of the base as it lies in memory, and of its copy in few bits when it is not loaded so.
   int64_t BaseBytes() const {
     const LlamaConfig& c = job_.base->config;
-    const WeightStorage storage =
-        path_ == TrainingPath::kFast ? StorageToLoad(job_.recipe, "cpu") : job_.recipe.base_weights;
+    const CompactWeights* compact = job_.base->compact.get();
     int64_t floats = 0;
     for (const NamedShape& entry : TensorShapes(c)) {
       const bool is_matrix = entry.shape.size() == 2;
-      if (is_matrix && job_.base->compact != nullptr) continue;
+      if (is_matrix && compact != nullptr) continue;
       floats += is_matrix ? entry.shape[0] * entry.shape[1] : entry.shape[0];
     }
-    const int64_t compact = storage == WeightStorage::kFp32 ? 0 : CompactBytes(c, storage);
-    return floats * static_cast<int64_t>(sizeof(float)) + compact;
+    const int64_t blocks = compact != nullptr ? CompactBytes(c, *compact) : BytesOfCopy(c);
+    return floats * static_cast<int64_t>(sizeof(float)) + blocks;
+  }
+
+  // Of the copy in few bits that the run makes of a base in fp32.
+  int64_t BytesOfCopy(const LlamaConfig& config) const {
+    const WeightStorage storage =
+        path_ == TrainingPath::kFast ? StorageToLoad(job_.recipe, "cpu") : job_.recipe.base_weights;
+    const bool is_copied = storage != WeightStorage::kFp32 && storage != WeightStorage::kExact;
+    return is_copied ? CompactBytes(config, storage) : 0;
   }
 
   void ForecastMemory() {

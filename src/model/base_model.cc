@@ -76,10 +76,13 @@ absl::StatusOr<Loaded> LoadFolder(const FileSystem& fs, const std::string& path,
     // Old checkpoints keep the RoPE frequencies; transformers computes its own.
     if (absl::EndsWith(tensor.name, ".rotary_emb.inv_freq")) continue;
     ASSIGN_OR_RETURN(const int64_t count, CountElements(tensor.shape));
-    source.tensors[tensor.name] = {.shape = tensor.shape, .read = [&tensor, count](float* out) {
-                                     return DequantizeToFloat(tensor.dtype, tensor.bytes, count,
-                                                              out);
-                                   }};
+    source.tensors[tensor.name] = {.shape = tensor.shape,
+                                   .read =
+                                       [&tensor, count](float* out) {
+                                         return DequantizeToFloat(tensor.dtype, tensor.bytes, count,
+                                                                  out);
+                                       },
+                                   .exact = ExactBlocksOf(tensor)};
   }
   RETURN_IF_ERROR(SettleTiedHead(source));
   Loaded loaded;

@@ -26,9 +26,10 @@ int64_t BlockBytes(WeightStorage storage) {
     case WeightStorage::kQ4:
       return sizeof(Q4Weights);
     case WeightStorage::kFp32:
+    case WeightStorage::kExact:
       break;
   }
-  TORCH_CHECK(false, "CompactMatrix: fp32 is not compact");
+  TORCH_CHECK(false, "CompactMatrix: ", WeightStorageName(storage), " has no blocks");
 }
 
 void Round(const float* values, Bf16Weights& block) {
@@ -127,6 +128,8 @@ const char* WeightStorageName(WeightStorage storage) {
       return "int8";
     case WeightStorage::kQ4:
       return "q4";
+    case WeightStorage::kExact:
+      return "exact";
   }
   return "fp32";
 }

@@ -1,5 +1,7 @@
 #include "evolora/model/compact_weights.h"
 
+#include <algorithm>
+#include <iterator>
 #include <memory>
 
 #include "ATen/Parallel.h"
@@ -8,6 +10,9 @@
 
 namespace evolora {
 namespace {
+
+constexpr char kEmbedding[] = "model.embed_tokens.weight";
+constexpr char kHead[] = "lm_head.weight";
 
 // What one weight of a layer is called, where it is, and where it goes.
 struct Part {
@@ -41,6 +46,15 @@ std::pair<int64_t, int64_t> StackedShape(const LlamaConfig& config,
 constexpr CompactMatrix CompactLayer::*kMatrices[] = {&CompactLayer::qkv, &CompactLayer::o,
                                                       &CompactLayer::gate_up, &CompactLayer::down};
 
+const Part& FirstPart(CompactMatrix CompactLayer::*matrix) {
+  return *std::find_if(std::begin(kParts), std::end(kParts),
+                       [&](const Part& part) { return part.matrix == matrix; });
+}
+
+std::string WeightName(int64_t layer, const Part& part) {
+  return absl::StrCat("model.layers.", layer, ".", part.path, ".weight");
+}
+
 // Logits are too sensitive for 4 bits.
 WeightStorage StorageOfVocabulary(WeightStorage storage) {
   return storage == WeightStorage::kQ4 ? WeightStorage::kInt8 : storage;
@@ -56,20 +70,31 @@ void Store(const at::Tensor& tensor, CompactPlace place) {
 
 }  // namespace
 
-CompactWeights AllocateCompact(const LlamaConfig& config, WeightStorage storage) {
-  CompactWeights compact{.storage = storage};
-  const WeightStorage vocabulary = StorageOfVocabulary(storage);
-  compact.embedding = CompactMatrix(vocabulary, config.vocab_size, config.hidden_size);
-  compact.head = config.tied_head
-                     ? compact.embedding
-                     : CompactMatrix(vocabulary, config.vocab_size, config.hidden_size);
+CompactWeights AllocateExact(const LlamaConfig& config,
+                             const std::function<WeightStorage(const std::string&)>& storage_of) {
+  CompactWeights compact{.storage = WeightStorage::kExact};
+  const auto vocabulary = [&](const char* name) {
+    return CompactMatrix(storage_of(name), config.vocab_size, config.hidden_size);
+  };
+  compact.embedding = vocabulary(kEmbedding);
+  compact.head = config.tied_head ? compact.embedding : vocabulary(kHead);
   compact.layers.resize(static_cast<size_t>(config.num_layers));
-  for (CompactLayer& layer : compact.layers) {
+  for (int64_t i = 0; i < config.num_layers; ++i) {
     for (const auto matrix : kMatrices) {
       const auto [out, in] = StackedShape(config, matrix);
-      layer.*matrix = CompactMatrix(storage, out, in);
+      compact.layers[static_cast<size_t>(i)].*matrix =
+          CompactMatrix(storage_of(WeightName(i, FirstPart(matrix))), out, in);
     }
   }
+  return compact;
+}
+
+CompactWeights AllocateCompact(const LlamaConfig& config, WeightStorage storage) {
+  const WeightStorage vocabulary = StorageOfVocabulary(storage);
+  CompactWeights compact = AllocateExact(config, [&](const std::string& name) {
+    return name == kEmbedding || name == kHead ? vocabulary : storage;
+  });
+  compact.storage = storage;
   return compact;
 }
 
@@ -84,10 +109,18 @@ int64_t CompactBytes(const LlamaConfig& config, WeightStorage storage) {
   return config.num_layers * layer + (config.tied_head ? 1 : 2) * vocabulary;
 }
 
+int64_t CompactBytes(const LlamaConfig& config, const CompactWeights& compact) {
+  int64_t bytes = compact.embedding.bytes() + (config.tied_head ? 0 : compact.head.bytes());
+  for (const CompactLayer& layer : compact.layers) {
+    for (const auto matrix : kMatrices) bytes += (layer.*matrix).bytes();
+  }
+  return bytes;
+}
+
 CompactPlace FindCompact(const LlamaConfig& config, const std::string& name,
                          CompactWeights& compact) {
-  if (name == "model.embed_tokens.weight") return {&compact.embedding, 0};
-  if (name == "lm_head.weight") {
+  if (name == kEmbedding) return {&compact.embedding, 0};
+  if (name == kHead) {
     return config.tied_head ? CompactPlace{} : CompactPlace{&compact.head, 0};
   }
   for (int64_t i = 0; i < config.num_layers; ++i) {

@@ -207,6 +207,7 @@ absl::StatusOr<WeightSource> OpenGguf(const GgufFile& file) {
                                   return DequantizeToFloat(tensor.type, tensor.bytes, count, out);
                                 },
                             .adjacent_pair_heads = AdjacentPairHeads(source.config, tensor.name),
+                            .exact = ExactBlocksOf(tensor),
                             .file_name = tensor.name};
   }
   return source;

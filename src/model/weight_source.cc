@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <optional>
 
 #include "ATen/Functions.h"
 #include "ATen/Parallel.h"
@@ -63,13 +64,14 @@ int64_t FindNonFinite(const float* values, int64_t count) {
   return -1;
 }
 
-// Rows (0, h, 1, h + 1, ...) of each head to (0, 1, ...).
-void ToRotateHalf(float* values, int64_t rows, int64_t row_size, int64_t num_heads) {
+// Rows (0, h, 1, h + 1, ...) of each head to (0, 1, ...). A row has `row_size` values.
+template <typename T>
+void ToRotateHalf(T* values, int64_t rows, int64_t row_size, int64_t num_heads) {
   const int64_t head_rows = rows / num_heads;
   const int64_t half = head_rows / 2;
-  std::vector<float> head(static_cast<size_t>(head_rows * row_size));
+  std::vector<T> head(static_cast<size_t>(head_rows * row_size));
   for (int64_t h = 0; h < num_heads; ++h) {
-    float* target = values + h * head_rows * row_size;
+    T* target = values + h * head_rows * row_size;
     std::copy_n(target, head_rows * row_size, head.data());
     for (int64_t j = 0; j < head_rows; ++j) {
       const int64_t from = j < half ? 2 * j : 2 * (j - half) + 1;
@@ -152,6 +154,50 @@ absl::StatusOr<LlamaWeights> ReadCompact(const WeightSource& source,
   return std::move(vectors.weights);
 }
 
+// Whether every tensor that has a place in `compact` has the blocks that belong there.
+bool HasExactBlocks(const WeightSource& source, const std::vector<NamedShape>& order,
+                    CompactWeights& compact) {
+  return std::all_of(order.begin(), order.end(), [&](const NamedShape& wanted) {
+    const CompactPlace place = FindCompact(source.config, wanted.name, compact);
+    return place.matrix == nullptr ||
+           place.matrix->storage() == source.tensors.at(wanted.name).exact.storage;
+  });
+}
+
+// Nothing when a matrix has no exact blocks.
+absl::StatusOr<std::optional<LlamaWeights>> ReadExact(const WeightSource& source,
+                                                      const std::vector<NamedShape>& order) {
+  for (const NamedShape& wanted : order) {
+    const bool is_fp32 = source.tensors.at(wanted.name).exact.storage == WeightStorage::kFp32;
+    if (wanted.shape.size() == 2 && is_fp32) return std::nullopt;
+  }
+  auto compact =
+      std::make_shared<CompactWeights>(AllocateExact(source.config, [&](const std::string& name) {
+        return source.tensors.at(name).exact.storage;
+      }));
+  if (!HasExactBlocks(source, order, *compact)) return std::nullopt;
+  BlankWeights vectors = AllocateWeights(source.config, WeightParts::kVectors);
+  std::map<std::string, at::Tensor> targets;
+  for (const NamedTensor& target : vectors.tensors) targets[target.name] = target.tensor;
+  std::atomic<bool> exact{true};
+  RETURN_IF_ERROR(ReadAll(order.size(), [&](size_t i) -> absl::Status {
+    const NamedShape& wanted = order[i];
+    const SourceTensor& from = source.tensors.at(wanted.name);
+    const CompactPlace place = FindCompact(source.config, wanted.name, *compact);
+    if (place.matrix == nullptr) return ReadOne(wanted.name, from, targets.at(wanted.name));
+    uint8_t* rows = place.matrix->mutable_row(place.first_row);
+    if (!from.exact.write(rows)) exact = false;
+    if (from.adjacent_pair_heads > 0) {
+      ToRotateHalf(rows, wanted.shape[0], place.matrix->bytes() / place.matrix->out_features(),
+                   from.adjacent_pair_heads);
+    }
+    return absl::OkStatus();
+  }));
+  if (!exact) return std::nullopt;
+  vectors.weights.compact = std::move(compact);
+  return std::move(vectors.weights);
+}
+
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<const LlamaWeights>> ReadWeights(const WeightSource& source,
@@ -161,9 +207,13 @@ absl::StatusOr<std::shared_ptr<const LlamaWeights>> ReadWeights(const WeightSour
   const std::vector<NamedShape> shapes = TensorShapes(source.config);
   RETURN_IF_ERROR(CheckTensors(source, shapes));
   const std::vector<NamedShape> order = LargestFirst(shapes);
-  ASSIGN_OR_RETURN(LlamaWeights weights, storage == WeightStorage::kFp32
-                                             ? ReadFp32(source, order)
-                                             : ReadCompact(source, order, storage));
+  if (storage == WeightStorage::kExact) {
+    ASSIGN_OR_RETURN(std::optional<LlamaWeights> exact, ReadExact(source, order));
+    if (exact.has_value()) return std::make_shared<const LlamaWeights>(*std::move(exact));
+  }
+  const bool is_wide = storage == WeightStorage::kFp32 || storage == WeightStorage::kExact;
+  ASSIGN_OR_RETURN(LlamaWeights weights,
+                   is_wide ? ReadFp32(source, order) : ReadCompact(source, order, storage));
   return std::make_shared<const LlamaWeights>(std::move(weights));
 }
 

@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "evolora/model/compact_matrix.h"
 #include "evolora/model/llama_weights.h"
+#include "exact_blocks.h"
 
 namespace evolora {
 
@@ -22,6 +23,8 @@ struct SourceTensor {
   // > 0: the rows of each of so many heads lie in adjacent-pair order (0, h, 1, h + 1, ... of
   // rotate-half order), as Meta's files and llama.cpp's conversion of Llama keep q and k.
   int64_t adjacent_pair_heads = 0;
+  // Of a matrix; in the order of `read`.
+  ExactBlocks exact;
   std::string file_name;  // its name in the file, for messages
 };
 
@@ -33,8 +36,9 @@ struct WeightSource {
 
 // Reads all tensors on all of LibTorch's threads. InvalidArgument names the tensor: missing, not
 // part of the architecture, wrong shape, a value that is not finite. With another storage than
-// kFp32 the large matrices are rounded one by one: as fp32 there is never more than one of each
-// thread. Throws as LibTorch does.
+// kFp32 and kExact the large matrices are rounded one by one: as fp32 there is never more than one
+// of each thread. With kExact the weights are compact where all of their matrices have exact
+// blocks, else fp32. Throws as LibTorch does.
 absl::StatusOr<std::shared_ptr<const LlamaWeights>> ReadWeights(const WeightSource& source,
                                                                 WeightStorage storage);
 

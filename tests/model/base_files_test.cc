@@ -6,6 +6,7 @@
 #include "ATen/ATen.h"
 #include "evolora/adapters/gguf.h"
 #include "evolora/model/base_model.h"
+#include "evolora/model/compact_weights.h"
 #include "model/random_model.h"
 #include "support/status_matchers.h"
 #include "support/temp_dir.h"
@@ -28,6 +29,27 @@ at::Tensor ToAdjacentPairs(const at::Tensor& tensor, int64_t heads) {
       .transpose(1, 2)
       .reshape(tensor.sizes())
       .contiguous();
+}
+
+// Bytes of any blocks of a type, with finite scales of either sign.
+std::vector<uint8_t> RandomBlocks(GgmlType type, int64_t count) {
+  const GgmlBlock block = *GgmlBlockOf(type);
+  const int64_t size = count / block.elements * block.bytes;
+  const at::Tensor bytes = at::randint(0, 256, {size}, at::kByte);
+  std::vector<uint8_t> data(bytes.const_data_ptr<uint8_t>(),
+                            bytes.const_data_ptr<uint8_t>() + size);
+  const auto clear = [&](int64_t at, uint8_t bits) { data[static_cast<size_t>(at)] &= ~bits; };
+  for (int64_t b = 0; b < size; b += block.bytes) {
+    // The exponent's highest bit of a number's upper byte, or of two.
+    if (type == GgmlType::kBF16 || type == GgmlType::kQ8_0 || type == GgmlType::kQ4_0) {
+      clear(b + 1, 0x40);
+    }
+    if (type == GgmlType::kQ4_1) {
+      clear(b + 1, 0x40);
+      clear(b + 3, 0x40);
+    }
+  }
+  return data;
 }
 
 // The GGUF file llama.cpp's converter would write for `weights`, F32.
@@ -58,7 +80,17 @@ class GgufModel {
   void Add(const std::string& name, const at::Tensor& tensor) {
     tensors_.emplace_back(name, tensor.contiguous());
   }
-  absl::StatusOr<BaseModel> Load() const {
+  // Gives the matrices whose names contain `part` any values of a type in place of their own.
+  void Fill(const std::string& part, GgmlType type) {
+    for (const auto& [name, tensor] : tensors_) {
+      if (tensor.dim() != 2 || name.find(part) == std::string::npos) continue;
+      blocks_[name] = {type, RandomBlocks(type, tensor.numel())};
+    }
+  }
+  void Keep(const std::string& name) { blocks_.erase(name); }
+  std::vector<uint8_t>& blocks(const std::string& name) { return blocks_.at(name).second; }
+
+  absl::StatusOr<BaseModel> Load(const LoadOptions& options = {}) const {
     std::vector<GgufTensor> list;
     for (const auto& [name, tensor] : tensors_) {
       list.push_back({.name = name,
@@ -66,12 +98,16 @@ class GgufModel {
                       .shape = tensor.sizes().vec(),
                       .bytes = {static_cast<const uint8_t*>(tensor.const_data_ptr()),
                                 static_cast<size_t>(tensor.nbytes())}});
+      const auto found = blocks_.find(name);
+      if (found == blocks_.end()) continue;
+      list.back().type = found->second.first;
+      list.back().bytes = found->second.second;
     }
     const auto bytes = SerializeGguf(values, list);
     EXPECT_TRUE(bytes.ok()) << bytes.status();
     TempDir dir;
     EXPECT_TRUE(PosixFileSystem().WriteFileAtomic(dir.Join("m.gguf"), *bytes).ok());
-    return LoadBase(PosixFileSystem(), dir.Join("m.gguf"));
+    return LoadBase(PosixFileSystem(), dir.Join("m.gguf"), options);
   }
 
   std::vector<std::pair<std::string, GgufValue>> values;
@@ -106,6 +142,7 @@ class GgufModel {
 
   std::string architecture_;
   std::vector<std::pair<std::string, at::Tensor>> tensors_;
+  std::map<std::string, std::pair<GgmlType, std::vector<uint8_t>>> blocks_;  // by name
 };
 
 TEST(LoadBase, AGgufHoldsTheSameWeightsAsTheFolder) {
@@ -124,6 +161,87 @@ TEST(LoadBase, AGgufHoldsTheSameWeightsAsTheFolder) {
       EXPECT_EQ(base.weights_fingerprint, expected);
       EXPECT_EQ(base.shape_fingerprint, ShapeFingerprint(config));
     }
+  }
+}
+
+// Every axis is whole blocks.
+LlamaConfig BlockConfig(bool tied) {
+  LlamaConfig config = SmallConfig();
+  config.vocab_size = 96;
+  config.hidden_size = 64;
+  config.intermediate_size = 96;
+  config.head_dim = 16;
+  config.num_heads = 4;
+  config.num_kv_heads = 2;
+  config.tied_head = tied;
+  return config;
+}
+
+constexpr LoadOptions kExactly = {.fingerprint_weights = false, .storage = WeightStorage::kExact};
+
+void ExpectSameNumbers(const LlamaWeights& exact, const LlamaWeights& plain) {
+  const LlamaWeights wide = exact.compact != nullptr ? WidenedCopy(exact) : exact;
+  const std::vector<NamedTensor> a = NamedTensors(wide), b = NamedTensors(plain);
+  ASSERT_EQ(a.size(), b.size());
+  for (size_t i = 0; i < a.size(); ++i) EXPECT_TRUE(at::equal(a[i].tensor, b[i].tensor)) << i;
+}
+
+TEST(LoadBase, BlocksOfTheFileHoldItsNumbers) {
+  for (const bool tied : {false, true}) {
+    const auto weights = RandomWeights(BlockConfig(tied), 3);
+    for (const GgmlType type :
+         {GgmlType::kQ4_0, GgmlType::kQ4_1, GgmlType::kQ8_0, GgmlType::kBF16}) {
+      SCOPED_TRACE(GgmlTypeName(type));
+      GgufModel model(*weights, "llama");
+      model.Fill("", type);
+      model.Fill("token_embd", GgmlType::kQ8_0);  // each matrix has a storage of its own
+      model.Fill("blk.1.ffn_down", GgmlType::kBF16);
+      ASSERT_OK_AND_ASSIGN(const BaseModel plain, model.Load());
+      ASSERT_OK_AND_ASSIGN(const BaseModel exact, model.Load(kExactly));
+      ASSERT_NE(exact.weights->compact, nullptr);
+      EXPECT_EQ(exact.weights->compact->storage, WeightStorage::kExact);
+      EXPECT_EQ(exact.weights->compact->layers[1].down.storage(), WeightStorage::kBf16);
+      EXPECT_LT(CompactBytes(plain.config(), *exact.weights->compact),
+                int64_t{type == GgmlType::kBF16 ? 1 : 2} * 64 * 64 * 4 * 20);
+      ExpectSameNumbers(*exact.weights, *plain.weights);
+    }
+  }
+}
+
+TEST(LoadBase, ABaseThatHasNoBlocksForAllMatricesStaysAsItIs) {
+  const auto weights = RandomWeights(BlockConfig(true), 3);
+  const auto expect_wide = [](const GgufModel& model) {
+    ASSERT_OK_AND_ASSIGN(const BaseModel plain, model.Load());
+    ASSERT_OK_AND_ASSIGN(const BaseModel exact, model.Load(kExactly));
+    EXPECT_EQ(exact.weights->compact, nullptr);
+    ExpectSameNumbers(*exact.weights, *plain.weights);
+  };
+  GgufModel one_in_fp32(*weights, "llama");
+  one_in_fp32.Fill("", GgmlType::kQ4_1);
+  one_in_fp32.Keep("blk.2.attn_output.weight");
+  expect_wide(one_in_fp32);
+  GgufModel unlike_parts(*weights, "llama");
+  unlike_parts.Fill("", GgmlType::kQ4_1);
+  unlike_parts.Fill("attn_k", GgmlType::kQ8_0);
+  expect_wide(unlike_parts);
+  GgufModel large(*weights, "llama");  // -8 times a scale of 16384 is no fp16 number
+  large.Fill("", GgmlType::kQ4_0);
+  large.blocks("blk.0.ffn_up.weight")[0] = 0;
+  large.blocks("blk.0.ffn_up.weight")[1] = 0x74;
+  expect_wide(large);
+}
+
+TEST(LoadBase, AScaleThatIsNotFiniteIsNamedByItsValue) {
+  const auto weights = RandomWeights(BlockConfig(true), 3);
+  for (const GgmlType type : {GgmlType::kQ4_0, GgmlType::kQ4_1, GgmlType::kQ8_0, GgmlType::kBF16}) {
+    GgufModel model(*weights, "llama");
+    model.Fill("", type);
+    model.blocks("blk.1.ffn_gate.weight")[0] = 0xc1;
+    model.blocks("blk.1.ffn_gate.weight")[1] = 0x7f;
+    EXPECT_THAT(model.Load(kExactly).status(),
+                StatusIs(absl::StatusCode::kInvalidArgument,
+                         HasSubstr("model.layers.1.mlp.gate_proj.weight (blk.1.ffn_gate.weight): "
+                                   "value 0 is")));
   }
 }
 

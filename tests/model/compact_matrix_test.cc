@@ -41,6 +41,7 @@ TEST(WeightStorage, NamesComeBackAndOthersDoNot) {
   }
   WeightStorage other = WeightStorage::kQ4;
   EXPECT_FALSE(ParseWeightStorage("nf4", other));
+  EXPECT_FALSE(ParseWeightStorage(WeightStorageName(WeightStorage::kExact), other));
   EXPECT_EQ(other, WeightStorage::kQ4);
 }
 

@@ -110,9 +110,28 @@ TEST(Bf16Training, ABaseLoadedInBf16TakesTheSameStepsInLessMemory) {
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("the base was loaded as")));
 }
 
-TEST(Bf16Training, StorageToLoadIsBf16WhereTheFastPathRounds) {
+TEST(StorageToLoad, IsExactWhereTheFastPathComputesWithBlocks) {
   LoraRecipe recipe;
-  EXPECT_EQ(StorageToLoad(recipe, "cpu"), WeightStorage::kFp32);
+  EXPECT_EQ(StorageToLoad(recipe, "cpu"), WeightStorage::kExact);
+  EXPECT_EQ(StorageToLoad(recipe, "cuda:0"), WeightStorage::kFp32);
+  LoraRecipe dora, pissa, full, reference, device;
+  dora.use_dora = true;
+  pissa.init_lora_weights = LoraInit::kPissa;
+  full.method = TrainingMethod::kFull;
+  reference.path = TrainingPath::kReference;
+  device.path = TrainingPath::kDevice;
+  for (const LoraRecipe& other : {dora, pissa, full, reference, device}) {
+    EXPECT_EQ(StorageToLoad(other, "cpu"), WeightStorage::kFp32);
+    EXPECT_EQ(StorageToLoad({recipe, other}, "cpu"), WeightStorage::kFp32);
+    EXPECT_EQ(StorageToLoad({other, recipe}, "cpu"), WeightStorage::kFp32);
+  }
+  EXPECT_EQ(StorageToLoad({recipe, recipe}, "cpu"), WeightStorage::kExact);
+  recipe.base_weights = WeightStorage::kQ4;
+  EXPECT_EQ(StorageToLoad({recipe, dora}, "cpu"), WeightStorage::kQ4);
+}
+
+TEST(StorageToLoad, IsBf16WhereTheFastPathRounds) {
+  LoraRecipe recipe;
   recipe.precision = TrainingPrecision::kBf16;
   EXPECT_EQ(StorageToLoad(recipe, "cpu"), WeightStorage::kBf16);
   EXPECT_EQ(StorageToLoad(recipe, "cuda:1"), WeightStorage::kFp32);

@@ -7,6 +7,7 @@
 
 #include "evolora/model/compact_weights.h"
 #include "evolora/model/llama_weights.h"
+#include "evolora/trainers/run_forecast.h"
 #include "support/status_matchers.h"
 #include "trainers/tiny_job.h"
 
@@ -86,6 +87,30 @@ TEST(TrainLora, ABaseInFewBitsIsLoadedOrMadeAndTakesTheSameStepsOnEveryPath) {
     job.recipe.base_weights = WeightStorage::kFp32;
     EXPECT_THAT(Train(job).status(),
                 StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("the base was loaded as")));
+  }
+}
+
+TEST(TrainLora, ABaseInTheBlocksOfItsFileTakesTheStepsOfItsNumbers) {
+  TrainingJob job = TinyJob();
+  LlamaWeights exact = CompactCopy(*job.base, WeightStorage::kQ4);
+  const auto blocks = std::make_shared<CompactWeights>(*exact.compact);
+  blocks->storage = WeightStorage::kExact;
+  exact.compact = blocks;
+  job.base = std::make_shared<const LlamaWeights>(WidenedCopy(exact));
+  ASSERT_OK_AND_ASSIGN(const RunForecast wide_forecast, ForecastRun(job));
+  ASSERT_OK_AND_ASSIGN(const TrainedAdapter wide, Train(job));
+  job.base = std::make_shared<const LlamaWeights>(exact);
+  ASSERT_OK_AND_ASSIGN(const RunForecast forecast, ForecastRun(job));
+  ASSERT_OK_AND_ASSIGN(const TrainedAdapter trained, Train(job));
+  for (size_t i = 0; i < wide.history.size(); ++i) {
+    EXPECT_NEAR(trained.history[i].loss, wide.history[i].loss, 1e-6 * wide.history[i].loss);
+  }
+  EXPECT_LT(forecast.memory.weights, wide_forecast.memory.weights / 3);
+  for (const bool dora : {true, false}) {
+    job.recipe.use_dora = dora;
+    job.recipe.init_lora_weights = dora ? LoraInit::kKaiming : LoraInit::kPissa;
+    EXPECT_THAT(Train(job).status(), StatusIs(absl::StatusCode::kInvalidArgument,
+                                              HasSubstr("the base was loaded as exact")));
   }
 }
 

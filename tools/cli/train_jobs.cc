@@ -170,14 +170,15 @@ class JobList {
 
 }  // namespace
 
-// How the base lies in memory: as the first recipe that can be read says. A job that says otherwise
+// How the base lies in memory: as suits the recipes that can be read. A job that says otherwise
 // fails at its turn, and so does a recipe that cannot be read.
 static WeightStorage StorageOf(const std::vector<JobFiles>& jobs) {
+  std::vector<LoraRecipe> recipes;
   for (const JobFiles& files : jobs) {
-    const absl::StatusOr<LoraRecipe> recipe = ReadRecipe(files);
-    if (recipe.ok()) return StorageToLoad(*recipe, "cpu");
+    absl::StatusOr<LoraRecipe> recipe = ReadRecipe(files);
+    if (recipe.ok()) recipes.push_back(*std::move(recipe));
   }
-  return WeightStorage::kFp32;
+  return StorageToLoad(recipes, "cpu");
 }
 
 static absl::StatusOr<RunForecast> ForecastOf(const absl::StatusOr<CheckedJob>& checked) {

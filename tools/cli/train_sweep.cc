@@ -92,9 +92,11 @@ struct Prepared {
 
 absl::StatusOr<Prepared> Prepare(const GlobalOptions& global, const SweepCommand& command) {
   ASSIGN_OR_RETURN(std::vector<SweepPoint> points, ReadPoints(command));
-  ASSIGN_OR_RETURN(const LoadedBase base,
-                   LoadStoredBase(PosixFileSystem(), global.home, command.base,
-                                  StorageToLoad(points.front().recipe, "cpu")));
+  std::vector<LoraRecipe> recipes;
+  for (const SweepPoint& point : points) recipes.push_back(point.recipe);
+  ASSIGN_OR_RETURN(
+      const LoadedBase base,
+      LoadStoredBase(PosixFileSystem(), global.home, command.base, StorageToLoad(recipes, "cpu")));
   Prepared prepared;
   const uint64_t seed = points.front().recipe.seed;  // one choice of rows for all trials
   for (SweepPoint& point : points) {

@@ -17,6 +17,7 @@ BlockStorage StorageOf(WeightStorage storage) {
     case WeightStorage::kQ4:
       return BlockStorage::kQ4;
     case WeightStorage::kFp32:
+    case WeightStorage::kExact:
       break;
   }
   TORCH_CHECK(false, "DeviceMatrix: fp32 is not in blocks");

@@ -29,8 +29,9 @@ struct LoadOptions {
   std::string chat_format;
   // Hashing costs about 0.15 s per 100M parameters and core; without it weights_fingerprint is "".
   bool fingerprint_weights = true;
-  // Another than kFp32 gives weights that training alone takes (LlamaWeights::compact). REQUIRES
-  // then: !fingerprint_weights, since fingerprints are of fp32 values.
+  // Another than kFp32 gives weights that training alone takes (LlamaWeights::compact), kExact
+  // where the file has them. REQUIRES then: !fingerprint_weights, since fingerprints are of fp32
+  // values.
   WeightStorage storage = WeightStorage::kFp32;
 };
 

@@ -9,18 +9,20 @@
 
 namespace evolora {
 
-// Bytes of a CompactMatrix [out, in]. REQUIRES: storage is not kFp32.
+// Bytes of a CompactMatrix [out, in]. REQUIRES: storage is kBf16, kInt8 or kQ4.
 int64_t CompactBytes(WeightStorage storage, int64_t out, int64_t in);
 
 // A frozen weight W [out, in] in few bits, row by row, each row in blocks of 32 (the last filled
 // up). One copy serves W x, dy W and the lookup of rows. Copies share the bytes.
-// Threads: StoreRows of distinct rows may run at once, before the first read; reads may always.
+// Threads: distinct rows may be stored at once, before the first read; reads may always.
 class CompactMatrix {
  public:
   CompactMatrix() = default;
-  // Zeros. REQUIRES: storage is not kFp32.
+  // Zeros. REQUIRES: as CompactBytes.
   CompactMatrix(WeightStorage storage, int64_t out, int64_t in);
 
+  // Where the blocks of row `row` and of the next ones go, for loaders that have them.
+  uint8_t* mutable_row(int64_t row) { return bytes_.get() + row * row_bytes_; }
   // Rounds `count` fp32 rows, row-major and contiguous, into rows [first, first + count).
   void StoreRows(int64_t first, int64_t count, const float* values);
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -19,16 +20,22 @@ struct CompactLayer {
 
 // The large matrices of a base in few bits.
 struct CompactWeights {
-  WeightStorage storage = WeightStorage::kBf16;  // as asked for; see kQ4 for what it means
+  WeightStorage storage = WeightStorage::kBf16;  // as asked for, never kFp32
   CompactMatrix embedding;
   CompactMatrix head;  // the embedding's bytes when the config says so
   std::vector<CompactLayer> layers;
 };
 
-// Room for the matrices of a base. REQUIRES: storage is not kFp32.
+// Room for the matrices of a base. REQUIRES: storage is kBf16, kInt8 or kQ4.
 CompactWeights AllocateCompact(const LlamaConfig& config, WeightStorage storage);
+// Room for matrices that are stored each in its own way, as that of its first tensor by Hugging
+// Face name. REQUIRES: kBf16, kInt8 or kQ4 for all of them.
+CompactWeights AllocateExact(const LlamaConfig& config,
+                             const std::function<WeightStorage(const std::string&)>& storage_of);
 // Bytes that AllocateCompact takes.
 int64_t CompactBytes(const LlamaConfig& config, WeightStorage storage);
+// Bytes of these matrices. REQUIRES: `config` is theirs.
+int64_t CompactBytes(const LlamaConfig& config, const CompactWeights& compact);
 
 // The matrix of `compact` that holds the tensor with this Hugging Face name, and its first row
 // there; matrix is null for a tensor that stays fp32. The head of a tied config has none.

@@ -13,9 +13,12 @@ namespace evolora {
 //           weights that the engine's kInt8 computes with
 //   kQ4     5 bits: blocks of 32 along a row, low + value * scale with fp16 low and scale (GGUF's
 //           Q4_1, whose weights come back as they were); the embedding and the head as in kInt8
-enum class WeightStorage { kFp32, kBf16, kInt8, kQ4 };
-const char* WeightStorageName(WeightStorage storage);  // "fp32", "bf16", "int8", "q4"
-// False: no such name.
+//   kExact  each matrix in the one of the three above that gives the file's numbers back: files of
+//           bf16, Q8_0, Q4_0 and Q4_1. As kFp32 where a matrix of the base has none. Of a base as a
+//           whole, for loading; no matrix has it
+enum class WeightStorage { kFp32, kBf16, kInt8, kQ4, kExact };
+const char* WeightStorageName(WeightStorage storage);  // "fp32", "bf16", "int8", "q4", "exact"
+// False: no such name, or "exact", which rounds nothing and which nobody asks for.
 bool ParseWeightStorage(absl::string_view name, WeightStorage& storage);
 
 }  // namespace evolora

@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "evolora/core/json.h"
 #include "evolora/model/weight_storage.h"
 #include "evolora/trainers/objective.h"
@@ -137,9 +138,13 @@ Json RecipeToJson(const LoraRecipe& recipe);
 // REQUIRES: the method kLora.
 int64_t GreatestRank(const LoraRecipe& recipe);
 
-// How the base of a run on `device` (as in TrainOptions) is best loaded: as base_weights says, and
-// as kBf16 in place of kFp32 where the fast path would round it so.
+// How the base of a run on `device` (as in TrainOptions) is best loaded: as base_weights says; in
+// place of kFp32, as kBf16 where the fast path would round it so, and as kExact where that path can
+// compute with blocks.
 WeightStorage StorageToLoad(const LoraRecipe& recipe, absl::string_view device);
+// That of runs which share the base: as the first says, and as kFp32 in place of kExact where one
+// of them needs it.
+WeightStorage StorageToLoad(absl::Span<const LoraRecipe> recipes, absl::string_view device);
 
 // Learning rate of optimiser step `step` (from 0) of `total_steps`, as Hugging Face's schedules
 // give it: with warm-up, step 0 runs at rate 0.
