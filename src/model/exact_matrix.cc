@@ -11,6 +11,8 @@
 namespace evolora {
 namespace {
 
+// From so many rows on it pays to widen a panel once.
+constexpr int64_t kRowsToWiden = 9;
 constexpr int kMaxQ4 = 15, kMaxInt8 = 127;
 
 struct Block {
@@ -132,17 +134,31 @@ bool ExactMatrix::TakePanel(int64_t panel) {
   return true;
 }
 
-void ExactMatrix::Widen(int64_t panel, float* out) const {
-  const uint8_t* values = values_.get() + panel * panel_values();
+Q4Panel ExactMatrix::PanelOfQ4(int64_t panel) const {
   const int64_t first_scale = panel * num_blocks() * kPanelColumns;
+  return {.values = values_.get() + panel * panel_values(),
+          .scales = scales_.get() + first_scale,
+          .lows = lows_.get() + first_scale};
+}
+
+Int8Panel ExactMatrix::PanelOfInt8(int64_t panel) const {
+  return {.values = reinterpret_cast<const int8_t*>(values_.get()) + panel * panel_values(),
+          .scales = scales_.get() + panel * num_blocks() * kPanelColumns};
+}
+
+void ExactMatrix::Widen(int64_t panel, float* out) const {
   if (kind_ == Kind::kQ4) {
-    Kernels().widen_q4({.values = values,
-                        .scales = scales_.get() + first_scale,
-                        .lows = lows_.get() + first_scale},
-                       in_, out);
+    Kernels().widen_q4(PanelOfQ4(panel), in_, out);
   } else {
-    Kernels().widen_int8({reinterpret_cast<const int8_t*>(values), scales_.get() + first_scale},
-                         in_, out);
+    Kernels().widen_int8(PanelOfInt8(panel), in_, out);
+  }
+}
+
+void ExactMatrix::Multiply(int64_t panel, const GemmArgs& args) const {
+  if (kind_ == Kind::kQ4) {
+    Kernels().gemm_q4(args, PanelOfQ4(panel));
+  } else {
+    Kernels().gemm_int8(args, PanelOfInt8(panel));
   }
 }
 
@@ -173,17 +189,22 @@ void ExactMatrix::Run(const float* x, int64_t ldx, int64_t rows, float* y, int64
   const int64_t grain = std::max<int64_t>(1, (int64_t{1} << 16) / work);
   ShareOut(num_panels(), grain, [&](int64_t begin, int64_t end) {
     thread_local Buffer buffer;
-    float* wide = buffer.Reserve(in_ * kPanelColumns);
+    float* wide = rows >= kRowsToWiden ? buffer.Reserve(in_ * kPanelColumns) : nullptr;
     for (int64_t p = begin; p < end; ++p) {
       const int64_t first = p * kPanelColumns;
-      Widen(p, wide);
       const GemmTerm term = {.x = x, .ldx = ldx, .panel = wide, .depth = in_};
-      Kernels().gemm({.terms = &term,
-                      .rows = rows,
-                      .y = y + first,
-                      .ldy = ldy,
-                      .columns = std::min(kPanelColumns, out_ - first),
-                      .store = store});
+      const GemmArgs args = {.terms = &term,
+                             .rows = rows,
+                             .y = y + first,
+                             .ldy = ldy,
+                             .columns = std::min(kPanelColumns, out_ - first),
+                             .store = store};
+      if (wide == nullptr) {
+        Multiply(p, args);
+      } else {
+        Widen(p, wide);
+        Kernels().gemm(args);
+      }
     }
   });
 }

@@ -33,7 +33,11 @@ class ExactMatrix {
   ExactMatrix(const std::vector<at::Tensor>& parts, Kind kind);
   // False: the panel's numbers are not in blocks of this kind.
   bool TakePanel(int64_t panel);
+  Q4Panel PanelOfQ4(int64_t panel) const;      // REQUIRES: kind_ is kQ4
+  Int8Panel PanelOfInt8(int64_t panel) const;  // REQUIRES: kind_ is kInt8
   void Widen(int64_t panel, float* out) const;
+  // args' product with the panel; its term's own is not read.
+  void Multiply(int64_t panel, const GemmArgs& args) const;
   void Run(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy, GemmStore store) const;
   int64_t num_panels() const { return (out_ + kPanelColumns - 1) / kPanelColumns; }
   int64_t num_blocks() const { return (in_ + kCompactBlock - 1) / kCompactBlock; }

@@ -16,10 +16,10 @@ class FrozenMatrix {
  public:
   FrozenMatrix() = default;
   FrozenMatrix(const std::vector<at::Tensor>& parts, WeightFormat format) {
-    if (format == WeightFormat::kInt8) {
-      matrix_ = Int8Matrix(parts);
-    } else if (std::optional<ExactMatrix> exact = ExactMatrix::Of(parts)) {
+    if (std::optional<ExactMatrix> exact = ExactMatrix::Of(parts)) {
       matrix_ = *std::move(exact);
+    } else if (format == WeightFormat::kInt8) {
+      matrix_ = Int8Matrix(parts);
     } else {
       matrix_ = PackedMatrix(parts);
     }

@@ -236,7 +236,7 @@ void GemmPairs(const PairGemmArgs& args) {
 #endif
 }
 
-#include "kernel_int8_body.h"
+#include "kernel_few_bits_body.h"
 
 inline float RmsFactor(const float* x, int64_t n, float eps) {
   double lanes[kLanes] = {};
@@ -337,6 +337,7 @@ const KernelTable EVOLORA_KERNEL_TABLE = {EVOLORA_KERNEL_NAME,
                                           WidenInt8,
                                           WidenQ4,
                                           GemmInt8,
+                                          GemmQ4,
                                           RmsNormKeep,
                                           RmsNormBackward,
                                           SiluMulBackward,

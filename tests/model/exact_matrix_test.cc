@@ -115,6 +115,8 @@ TEST(ExactMatrix, KernelsGiveTheValuesOfPanels) {
     scales.push_back(std::ldexp(static_cast<float>(i + 3), -9));
     lows.push_back(std::ldexp(static_cast<float>(40 - i), -7));
   }
+  const int64_t rows = 11;
+  const at::Tensor x = at::randn({rows, depth});
   testing::ForEachTable([&](const KernelTable& table) {
     std::vector<float> out(static_cast<size_t>(depth * 32));
     table.widen_q4({values.data(), scales.data(), lows.data()}, depth, out.data());
@@ -124,6 +126,24 @@ TEST(ExactMatrix, KernelsGiveTheValuesOfPanels) {
         const auto place = static_cast<size_t>(k / 32 * 32 + j);
         EXPECT_EQ(out[static_cast<size_t>(k * 32 + j)],
                   lows[place] + scales[place] * static_cast<float>(j < 16 ? both & 15 : both >> 4));
+      }
+    }
+    // Products over the panel as it is have the bits of products over the widened one.
+    for (int64_t count = 1; count <= rows; ++count) {
+      for (const GemmStore store : {GemmStore::kSet, GemmStore::kAdd}) {
+        at::Tensor fused = at::full({count, 29}, 2.0f), expected = fused.clone();
+        const GemmTerm term = {
+            .x = x.const_data_ptr<float>(), .ldx = depth, .panel = out.data(), .depth = depth};
+        GemmArgs args = {.terms = &term,
+                         .rows = count,
+                         .y = fused.mutable_data_ptr<float>(),
+                         .ldy = 29,
+                         .columns = 29,
+                         .store = store};
+        table.gemm_q4(args, {values.data(), scales.data(), lows.data()});
+        args.y = expected.mutable_data_ptr<float>();
+        table.gemm(args);
+        EXPECT_TRUE(at::equal(fused, expected)) << count;
       }
     }
   });

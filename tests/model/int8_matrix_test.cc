@@ -2,6 +2,7 @@
 
 #include "ATen/ATen.h"
 #include "ATen/Parallel.h"
+#include "evolora/model/compact_weights.h"
 #include "evolora/model/engine.h"
 #include "evolora/model/packed_matrix.h"
 #include "model/random_model.h"
@@ -46,6 +47,19 @@ TEST(Int8Matrix, IsThePackedMatrixOfTheRoundedWeightBitForBit) {
     packed.ApplyAdd(x.const_data_ptr<float>(), 70, rows, expected.mutable_data_ptr<float>(), 52);
     EXPECT_TRUE(at::equal(ours, expected));
   }
+}
+
+TEST(Int8Matrix, AnInt8EngineRoundsNoWeightThatIsInBlocks) {
+  const auto weights = std::make_shared<LlamaWeights>(
+      WidenedCopy(CompactCopy(*RandomWeights(SmallConfig(), 7), WeightStorage::kQ4)));
+  ASSERT_OK_AND_ASSIGN(const auto int8, Engine::Create(weights, {.weights = WeightFormat::kInt8}));
+  ASSERT_OK_AND_ASSIGN(const auto fp32, Engine::Create(weights));
+  const std::vector<EngineRequest> requests = {
+      {.prompt = RandomIds(weights->config, 5, 1), .max_new_tokens = 20}};
+  ASSERT_OK_AND_ASSIGN(const auto a, int8->Generate(requests));
+  ASSERT_OK_AND_ASSIGN(const auto b, fp32->Generate(requests));
+  EXPECT_EQ(a[0].ids, b[0].ids);
+  EXPECT_EQ(a[0].logprobs, b[0].logprobs);
 }
 
 TEST(Int8Matrix, AnInt8EngineIsTheEngineOfTheRoundedBase) {

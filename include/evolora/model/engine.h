@@ -24,8 +24,10 @@ class Decoder;
 class PrefixStore;
 struct PackedLora;
 
-// How the engine keeps the frozen weights. kInt8 reads a quarter of the bytes for each token and
-// computes in fp32; its results are those of a base with rounded weights, not of the base itself.
+// How the engine keeps the frozen weights. Matrices whose numbers come in blocks of 4 or 8 bits, as
+// those of GGUF's Q4_0, Q4_1 and Q8_0 do, are kept in such blocks either way, and nothing is
+// rounded. kInt8 reads a quarter of the bytes of the others for each token and computes in fp32:
+// its results are those of a base with those matrices rounded.
 enum class WeightFormat { kFp32, kInt8 };
 
 struct EngineOptions {

@@ -161,6 +161,7 @@ struct KernelTable {
   // gemm of one term over the panel (the term's own is not read): the bits that gemm gives over the
   // widened panel.
   void (*gemm_int8)(const GemmArgs& args, const Int8Panel& panel);
+  void (*gemm_q4)(const GemmArgs& args, const Q4Panel& panel);
 
   // For the backward pass. rms_norm that also keeps unit = x / sqrt(mean(x^2) + eps) and returns
   // the factor 1 / sqrt(..). unit may be x.
