@@ -149,10 +149,14 @@ WeightStorage StorageToLoad(const LoraRecipe& recipe, absl::string_view device) 
 WeightStorage StorageToLoad(absl::Span<const LoraRecipe> recipes, absl::string_view device) {
   if (recipes.empty()) return WeightStorage::kFp32;
   const WeightStorage first = StorageToLoad(recipes.front(), device);
-  const bool is_wide = std::any_of(recipes.begin(), recipes.end(), [&](const LoraRecipe& recipe) {
-    return StorageToLoad(recipe, device) == WeightStorage::kFp32;
+  const bool agree = std::all_of(recipes.begin(), recipes.end(), [&](const LoraRecipe& recipe) {
+    return StorageToLoad(recipe, device) == first;
   });
-  return first == WeightStorage::kExact && is_wide ? WeightStorage::kFp32 : first;
+  return first == WeightStorage::kExact && !agree ? WeightStorage::kFp32 : first;
+}
+
+bool TakesBase(const LoraRecipe& recipe, absl::string_view device, WeightStorage loaded) {
+  return loaded == recipe.base_weights || loaded == StorageToLoad(recipe, device);
 }
 
 const char* PrecisionName(TrainingPrecision precision) {

@@ -259,9 +259,7 @@ absl::Status CheckResident(const TrainingJob& job) {
   }
   const WeightStorage storage =
       job.base->compact ? job.base->compact->storage : WeightStorage::kFp32;
-  if (storage == recipe.base_weights || storage == StorageToLoad(recipe, "cpu")) {
-    return absl::OkStatus();
-  }
+  if (TakesBase(recipe, "cpu", storage)) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(
       "recipe.base_weights: ", WeightStorageName(recipe.base_weights), ", the base in memory is ",
       WeightStorageName(storage), "; all jobs of a list share one"));

@@ -39,9 +39,7 @@ absl::Status TrainingRun::MakeCompact() {
   const WeightStorage wanted = job_.recipe.base_weights;
   if (job_.base->compact != nullptr) {
     const WeightStorage loaded = job_.base->compact->storage;
-    if (loaded == wanted || loaded == StorageToLoad(job_.recipe, options_.device)) {
-      return absl::OkStatus();
-    }
+    if (TakesBase(job_.recipe, options_.device, loaded)) return absl::OkStatus();
     return absl::InvalidArgumentError(
         absl::StrCat("recipe.base_weights: ", WeightStorageName(wanted),
                      ", the base was loaded as ", WeightStorageName(loaded)));

@@ -114,7 +114,7 @@ TEST(StorageToLoad, IsExactWhereTheFastPathComputesWithBlocks) {
   LoraRecipe recipe;
   EXPECT_EQ(StorageToLoad(recipe, "cpu"), WeightStorage::kExact);
   EXPECT_EQ(StorageToLoad(recipe, "cuda:0"), WeightStorage::kFp32);
-  LoraRecipe dora, pissa, full, reference, device;
+  LoraRecipe dora, pissa, full, reference, device, bf16;
   dora.use_dora = true;
   pissa.init_lora_weights = LoraInit::kPissa;
   full.method = TrainingMethod::kFull;
@@ -125,9 +125,27 @@ TEST(StorageToLoad, IsExactWhereTheFastPathComputesWithBlocks) {
     EXPECT_EQ(StorageToLoad({recipe, other}, "cpu"), WeightStorage::kFp32);
     EXPECT_EQ(StorageToLoad({other, recipe}, "cpu"), WeightStorage::kFp32);
   }
+  bf16.precision = TrainingPrecision::kBf16;
+  EXPECT_EQ(StorageToLoad({recipe, bf16}, "cpu"), WeightStorage::kFp32);
   EXPECT_EQ(StorageToLoad({recipe, recipe}, "cpu"), WeightStorage::kExact);
   recipe.base_weights = WeightStorage::kQ4;
   EXPECT_EQ(StorageToLoad({recipe, dora}, "cpu"), WeightStorage::kQ4);
+}
+
+TEST(TakesBase, SaysWhichBasesHoldTheNumbersOfARun) {
+  LoraRecipe fp32, bf16, dora, q4;
+  bf16.precision = TrainingPrecision::kBf16Autocast;
+  dora.use_dora = true;
+  q4.base_weights = WeightStorage::kQ4;
+  using enum WeightStorage;
+  EXPECT_TRUE(TakesBase(fp32, "cpu", kFp32) && TakesBase(fp32, "cpu", kExact));
+  EXPECT_FALSE(TakesBase(fp32, "cpu", kBf16) || TakesBase(fp32, "cuda:0", kExact));
+  EXPECT_TRUE(TakesBase(bf16, "cpu", kFp32) && TakesBase(bf16, "cpu", kBf16));
+  EXPECT_FALSE(TakesBase(bf16, "cpu", kExact));  // whose embedding it would not round
+  EXPECT_TRUE(TakesBase(dora, "cpu", kFp32));
+  EXPECT_FALSE(TakesBase(dora, "cpu", kExact));
+  EXPECT_TRUE(TakesBase(q4, "cpu", kQ4));
+  EXPECT_FALSE(TakesBase(q4, "cpu", kExact) || TakesBase(q4, "cpu", kFp32));
 }
 
 TEST(StorageToLoad, IsBf16WhereTheFastPathRounds) {

@@ -142,9 +142,11 @@ int64_t GreatestRank(const LoraRecipe& recipe);
 // place of kFp32, as kBf16 where the fast path would round it so, and as kExact where that path can
 // compute with blocks.
 WeightStorage StorageToLoad(const LoraRecipe& recipe, absl::string_view device);
-// That of runs which share the base: as the first says, and as kFp32 in place of kExact where one
-// of them needs it.
+// That of runs which share the base: as the first says, and as kFp32 in place of kExact where not
+// all of them say that.
 WeightStorage StorageToLoad(absl::Span<const LoraRecipe> recipes, absl::string_view device);
+// Whether a base that was loaded as `loaded` gives a run the numbers that it asks for.
+bool TakesBase(const LoraRecipe& recipe, absl::string_view device, WeightStorage loaded);
 
 // Learning rate of optimiser step `step` (from 0) of `total_steps`, as Hugging Face's schedules
 // give it: with warm-up, step 0 runs at rate 0.
