@@ -49,7 +49,7 @@ void AddInputOptions(CLI::App* command, InputOptions& input) {
       ->excludes(chat);
   command
       ->add_option("--weights", input.weights,
-                   "fp32, or int8: a quarter of the memory traffic, results of a rounded base")
+                   "fp32, or int8: rounds weights that the file has not in 4 or 8 bits already")
       ->check(CLI::IsMember({"fp32", "int8"}))
       ->capture_default_str();
 }

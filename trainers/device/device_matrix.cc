@@ -20,7 +20,7 @@ BlockStorage StorageOf(WeightStorage storage) {
     case WeightStorage::kExact:
       break;
   }
-  TORCH_CHECK(false, "DeviceMatrix: fp32 is not in blocks");
+  TORCH_CHECK(false, "DeviceMatrix: ", WeightStorageName(storage), " has no blocks");
 }
 
 // The bytes on the host.
