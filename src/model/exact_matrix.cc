@@ -11,8 +11,6 @@
 namespace evolora {
 namespace {
 
-// From so many rows on it pays to widen a panel once.
-constexpr int64_t kRowsToWiden = 9;
 constexpr int kMaxQ4 = 15, kMaxInt8 = 127;
 
 struct Block {
@@ -188,23 +186,15 @@ void ExactMatrix::Run(const float* x, int64_t ldx, int64_t rows, float* y, int64
   const int64_t work = std::max<int64_t>(1, rows * in_ * kPanelColumns);
   const int64_t grain = std::max<int64_t>(1, (int64_t{1} << 16) / work);
   ShareOut(num_panels(), grain, [&](int64_t begin, int64_t end) {
-    thread_local Buffer buffer;
-    float* wide = rows >= kRowsToWiden ? buffer.Reserve(in_ * kPanelColumns) : nullptr;
     for (int64_t p = begin; p < end; ++p) {
       const int64_t first = p * kPanelColumns;
-      const GemmTerm term = {.x = x, .ldx = ldx, .panel = wide, .depth = in_};
-      const GemmArgs args = {.terms = &term,
-                             .rows = rows,
-                             .y = y + first,
-                             .ldy = ldy,
-                             .columns = std::min(kPanelColumns, out_ - first),
-                             .store = store};
-      if (wide == nullptr) {
-        Multiply(p, args);
-      } else {
-        Widen(p, wide);
-        Kernels().gemm(args);
-      }
+      const GemmTerm term = {.x = x, .ldx = ldx, .depth = in_};
+      Multiply(p, {.terms = &term,
+                   .rows = rows,
+                   .y = y + first,
+                   .ldy = ldy,
+                   .columns = std::min(kPanelColumns, out_ - first),
+                   .store = store});
     }
   });
 }

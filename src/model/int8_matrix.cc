@@ -11,9 +11,6 @@
 namespace evolora {
 namespace {
 
-// From so many rows on it pays to widen a panel once into a buffer of the thread's own.
-constexpr int64_t kWidenRows = 9;
-
 // Scale and rounded values of up to 32 weights.
 float RoundBlock(const float* weights, int64_t count, int8_t* values) {
   float largest = 0;
@@ -75,24 +72,18 @@ void Int8Matrix::Run(const float* x, int64_t ldx, int64_t rows, float* y, int64_
   const int64_t work = std::max<int64_t>(1, rows * in_ * kPanelColumns);
   const int64_t grain = std::max<int64_t>(1, (int64_t{1} << 16) / work);
   ShareOut(num_panels, grain, [&](int64_t begin, int64_t end) {
-    std::vector<float> wide(static_cast<size_t>(rows >= kWidenRows ? in_ * kPanelColumns : 0));
     for (int64_t p = begin; p < end; ++p) {
       const int64_t first = p * kPanelColumns;
       const Int8Panel panel{values_.get() + p * in_ * kPanelColumns,
                             scales_.get() + p * num_blocks * kPanelColumns};
-      const GemmTerm term = {.x = x, .ldx = ldx, .panel = wide.data(), .depth = in_};
-      const GemmArgs args{.terms = &term,
-                          .rows = rows,
-                          .y = y + first,
-                          .ldy = ldy,
-                          .columns = std::min(kPanelColumns, out_ - first),
-                          .store = add ? GemmStore::kAdd : GemmStore::kSet};
-      if (wide.empty()) {
-        kernels.gemm_int8(args, panel);
-      } else {
-        kernels.widen_int8(panel, in_, wide.data());
-        kernels.gemm(args);
-      }
+      const GemmTerm term = {.x = x, .ldx = ldx, .depth = in_};
+      kernels.gemm_int8({.terms = &term,
+                         .rows = rows,
+                         .y = y + first,
+                         .ldy = ldy,
+                         .columns = std::min(kPanelColumns, out_ - first),
+                         .store = add ? GemmStore::kAdd : GemmStore::kSet},
+                        panel);
     }
   });
 }

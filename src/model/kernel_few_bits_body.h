@@ -49,17 +49,28 @@ inline Lanes WidenHalves(const uint8_t* values) {
   return out;
 }
 
+// How far ahead of the widening a panel is fetched; where it ends the next one begins.
+constexpr int64_t kBlocksFetched = 4;
+constexpr int64_t kRowsFetched = kBlocksFetched * kCompactBlock;
+
+// The 32 scales of a block, after which those of a later one are fetched.
+inline void LoadScales(const float* scales, Lanes& left, Lanes& right) {
+  left = LoadLanes(scales);
+  right = LoadLanes(scales + kLanes);
+  __builtin_prefetch(scales + kBlocksFetched * kPanelColumns);
+  __builtin_prefetch(scales + kBlocksFetched * kPanelColumns + kLanes);
+}
+
 // The columns of a panel in few bits as fp32, 16 to the left and 16 to the right. Enter the block
 // of a row before the row is read.
 class Int8Columns {
  public:
   explicit Int8Columns(const Int8Panel& panel) : panel_(panel) {}
-  void Enter(int64_t block) {
-    const float* scales = panel_.scales + block * kPanelColumns;
-    left_ = LoadLanes(scales);
-    right_ = LoadLanes(scales + kLanes);
+  void Enter(int64_t block) { LoadScales(panel_.scales + block * kPanelColumns, left_, right_); }
+  Lanes Left(int64_t k) const {
+    __builtin_prefetch(panel_.values + (k + kRowsFetched) * kPanelColumns);
+    return WidenBytes(panel_.values + k * kPanelColumns) * left_;
   }
-  Lanes Left(int64_t k) const { return WidenBytes(panel_.values + k * kPanelColumns) * left_; }
   Lanes Right(int64_t k) const {
     return WidenBytes(panel_.values + k * kPanelColumns + kLanes) * right_;
   }
@@ -73,14 +84,11 @@ class Q4Columns {
  public:
   explicit Q4Columns(const Q4Panel& panel) : panel_(panel) {}
   void Enter(int64_t block) {
-    const float* scales = panel_.scales + block * kPanelColumns;
-    const float* lows = panel_.lows + block * kPanelColumns;
-    left_scale_ = LoadLanes(scales);
-    right_scale_ = LoadLanes(scales + kLanes);
-    left_low_ = LoadLanes(lows);
-    right_low_ = LoadLanes(lows + kLanes);
+    LoadScales(panel_.scales + block * kPanelColumns, left_scale_, right_scale_);
+    LoadScales(panel_.lows + block * kPanelColumns, left_low_, right_low_);
   }
   Lanes Left(int64_t k) const {
+    __builtin_prefetch(panel_.values + (k + kRowsFetched) * kLanes);
     return left_low_ + left_scale_ * WidenHalves<false>(panel_.values + k * kLanes);
   }
   Lanes Right(int64_t k) const {
@@ -92,31 +100,47 @@ class Q4Columns {
   Lanes left_scale_, right_scale_, left_low_, right_low_;
 };
 
-// Calls body(k) for each row, in its block.
+// Calls body(k) for the rows [begin, end), each in its block. REQUIRES: begin is a block's first.
 template <typename Columns, typename Body>
-inline void ForRows(Columns& columns, int64_t depth, const Body& body) {
-  for (int64_t begin = 0; begin < depth; begin += kCompactBlock) {
-    columns.Enter(begin / kCompactBlock);
-    const int64_t end = begin + kCompactBlock < depth ? begin + kCompactBlock : depth;
-    for (int64_t k = begin; k < end; ++k) body(k);
+inline void ForRows(Columns& columns, int64_t begin, int64_t end, const Body& body) {
+  for (int64_t first = begin; first < end; first += kCompactBlock) {
+    columns.Enter(first / kCompactBlock);
+    const int64_t last = first + kCompactBlock < end ? first + kCompactBlock : end;
+    for (int64_t k = first; k < last; ++k) body(k);
   }
 }
 
+// The rows [begin, end), one behind the other.
 template <typename Columns>
-void WidenColumns(Columns columns, int64_t depth, float* out) {
-  ForRows(columns, depth, [&](int64_t k) {
-    StoreLanes(out + k * kPanelColumns, columns.Left(k));
-    StoreLanes(out + k * kPanelColumns + kLanes, columns.Right(k));
+inline void WidenColumns(Columns& columns, int64_t begin, int64_t end, float* out) {
+  ForRows(columns, begin, end, [&](int64_t k) {
+    float* row = out + (k - begin) * kPanelColumns;
+    const Lanes left = columns.Left(k), right = columns.Right(k);  // read before `row` is written
+    StoreLanes(row, left);
+    StoreLanes(row + kLanes, right);
   });
 }
 
 void WidenInt8(const Int8Panel& panel, int64_t depth, float* out) {
-  WidenColumns(Int8Columns(panel), depth, out);
+  Int8Columns columns(panel);
+  WidenColumns(columns, 0, depth, out);
 }
 void WidenQ4(const Q4Panel& panel, int64_t depth, float* out) {
-  WidenColumns(Q4Columns(panel), depth, out);
+  Q4Columns columns(panel);
+  WidenColumns(columns, 0, depth, out);
 }
 
+// A row of 32 sums to its place in args.y.
+inline void StoreRow(const GemmArgs& args, int64_t row, const float* sums) {
+  float* y = args.y + row * args.ldy;
+  const bool add = args.store == GemmStore::kAdd;
+  ForLanes(args.columns, [=](int64_t j, int64_t count) {
+    const Lanes sum = LoadLanes(sums + j);
+    StoreAny(y + j, count, add ? LoadAny(y + j, count) + sum : sum);
+  });
+}
+
+// Few rows: the panel is widened on its way into the sums.
 template <int kRows, typename Columns>
 __attribute__((always_inline)) inline void ColumnsBlock(const GemmArgs& args, Columns columns,
                                                         int64_t first_row) {
@@ -124,7 +148,7 @@ __attribute__((always_inline)) inline void ColumnsBlock(const GemmArgs& args, Co
   const float* x = term.x + first_row * term.ldx;
   Lanes sums[kRows][2];
   for (int i = 0; i < kRows; ++i) sums[i][0] = sums[i][1] = Lanes{};
-  ForRows(columns, term.depth, [&](int64_t k) {
+  ForRows(columns, 0, term.depth, [&](int64_t k) {
     const Lanes left = columns.Left(k), right = columns.Right(k);
     for (int i = 0; i < kRows; ++i) {
       const float value = x[i * term.ldx + k];
@@ -136,16 +160,65 @@ __attribute__((always_inline)) inline void ColumnsBlock(const GemmArgs& args, Co
     float row[kPanelColumns];
     StoreLanes(row, sums[i][0]);
     StoreLanes(row + kLanes, sums[i][1]);
-    float* y = args.y + (first_row + i) * args.ldy;
-    for (int64_t j = 0; j < args.columns; ++j) {
-      y[j] = args.store == GemmStore::kAdd ? y[j] + row[j] : row[j];
-    }
+    StoreRow(args, first_row + i, row);
   }
 }
+
+// Many rows: a slice of the panel is widened once, into the first-level cache, and read from there
+// for each block of rows, whose sums wait in memory for the next slice.
+constexpr int64_t kSliceDepth = 128;  // a multiple of kCompactBlock
+constexpr int64_t kSliceRows = 64;
+
+struct SliceArgs {
+  GemmTerm term;  // of the slice
+  int64_t rows;
+  float* sums;  // [rows, 32], which the slice's products are added to one after the other
+};
+
+template <int kRows, int kVectors>
+__attribute__((always_inline)) inline void GemmBlock(const SliceArgs& args, int64_t first_row) {
+  Sums<kRows, kVectors> sums;
+  float* kept = args.sums + first_row * kPanelColumns;
+  for (int i = 0; i < kRows; ++i) {
+    for (int v = 0; v < kVectors; ++v)
+      sums[i][v] = LoadLanes(kept + i * kPanelColumns + v * kLanes);
+  }
+  AddTerm<kRows, kVectors, false, false>(args.term, first_row, args.term.panel, kPanelColumns,
+                                         sums);
+  for (int i = 0; i < kRows; ++i) {
+    for (int v = 0; v < kVectors; ++v)
+      StoreLanes(kept + i * kPanelColumns + v * kLanes, sums[i][v]);
+  }
+}
+
+// The rows [first_row, first_row + rows), rows <= kSliceRows.
+template <typename Columns>
+void GemmSlices(const GemmArgs& args, Columns columns, int64_t first_row, int64_t rows) {
+  alignas(64) float wide[kSliceDepth * kPanelColumns];
+  alignas(64) float sums[kSliceRows * kPanelColumns];
+  for (int64_t i = 0; i < rows * kPanelColumns; i += kLanes) StoreLanes(sums + i, Lanes{});
+  const GemmTerm& term = *args.terms;
+  const float* x = term.x + first_row * term.ldx;
+  for (int64_t k = 0; k < term.depth; k += kSliceDepth) {
+    const int64_t end = k + kSliceDepth < term.depth ? k + kSliceDepth : term.depth;
+    WidenColumns(columns, k, end, wide);
+    GemmRows<2>(SliceArgs{.term = {.x = x + k, .ldx = term.ldx, .panel = wide, .depth = end - k},
+                          .rows = rows,
+                          .sums = sums});
+  }
+  for (int64_t i = 0; i < rows; ++i) StoreRow(args, first_row + i, sums + i * kPanelColumns);
+}
+
+// From so many rows on it pays to widen once.
+constexpr int64_t kRowsToWiden = 9;
 
 template <typename Columns>
 void GemmColumns(const GemmArgs& args, const Columns& columns) {
   int64_t row = 0;
+  for (; args.rows >= kRowsToWiden && row < args.rows; row += kSliceRows) {
+    const int64_t left = args.rows - row;
+    GemmSlices(args, columns, row, left < kSliceRows ? left : kSliceRows);
+  }
   for (; row + 4 <= args.rows; row += 4) ColumnsBlock<4>(args, columns, row);
   switch (args.rows - row) {
     case 3:

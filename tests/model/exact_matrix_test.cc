@@ -107,16 +107,17 @@ TEST(ExactMatrix, ANumberThatIsInNoBlockIsNotRounded) {
 }
 
 TEST(ExactMatrix, KernelsGiveTheValuesOfPanels) {
-  const int64_t depth = 45;
+  const int64_t depth = 301;
   std::vector<uint8_t> values(static_cast<size_t>(depth * 16));
   for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<uint8_t>(i * 37);
   std::vector<float> scales, lows;
-  for (int i = 0; i < 64; ++i) {
-    scales.push_back(std::ldexp(static_cast<float>(i + 3), -9));
-    lows.push_back(std::ldexp(static_cast<float>(40 - i), -7));
+  for (int i = 0; i < 320; ++i) {
+    scales.push_back(std::ldexp(static_cast<float>(i % 64 + 3), -9));
+    lows.push_back(std::ldexp(static_cast<float>(40 - i % 64), -7));
   }
-  const int64_t rows = 11;
-  const at::Tensor x = at::randn({rows, depth});
+  std::vector<int64_t> counts = {64, 67, 130};
+  for (int64_t count = 1; count <= 25; ++count) counts.push_back(count);
+  const at::Tensor x = at::randn({130, depth});
   testing::ForEachTable([&](const KernelTable& table) {
     std::vector<float> out(static_cast<size_t>(depth * 32));
     table.widen_q4({values.data(), scales.data(), lows.data()}, depth, out.data());
@@ -129,7 +130,7 @@ TEST(ExactMatrix, KernelsGiveTheValuesOfPanels) {
       }
     }
     // Products over the panel as it is have the bits of products over the widened one.
-    for (int64_t count = 1; count <= rows; ++count) {
+    for (const int64_t count : counts) {
       for (const GemmStore store : {GemmStore::kSet, GemmStore::kAdd}) {
         at::Tensor fused = at::full({count, 29}, 2.0f), expected = fused.clone();
         const GemmTerm term = {
