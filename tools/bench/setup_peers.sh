@@ -12,5 +12,14 @@ folder=${1:-build/peers}
 here=$(cd "$(dirname "$0")" && pwd)
 
 "$here/../golden/setup_peers.sh" "$folder"
-"$folder/bin/python" -m pip install --quiet --disable-pip-version-check llama-cpp-python==0.3.36
+# What its build finds out by itself dies of an illegal instruction on virtual machines with AMX;
+# AVX-512 alone runs.
+if grep -q amx_tile /proc/cpuinfo; then
+    CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON"
+    CMAKE_ARGS="$CMAKE_ARGS -DGGML_BMI2=ON -DGGML_AVX_VNNI=ON -DGGML_AVX512=ON"
+    CMAKE_ARGS="$CMAKE_ARGS -DGGML_AVX512_VBMI=ON -DGGML_AVX512_VNNI=ON -DGGML_AVX512_BF16=ON"
+    export CMAKE_ARGS
+fi
+"$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-cache-dir \
+    llama-cpp-python==0.3.36
 "$folder/bin/python" -c 'import llama_cpp; print(f"llama-cpp-python {llama_cpp.__version__}")'
