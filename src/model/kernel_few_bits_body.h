@@ -180,14 +180,16 @@ __attribute__((always_inline)) inline void GemmBlock(const SliceArgs& args, int6
   Sums<kRows, kVectors> sums;
   float* kept = args.sums + first_row * kPanelColumns;
   for (int i = 0; i < kRows; ++i) {
-    for (int v = 0; v < kVectors; ++v)
+    for (int v = 0; v < kVectors; ++v) {
       sums[i][v] = LoadLanes(kept + i * kPanelColumns + v * kLanes);
+    }
   }
   AddTerm<kRows, kVectors, false, false>(args.term, first_row, args.term.panel, kPanelColumns,
                                          sums);
   for (int i = 0; i < kRows; ++i) {
-    for (int v = 0; v < kVectors; ++v)
+    for (int v = 0; v < kVectors; ++v) {
       StoreLanes(kept + i * kPanelColumns + v * kLanes, sums[i][v]);
+    }
   }
 }
 
@@ -215,9 +217,12 @@ constexpr int64_t kRowsToWiden = 9;
 template <typename Columns>
 void GemmColumns(const GemmArgs& args, const Columns& columns) {
   int64_t row = 0;
-  for (; args.rows >= kRowsToWiden && row < args.rows; row += kSliceRows) {
-    const int64_t left = args.rows - row;
-    GemmSlices(args, columns, row, left < kSliceRows ? left : kSliceRows);
+  if (args.rows >= kRowsToWiden) {
+    for (; row < args.rows; row += kSliceRows) {
+      const int64_t left = args.rows - row;
+      GemmSlices(args, columns, row, left < kSliceRows ? left : kSliceRows);
+    }
+    return;
   }
   for (; row + 4 <= args.rows; row += 4) ColumnsBlock<4>(args, columns, row);
   switch (args.rows - row) {
