@@ -21,20 +21,21 @@ void AppendSlice(const Slice& slice, int64_t most, Steps& steps) {
 }  // namespace
 
 Tile Tiling::At(int64_t i) const {
-  const int64_t panel = i / num_cuts;
-  const int64_t first_row = i % num_cuts * rows_per_tile;
+  const int64_t panel = by_rows ? i % num_panels : i / num_cuts;
+  const int64_t first_row = (by_rows ? i / num_panels : i % num_cuts) * rows_per_tile;
   return {first_row, std::min(rows_per_tile, rows - first_row), panel,
           std::min(kPanelColumns, columns - panel * kPanelColumns)};
 }
 
-Tiling MakeTiling(int64_t rows, int64_t columns) {
+Tiling MakeTiling(int64_t rows, int64_t columns, bool by_rows) {
   const int64_t threads = at::get_num_threads();
   const int64_t num_panels = (columns + kPanelColumns - 1) / kPanelColumns;
   const int64_t most = std::max<int64_t>(1, rows / kMinRowsPerTile);
   int64_t cuts = std::min(most, (4 * threads + num_panels - 1) / num_panels);
   while (cuts < std::min(most, 2 * threads) && num_panels * cuts % threads != 0) ++cuts;
   const int64_t rows_per_tile = (rows + cuts - 1) / cuts;
-  return {rows, columns, num_panels, rows_per_tile, (rows + rows_per_tile - 1) / rows_per_tile};
+  const int64_t num_cuts = (rows + rows_per_tile - 1) / rows_per_tile;
+  return {rows, columns, num_panels, rows_per_tile, num_cuts, by_rows};
 }
 
 void AppendProduct(const Product& product, int64_t most, Steps& steps) {

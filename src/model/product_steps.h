@@ -40,13 +40,14 @@ struct Tiling {
   int64_t num_panels;
   int64_t rows_per_tile;
   int64_t num_cuts;
+  bool by_rows;  // neighbours have the same rows; else the same panel
 
   int64_t size() const { return num_panels * num_cuts; }
   Tile At(int64_t i) const;
 };
 
 // All rows in one tile, unless there are too few panels to keep the threads equally busy.
-Tiling MakeTiling(int64_t rows, int64_t columns);
+Tiling MakeTiling(int64_t rows, int64_t columns, bool by_rows);
 
 // A part of a product's depth; begins at a multiple of kSliceUnit.
 struct Slice {

@@ -141,13 +141,20 @@ class TileStep {
   absl::InlinedVector<typename Side::Term, 8> terms_;
 };
 
+// A larger left side does not stay in the second-level cache of CPUs with AMX (2 MiB), beside the
+// panels: where it is cut, a thread should work on some of its rows with one panel after another.
+constexpr int64_t kMostLeftInCache = int64_t{3} << 19;
+
 // Tiles that a thread takes at a time, at least. Each time it reads the whole left side, so that it
 // should take as many panels as it works on at once; as many as others do.
 int64_t LeastTiles(const Tiling& tiling, int64_t depth, int64_t panels_at_once) {
   // Below about 64k multiply-adds a task costs less than waking a thread.
   const int64_t work = std::max<int64_t>(1, tiling.rows_per_tile * depth * kPanelColumns);
   const int64_t least = std::max<int64_t>(1, (int64_t{1} << 16) / work);
-  if (tiling.num_cuts > 1) return least;  // few panels
+  if (tiling.num_cuts > 1) {  // few panels
+    const int64_t groups = (tiling.num_panels + panels_at_once - 1) / panels_at_once;
+    return tiling.by_rows ? std::max(least, (tiling.num_panels + groups - 1) / groups) : least;
+  }
   const int64_t threads = at::get_num_threads();
   const int64_t at_once = threads * panels_at_once;
   const int64_t tasks = threads * ((tiling.num_panels + at_once - 1) / at_once);
@@ -158,7 +165,6 @@ template <typename Side>
 void Sum(absl::Span<const Product> products, int64_t rows, int64_t columns, const Result& result,
          GemmStore store) {
   const typename Side::Lefts lefts(products, rows);
-  const Tiling tiling = MakeTiling(rows, columns);
   const absl::InlinedVector<Band, 1> bands = MakeBands(products, rows);
   const Band no_own = {0, rows, {}};
   Steps steps;
@@ -167,6 +173,8 @@ void Sum(absl::Span<const Product> products, int64_t rows, int64_t columns, cons
     depth += product.depth;
     if (IsOfAllRows(product)) AppendProduct(product, Side::kDepthBlock, steps);
   }
+  const Tiling tiling =
+      MakeTiling(rows, columns, Side::Lefts::Bytes(rows, depth) > kMostLeftInCache);
   const int64_t grain = LeastTiles(tiling, depth, Side::kPanelsAtOnce);
   ShareOut(tiling.size(), grain, [&](int64_t begin, int64_t end) {
     for (const Step& step : steps) {
@@ -196,7 +204,7 @@ void SumOfProducts(absl::Span<const Product> products, int64_t rows, int64_t col
 int64_t LeftSideBytes(Factors factors, int64_t rows, int64_t depth) {
   switch (factors) {
     case Factors::kFp32:
-      return 0;
+      return RightSide::Lefts::Bytes(rows, depth);
     case Factors::kBf16:
       return Bf16Lefts<1>::Bytes(rows, depth);
     case Factors::kBf16x3:

@@ -20,6 +20,7 @@ class RightSide {
   // The left sides are read where they lie.
   struct Lefts {
     Lefts(absl::Span<const Product> /*products*/, int64_t /*rows*/) {}
+    static int64_t Bytes(int64_t /*rows*/, int64_t /*depth*/) { return 0; }
   };
   static constexpr int64_t kDepthBlock = kMaxDepthBlock;
   static constexpr int64_t kPanelsAtOnce = 1;
