@@ -158,26 +158,28 @@ TEST_P(SumOfProductsBy, RowsOutsideARangeAreSkipped) {
   EXPECT_LT(Error(Sum({product}, s, GemmStore::kAdd, GetParam()), at::mm(left, right) + 1), 1e-6);
 }
 
+// With left sides that are cut by rows, whose panels are taken in one group and in two.
 TEST_P(SumOfProductsBy, ARowsBitsDependNeitherOnTheOtherRowsNorOnThreads) {
-  const Sizes s = {210, 3100, 96};
-  const at::Tensor left = at::randn({s.rows, s.depth}), right = at::randn({s.depth, s.columns});
-  const Product product = {.left = left.const_data_ptr<float>(),
-                           .ldl = s.depth,
-                           .depth = s.depth,
-                           .right = right.const_data_ptr<float>(),
-                           .ldr = s.columns};
-  const int threads = at::get_num_threads();
-  at::set_num_threads(1);
-  const at::Tensor all = Sum({product}, s, GemmStore::kSet, GetParam());
-  for (const int n : {1, 2, 5}) {
-    at::set_num_threads(n);
-    for (const int64_t rows : {1, 24, 49, 210}) {
-      const at::Tensor some =
-          Sum({product}, {rows, s.depth, s.columns}, GemmStore::kSet, GetParam());
-      EXPECT_TRUE(some.equal(all.narrow(0, 0, rows))) << n << " threads, " << rows << " rows";
+  for (const Sizes& s : {Sizes{210, 3100, 96}, Sizes{210, 1600, 288}}) {
+    const at::Tensor left = at::randn({s.rows, s.depth}), right = at::randn({s.depth, s.columns});
+    const Product product = {.left = left.const_data_ptr<float>(),
+                             .ldl = s.depth,
+                             .depth = s.depth,
+                             .right = right.const_data_ptr<float>(),
+                             .ldr = s.columns};
+    const int threads = at::get_num_threads();
+    at::set_num_threads(1);
+    const at::Tensor all = Sum({product}, s, GemmStore::kSet, GetParam());
+    for (const int n : {1, 2, 5}) {
+      at::set_num_threads(n);
+      for (const int64_t rows : {1, 24, 49, 210}) {
+        const at::Tensor some =
+            Sum({product}, {rows, s.depth, s.columns}, GemmStore::kSet, GetParam());
+        EXPECT_TRUE(some.equal(all.narrow(0, 0, rows))) << n << " threads, " << rows << " rows";
+      }
     }
+    at::set_num_threads(threads);
   }
-  at::set_num_threads(threads);
 }
 
 // In chunks of 16 rows and in one, against the loss of the reference path.
