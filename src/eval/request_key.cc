@@ -44,6 +44,7 @@ std::string RequestKey(const GenerateRequest& request) {
   }
   Add(hash, request.stop.size());
   for (const std::string& text : request.stop) Add(hash, text);
+  if (request.ignore_eos) Add(hash, "ignore_eos");
   return hash.FinishHex();
 }
 

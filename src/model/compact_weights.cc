@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <iterator>
 #include <memory>
+#include <utility>
 
 #include "ATen/Parallel.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 
 namespace evolora {
 namespace {
@@ -68,6 +70,29 @@ void Store(const at::Tensor& tensor, CompactPlace place) {
   });
 }
 
+// The matrix that holds a tensor, null when none does, and its first row there.
+template <typename Weights>
+std::pair<decltype(&std::declval<Weights&>().embedding), int64_t> Find(const LlamaConfig& config,
+                                                                       const std::string& name,
+                                                                       Weights& compact) {
+  if (name == kEmbedding) return {&compact.embedding, 0};
+  if (name == kHead && !config.tied_head) return {&compact.head, 0};
+  for (int64_t i = 0; i < config.num_layers; ++i) {
+    const std::string prefix = absl::StrCat("model.layers.", i, ".");
+    if (!absl::StartsWith(name, prefix)) continue;
+    auto& layer = compact.layers[static_cast<size_t>(i)];
+    int64_t row = 0;
+    const Part* previous = nullptr;
+    for (const Part& part : kParts) {
+      if (previous == nullptr || previous->matrix != part.matrix) row = 0;
+      if (name == absl::StrCat(prefix, part.path, ".weight")) return {&(layer.*part.matrix), row};
+      row += LinearShape(config, absl::StrCat(prefix, part.path)).first;
+      previous = &part;
+    }
+  }
+  return {nullptr, 0};
+}
+
 }  // namespace
 
 CompactWeights AllocateExact(const LlamaConfig& config,
@@ -119,25 +144,16 @@ int64_t CompactBytes(const LlamaConfig& config, const CompactWeights& compact) {
 
 CompactPlace FindCompact(const LlamaConfig& config, const std::string& name,
                          CompactWeights& compact) {
-  if (name == kEmbedding) return {&compact.embedding, 0};
-  if (name == kHead) {
-    return config.tied_head ? CompactPlace{} : CompactPlace{&compact.head, 0};
-  }
-  for (int64_t i = 0; i < config.num_layers; ++i) {
-    const std::string prefix = absl::StrCat("model.layers.", i, ".");
-    if (!absl::StartsWith(name, prefix)) continue;
-    CompactLayer& layer = compact.layers[static_cast<size_t>(i)];
-    int64_t row = 0;
-    const Part* previous = nullptr;
-    for (const Part& part : kParts) {
-      if (previous == nullptr || previous->matrix != part.matrix) row = 0;
-      if (name == absl::StrCat(prefix, part.path, ".weight")) return {&(layer.*part.matrix), row};
-      row += LinearShape(config, absl::StrCat(prefix, part.path)).first;
-      previous = &part;
-    }
-    return {};
-  }
-  return {};
+  const auto [matrix, first_row] = Find(config, name, compact);
+  return {matrix, first_row};
+}
+
+at::Tensor WidenCompact(const LlamaConfig& config, const std::string& name,
+                        const CompactWeights& compact) {
+  const auto [matrix, first_row] = Find(config, name, compact);
+  if (matrix == nullptr) return {};
+  const auto [out, in] = LinearShape(config, std::string(absl::StripSuffix(name, ".weight")));
+  return matrix->Widen(first_row, out > 0 ? out : matrix->out_features());
 }
 
 LlamaWeights CompactCopy(const LlamaWeights& weights, WeightStorage storage) {
@@ -157,21 +173,15 @@ LlamaWeights CompactCopy(const LlamaWeights& weights, WeightStorage storage) {
 
 LlamaWeights WidenedCopy(const LlamaWeights& weights) {
   LlamaWeights copy = weights;
-  const CompactWeights& compact = *weights.compact;
   copy.compact = nullptr;
-  copy.embedding = compact.embedding.Widen(0, compact.embedding.out_features());
-  copy.head = weights.config.tied_head ? copy.embedding
-                                       : compact.head.Widen(0, compact.head.out_features());
+  const auto widen = [&](const std::string& name) {
+    return WidenCompact(weights.config, name, *weights.compact);
+  };
+  copy.embedding = widen(kEmbedding);
+  copy.head = weights.config.tied_head ? copy.embedding : widen(kHead);
   for (size_t i = 0; i < copy.layers.size(); ++i) {
-    int64_t row = 0;
-    const Part* previous = nullptr;
     for (const Part& part : kParts) {
-      if (previous == nullptr || previous->matrix != part.matrix) row = 0;
-      const std::string path = absl::StrCat("model.layers.", i, ".", part.path);
-      const int64_t out = LinearShape(weights.config, path).first;
-      copy.layers[i].*part.tensor = (compact.layers[i].*part.matrix).Widen(row, out);
-      row += out;
-      previous = &part;
+      copy.layers[i].*part.tensor = widen(WeightName(static_cast<int64_t>(i), part));
     }
   }
   return copy;

@@ -4,6 +4,7 @@
 
 #include "ATen/Functions.h"
 #include "ATen/Parallel.h"
+#include "evolora/model/compact_weights.h"
 #include "evolora/model/kernels.h"
 #include "evolora/model/rope.h"
 
@@ -26,15 +27,49 @@ void ForTokens(int64_t count, const Body& body) {
 }  // namespace
 
 Decoder::Decoder(std::shared_ptr<const LlamaWeights> weights, WeightFormat format)
-    : weights_(std::move(weights)), rope_frequencies_(RopeInverseFrequencies(weights_->config)) {
-  for (const LlamaLayer& layer : weights_->layers) {
-    layers_.push_back({.qkv = FrozenMatrix({layer.q, layer.k, layer.v}, format),
-                       .o = FrozenMatrix({layer.o}, format),
-                       .gate_up = FrozenMatrix({layer.gate, layer.up}, format),
-                       .down = FrozenMatrix({layer.down}, format),
-                       .qkv_bias = JoinedQkvBias(layer)});
+    : weights_(std::move(weights)),
+      format_(format),
+      rope_frequencies_(RopeInverseFrequencies(weights_->config)) {
+  const CompactWeights* compact = weights_->compact.get();
+  for (size_t i = 0; i < weights_->layers.size(); ++i) {
+    const LlamaLayer& layer = weights_->layers[i];
+    layers_.push_back(compact != nullptr ? PackCompact(compact->layers[i], format)
+                                         : PackTensors(layer, format));
+    layers_.back().qkv_bias = JoinedQkvBias(layer);
   }
-  head_ = FrozenMatrix({weights_->head}, format);
+  head_ = PackHead();
+}
+
+Decoder::Decoder(const Decoder& base, const std::map<std::string, at::Tensor>& modules)
+    : weights_(std::make_shared<const LlamaWeights>(WithModules(base.weights(), modules))),
+      format_(base.format_),
+      layers_(base.layers_),
+      head_(modules.contains("lm_head") ? PackHead() : base.head_),
+      rope_frequencies_(base.rope_frequencies_) {}
+
+Decoder::Layer Decoder::PackTensors(const LlamaLayer& layer, WeightFormat format) {
+  return {.qkv = FrozenMatrix({layer.q, layer.k, layer.v}, format),
+          .o = FrozenMatrix({layer.o}, format),
+          .gate_up = FrozenMatrix({layer.gate, layer.up}, format),
+          .down = FrozenMatrix({layer.down}, format)};
+}
+
+Decoder::Layer Decoder::PackCompact(const CompactLayer& layer, WeightFormat format) {
+  return {.qkv = FrozenMatrix(layer.qkv, format),
+          .o = FrozenMatrix(layer.o, format),
+          .gate_up = FrozenMatrix(layer.gate_up, format),
+          .down = FrozenMatrix(layer.down, format)};
+}
+
+FrozenMatrix Decoder::PackHead() const {
+  return weights_->head.defined() ? FrozenMatrix({weights_->head}, format_)
+                                  : FrozenMatrix(weights_->compact->head, format_);
+}
+
+void Decoder::Embed(TokenId id, float* x) const {
+  if (!weights_->embedding.defined()) return weights_->compact->embedding.WidenRow(id, x);
+  const int64_t width = config().hidden_size;
+  std::copy_n(weights_->embedding.const_data_ptr<float>() + id * width, width, x);
 }
 
 void Decoder::GrowRope(int64_t positions) {
@@ -182,13 +217,12 @@ void Decoder::AttentionBlock(int64_t layer, const Attention& attention) {
 const float* Decoder::Step(absl::Span<const Row> rows) {
   Prepare(rows);
   const int64_t width = config().hidden_size;
-  const float* embedding = weights_->embedding.const_data_ptr<float>();
   std::vector<AttentionRow> attention_rows;
   int64_t m = 0;
   for (const Row& row : rows) {
     const auto count = static_cast<int64_t>(row.ids.size());
     attention_rows.push_back({m, count, row.cache->length(), row.cache});
-    for (TokenId id : row.ids) std::copy_n(embedding + id * width, width, x_.data() + m++ * width);
+    for (TokenId id : row.ids) Embed(id, x_.data() + m++ * width);
   }
   const Attention attention(config(), attention_rows);
   for (int64_t layer = 0; layer < config().num_layers; ++layer) {

@@ -1,7 +1,9 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/types/span.h"
@@ -14,6 +16,8 @@
 
 namespace evolora {
 
+struct CompactLayer;
+
 // The decoder over packed weights: any mix of prompt chunks and single tokens, of rows with
 // different adapters, in one step. A token's result depends only on its row's earlier tokens, on
 // which of them belong to the prompt, and on its row's adapter, bit for bit: not on other rows, on
@@ -23,6 +27,8 @@ class Decoder {
  public:
   explicit Decoder(std::shared_ptr<const LlamaWeights> weights,
                    WeightFormat format = WeightFormat::kFp32);
+  // `base` with other modules (WithModules); what they leave in place is shared.
+  Decoder(const Decoder& base, const std::map<std::string, at::Tensor>& modules);
 
   // The next tokens of one row. Rows with equal adapters should stand together: each run of them
   // is one call per LoRA matrix.
@@ -46,6 +52,8 @@ class Decoder {
     FrozenMatrix qkv, o, gate_up, down;
     std::vector<float> qkv_bias;  // empty: none
   };
+  static Layer PackTensors(const LlamaLayer& layer, WeightFormat format);
+  static Layer PackCompact(const CompactLayer& layer, WeightFormat format);
   // Tokens [begin, begin + count) share one adapter.
   struct AdapterRun {
     const PackedLora* lora;
@@ -67,9 +75,12 @@ class Decoder {
   void Mlp(int64_t layer);
   void AddLora(const LoraGroup PackedLora::Layer::*group, int64_t layer, const float* x,
                int64_t ldx, float* y, int64_t ldy);
+  FrozenMatrix PackHead() const;
+  void Embed(TokenId id, float* x) const;
   void GrowRope(int64_t positions);
 
   std::shared_ptr<const LlamaWeights> weights_;
+  WeightFormat format_;
   std::vector<Layer> layers_;
   FrozenMatrix head_;
   at::Tensor rope_frequencies_, rope_cos_, rope_sin_;  // tables [positions, head_dim / 2]

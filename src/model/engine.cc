@@ -8,7 +8,6 @@
 #include "c10/core/InferenceMode.h"
 #include "decoder.h"
 #include "evolora/core/status_macros.h"
-#include "evolora/model/compact_weights.h"
 #include "evolora/model/lora_tensors.h"
 #include "evolora/model/torch_status.h"
 #include "generation.h"
@@ -44,11 +43,6 @@ absl::Status CheckOptions(const EngineOptions& options) {
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(std::shared_ptr<const LlamaWeights> weights,
                                                        const EngineOptions& options) {
   if (weights == nullptr) return absl::InvalidArgumentError("engine: no weights");
-  if (weights->compact != nullptr) {
-    return absl::FailedPreconditionError(absl::StrCat("engine: weights kept as ",
-                                                      WeightStorageName(weights->compact->storage),
-                                                      " are for training; load them as fp32"));
-  }
   RETURN_IF_ERROR(CheckOptions(options));
   return CatchTorch("Engine::Create", [&]() -> absl::StatusOr<std::unique_ptr<Engine>> {
     c10::InferenceMode inference;
@@ -73,9 +67,7 @@ absl::StatusOr<std::string> Engine::LoadAdapter(const LoraAdapter& adapter) {
     if (slot.packed != nullptr) return digest;
     slot.packed = std::make_unique<PackedLora>(decoder_->weights(), lora);
     if (!lora.saved.empty()) {
-      slot.decoder = std::make_unique<Decoder>(
-          std::make_shared<const LlamaWeights>(WithModules(decoder_->weights(), lora.saved)),
-          options_.weights);
+      slot.decoder = std::make_unique<Decoder>(*decoder_, lora.saved);
     }
     return digest;
   });

@@ -1,29 +1,23 @@
 #pragma once
 
-#include <utility>
 #include <variant>
 #include <vector>
 
+#include "evolora/model/compact_matrix.h"
 #include "evolora/model/engine.h"
 #include "evolora/model/packed_matrix.h"
-#include "exact_matrix.h"
-#include "int8_matrix.h"
+#include "few_bits_matrix.h"
 
 namespace evolora {
 
-// A frozen weight in the format that the engine keeps it in.
+// A frozen weight in the format that the engine keeps it in. Copies share the memory.
 class FrozenMatrix {
  public:
   FrozenMatrix() = default;
-  FrozenMatrix(const std::vector<at::Tensor>& parts, WeightFormat format) {
-    if (std::optional<ExactMatrix> exact = ExactMatrix::Of(parts)) {
-      matrix_ = *std::move(exact);
-    } else if (format == WeightFormat::kInt8) {
-      matrix_ = Int8Matrix(parts);
-    } else {
-      matrix_ = PackedMatrix(parts);
-    }
-  }
+  // Parts as PackedMatrix takes them.
+  FrozenMatrix(const std::vector<at::Tensor>& parts, WeightFormat format);
+  // Kept as it is, but bf16 rounded to int8 where `format` says so.
+  FrozenMatrix(const CompactMatrix& weight, WeightFormat format);
 
   void Apply(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy) const {
     std::visit([&](const auto& m) { m.Apply(x, ldx, rows, y, ldy); }, matrix_);
@@ -38,7 +32,7 @@ class FrozenMatrix {
   }
 
  private:
-  std::variant<PackedMatrix, ExactMatrix, Int8Matrix> matrix_;
+  std::variant<PackedMatrix, FewBitsMatrix> matrix_;
 };
 
 }  // namespace evolora

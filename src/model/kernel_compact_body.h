@@ -1,25 +1,5 @@
 // Blocks of CompactMatrix as fp32: a part of kernel_body.h, inside its unnamed namespace.
 
-// 16 values of 16 bits as the upper halves of fp32 values. Intrinsics as in WidenBytes.
-inline void WidenBf16(const uint16_t* values, float* out) {
-#if defined(__AVX512F__)
-  const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values));
-  const __m512i words = _mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16);
-  _mm512_storeu_si512(out, words);
-#elif defined(__AVX2__)
-  for (int half = 0; half < 2; ++half) {
-    const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(values + 8 * half));
-    const __m256i words = _mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 8 * half), words);
-  }
-#else
-  for (int j = 0; j < kLanes; ++j) {
-    const uint32_t word = static_cast<uint32_t>(values[j]) << 16;
-    __builtin_memcpy(out + j, &word, sizeof word);
-  }
-#endif
-}
-
 // A finite fp16 value. Its exponent and digits in fp32's places are 2^-112 of it.
 inline float WidenHalf(uint16_t half) {
   const uint32_t bits = static_cast<uint32_t>(half & 0x7fff) << 13;
@@ -32,8 +12,8 @@ inline float WidenHalf(uint16_t half) {
 void WidenBf16Blocks(const uint8_t* first, int64_t step, int64_t count, float* out) {
   for (int64_t i = 0; i < count; ++i, first += step, out += kCompactBlock) {
     const auto* values = reinterpret_cast<const uint16_t*>(first);
-    WidenBf16(values, out);
-    WidenBf16(values + kLanes, out + kLanes);
+    StoreLanes(out, WidenWords(values));
+    StoreLanes(out + kLanes, WidenWords(values + kLanes));
   }
 }
 

@@ -1,5 +1,5 @@
-// Panels of int8 and of 4-bit weights, and products over them: a part of kernel_body.h, inside its
-// unnamed namespace.
+// Products over panels of bf16, int8 and 4-bit weights: a part of kernel_body.h, inside its unnamed
+// namespace.
 
 // 16 int8 values as fp32. Intrinsics, because GCC 12 turns __builtin_convertvector of bytes into
 // scalar code.
@@ -17,6 +17,28 @@ inline Lanes WidenBytes(const int8_t* values) {
   }
 #else
   for (int j = 0; j < kLanes; ++j) out[j] = static_cast<float>(values[j]);
+#endif
+  return out;
+}
+
+// 16 bf16 values as fp32, whose upper halves they are.
+inline Lanes WidenWords(const uint16_t* values) {
+  Lanes out;
+#if defined(__AVX512F__)
+  const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values));
+  const __m512i wide = _mm512_slli_epi32(_mm512_cvtepu16_epi32(words), 16);
+  __builtin_memcpy(&out, &wide, sizeof out);
+#elif defined(__AVX2__)
+  for (int half = 0; half < 2; ++half) {
+    const __m128i words = _mm_loadu_si128(reinterpret_cast<const __m128i*>(values + 8 * half));
+    const __m256i wide = _mm256_slli_epi32(_mm256_cvtepu16_epi32(words), 16);
+    __builtin_memcpy(reinterpret_cast<char*>(&out) + 32 * half, &wide, sizeof wide);
+  }
+#else
+  for (int j = 0; j < kLanes; ++j) {
+    const uint32_t word = static_cast<uint32_t>(values[j]) << 16;
+    __builtin_memcpy(reinterpret_cast<float*>(&out) + j, &word, sizeof word);
+  }
 #endif
   return out;
 }
@@ -80,6 +102,20 @@ class Int8Columns {
   Lanes left_, right_;  // scales
 };
 
+class Bf16Columns {
+ public:
+  explicit Bf16Columns(const Bf16Panel& panel) : panel_(panel) {}
+  void Enter(int64_t) {}
+  Lanes Left(int64_t k) const {
+    __builtin_prefetch(panel_.values + (k + kRowsFetched) * kPanelColumns);
+    return WidenWords(panel_.values + k * kPanelColumns);
+  }
+  Lanes Right(int64_t k) const { return WidenWords(panel_.values + k * kPanelColumns + kLanes); }
+
+ private:
+  const Bf16Panel& panel_;
+};
+
 class Q4Columns {
  public:
   explicit Q4Columns(const Q4Panel& panel) : panel_(panel) {}
@@ -119,15 +155,6 @@ inline void WidenColumns(Columns& columns, int64_t begin, int64_t end, float* ou
     StoreLanes(row, left);
     StoreLanes(row + kLanes, right);
   });
-}
-
-void WidenInt8(const Int8Panel& panel, int64_t depth, float* out) {
-  Int8Columns columns(panel);
-  WidenColumns(columns, 0, depth, out);
-}
-void WidenQ4(const Q4Panel& panel, int64_t depth, float* out) {
-  Q4Columns columns(panel);
-  WidenColumns(columns, 0, depth, out);
 }
 
 // A row of 32 sums to its place in args.y.
@@ -237,6 +264,9 @@ void GemmColumns(const GemmArgs& args, const Columns& columns) {
   }
 }
 
+void GemmBf16(const GemmArgs& args, const Bf16Panel& panel) {
+  GemmColumns(args, Bf16Columns(panel));
+}
 void GemmInt8(const GemmArgs& args, const Int8Panel& panel) {
   GemmColumns(args, Int8Columns(panel));
 }

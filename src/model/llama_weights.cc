@@ -215,6 +215,9 @@ LlamaWeights CastCopy(const LlamaWeights& weights, at::ScalarType dtype) {
 at::Tensor FindLinear(const LlamaWeights& weights, const std::string& module_path) {
   const ParsedPath parsed = ParsePath(module_path);
   if (parsed.layer < 0 || parsed.layer >= static_cast<int64_t>(weights.layers.size())) return {};
+  if (weights.compact != nullptr) {
+    return WidenCompact(weights.config, module_path + ".weight", *weights.compact);
+  }
   return weights.layers[static_cast<size_t>(parsed.layer)].*kLinears[parsed.kind].weight;
 }
 

@@ -6,7 +6,8 @@
 
 namespace evolora {
 
-LoraGroup::LoraGroup(const LoraTensors& lora, const std::vector<Part>& parts) {
+LoraGroup::LoraGroup(const LlamaWeights& base, const LoraTensors& lora,
+                     const std::vector<Part>& parts) {
   std::vector<at::Tensor> a_parts;
   int64_t rank_offset = 0;
   for (const Part& part : parts) {
@@ -15,10 +16,10 @@ LoraGroup::LoraGroup(const LoraTensors& lora, const std::vector<Part>& parts) {
     const LoraTensor& module = found->second;
     a_parts.push_back(module.a);
     if (module.magnitude.defined()) {
-      const at::Tensor factor =
-          module.magnitude.div(AdaptedRowNorms(part.weight, module)).unsqueeze(1);
+      const at::Tensor weight = FindLinear(base, part.path);
+      const at::Tensor factor = module.magnitude.div(AdaptedRowNorms(weight, module)).unsqueeze(1);
       parts_.push_back({PackedMatrix({module.b * factor}, module.scale),
-                        PackedMatrix({part.weight * (factor - 1)}), rank_offset, part.out_offset});
+                        PackedMatrix({weight * (factor - 1)}), rank_offset, part.out_offset});
     } else {
       parts_.push_back(
           {PackedMatrix({module.b}, module.scale), PackedMatrix(), rank_offset, part.out_offset});
@@ -45,16 +46,17 @@ PackedLora::PackedLora(const LlamaWeights& base, const LoraTensors& lora) {
   const int64_t q = c.num_heads * c.head_dim;
   const int64_t kv = c.num_kv_heads * c.head_dim;
   for (int64_t i = 0; i < c.num_layers; ++i) {
-    const LlamaLayer& w = base.layers[static_cast<size_t>(i)];
     const std::string attention = absl::StrCat("model.layers.", i, ".self_attn.");
     const std::string mlp = absl::StrCat("model.layers.", i, ".mlp.");
-    layers.push_back({.qkv = LoraGroup(lora, {{attention + "q_proj", 0, w.q},
-                                              {attention + "k_proj", q, w.k},
-                                              {attention + "v_proj", q + kv, w.v}}),
-                      .o = LoraGroup(lora, {{attention + "o_proj", 0, w.o}}),
-                      .gate_up = LoraGroup(lora, {{mlp + "gate_proj", 0, w.gate},
-                                                  {mlp + "up_proj", c.intermediate_size, w.up}}),
-                      .down = LoraGroup(lora, {{mlp + "down_proj", 0, w.down}})});
+    layers.push_back(
+        {.qkv = LoraGroup(base, lora,
+                          {{attention + "q_proj", 0},
+                           {attention + "k_proj", q},
+                           {attention + "v_proj", q + kv}}),
+         .o = LoraGroup(base, lora, {{attention + "o_proj", 0}}),
+         .gate_up = LoraGroup(base, lora,
+                              {{mlp + "gate_proj", 0}, {mlp + "up_proj", c.intermediate_size}}),
+         .down = LoraGroup(base, lora, {{mlp + "down_proj", 0}})});
     for (const LoraGroup* group :
          {&layers.back().qkv, &layers.back().o, &layers.back().gate_up, &layers.back().down}) {
       max_rank = std::max(max_rank, group->total_rank());

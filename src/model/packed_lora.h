@@ -18,10 +18,9 @@ class LoraGroup {
   struct Part {
     std::string path;
     int64_t out_offset;
-    at::Tensor weight;  // W of the base
   };
   LoraGroup() = default;
-  LoraGroup(const LoraTensors& lora, const std::vector<Part>& parts);
+  LoraGroup(const LlamaWeights& base, const LoraTensors& lora, const std::vector<Part>& parts);
 
   int64_t total_rank() const { return a_.out_features(); }
   // Turns the base's outputs y[m] += W x[m] into the adapted ones, for each part. `scratch` has

@@ -79,8 +79,8 @@ absl::StatusOr<EngineRequest> TextModel::ToEngine(const GenerateRequest& request
   EngineRequest row{.prompt = request.ids,
                     .adapter = request.adapter,
                     .max_new_tokens = request.max_new_tokens,
-                    .sampling = request.sampling,
-                    .stop_ids = stop_ids_};
+                    .sampling = request.sampling};
+  if (!request.ignore_eos) row.stop_ids = stop_ids_;
   if (row.prompt.empty()) {
     ASSIGN_OR_RETURN(row.prompt, EncodeChat(request.messages));
   }

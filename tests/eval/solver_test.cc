@@ -181,7 +181,7 @@ TEST(RequestKey, DependsOnEverythingTheAnswerDependsOnAndNothingElse) {
   GenerateRequest base;
   base.messages = {{"user", "ab"}, {"assistant", "c"}};
   const std::string key = RequestKey(base);
-  std::vector<GenerateRequest> others(8, base);
+  std::vector<GenerateRequest> others(9, base);
   others[0].messages = {{"user", "a"}, {"assistant", "bc"}};
   others[1].messages = {{"user", "ab"}};
   others[2].adapter = "x";
@@ -190,6 +190,7 @@ TEST(RequestKey, DependsOnEverythingTheAnswerDependsOnAndNothingElse) {
   others[5].ids = {1, 2};
   others[6].sampling.temperature = 0.5;
   others[7].sampling = {.temperature = 0.5, .seed = 1};
+  others[8].ignore_eos = true;
   std::vector<std::string> keys = {key};
   for (const GenerateRequest& other : others) keys.push_back(RequestKey(other));
   for (size_t i = 0; i < keys.size(); ++i) {

@@ -6,18 +6,14 @@
 
 #include "ATen/ATen.h"
 #include "evolora/model/compact_weights.h"
-#include "evolora/model/engine.h"
-#include "int8_matrix.h"
+#include "gtest/gtest.h"
 #include "model/random_model.h"
-#include "support/status_matchers.h"
 
 namespace evolora {
 namespace {
 
 using ::evolora::testing::RandomWeights;
 using ::evolora::testing::SmallConfig;
-using ::evolora::testing::StatusIs;
-using ::testing::HasSubstr;
 
 constexpr WeightStorage kCompact[] = {WeightStorage::kBf16, WeightStorage::kInt8,
                                       WeightStorage::kQ4};
@@ -51,10 +47,19 @@ TEST(CompactMatrix, RoundsToBf16AsLibTorch) {
       at::equal(Rounded(WeightStorage::kBf16, weight), weight.to(at::kBFloat16).to(at::kFloat)));
 }
 
-TEST(CompactMatrix, RoundsToTheInt8WeightsOfTheEngine) {
+TEST(CompactMatrix, EightBitsStayWithinHalfAStepOfEachBlocksScale) {
   at::Tensor weight = at::randn({5, 70});
   weight[2].zero_();
-  EXPECT_TRUE(at::equal(Rounded(WeightStorage::kInt8, weight), RoundToInt8(weight)));
+  const at::Tensor rounded = Rounded(WeightStorage::kInt8, weight);
+  for (int64_t row = 0; row < 5; ++row) {
+    for (int64_t begin = 0; begin < 70; begin += 32) {
+      const at::Tensor block = weight[row].slice(0, begin, begin + 32);
+      const double step = block.abs().max().item<double>() / 127;
+      const at::Tensor error = (rounded[row].slice(0, begin, begin + 32) - block).abs();
+      EXPECT_LE(error.max().item<double>(), step / 2 * 1.0001);
+    }
+  }
+  EXPECT_EQ(rounded[2].abs().max().item<float>(), 0);
 }
 
 TEST(CompactMatrix, FourBitsStayWithinHalfAStepOfEachBlocksRange) {
@@ -248,11 +253,24 @@ TEST(CompactWeights, ACopyHoldsEveryMatrixRoundedAndTheRestAsItIs) {
   }
 }
 
-TEST(CompactWeights, TheEngineRefusesThem) {
-  const auto compact = std::make_shared<const LlamaWeights>(
-      CompactCopy(*RandomWeights(SmallConfig(), 3), WeightStorage::kInt8));
-  EXPECT_THAT(Engine::Create(compact).status(),
-              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("kept as int8")));
+// What computes with a layer by its name reads blocks and fp32 tensors alike.
+TEST(CompactWeights, EveryTensorIsFoundByItsName) {
+  for (const bool tied : {false, true}) {
+    LlamaConfig config = SmallConfig();
+    config.tied_head = tied;
+    const LlamaWeights compact = CompactCopy(*RandomWeights(config, 3), WeightStorage::kInt8);
+    const LlamaWeights wide = WidenedCopy(compact);
+    for (const std::string& path : LinearModulePaths(config)) {
+      EXPECT_TRUE(at::equal(FindLinear(compact, path), FindLinear(wide, path))) << path;
+    }
+    EXPECT_FALSE(FindLinear(compact, "model.layers.99.mlp.up_proj").defined());
+    const auto widen = [&](const char* name) {
+      return WidenCompact(config, name, *compact.compact);
+    };
+    EXPECT_TRUE(at::equal(widen("model.embed_tokens.weight"), wide.embedding));
+    EXPECT_FALSE(widen("model.norm.weight").defined());
+    EXPECT_EQ(widen("lm_head.weight").defined(), !tied);
+  }
 }
 
 }  // namespace

@@ -57,6 +57,31 @@ TEST(TextModel, AStopStringEndsTheTextBeforeIt) {
   EXPECT_EQ(done[1].finish_reason, "length");
 }
 
+// At such a temperature the end-of-text id comes as often as any other of the 512.
+TEST(TextModel, WithoutAnEndARowGoesOnBehindIt) {
+  const auto model = Stories();
+  std::vector<GenerateRequest> requests;
+  for (uint64_t seed = 0; seed < 8; ++seed) {
+    requests.push_back(
+        {.ids = {1}, .max_new_tokens = 250, .sampling = {.temperature = 90, .seed = seed}});
+  }
+  ASSERT_OK_AND_ASSIGN(const auto ended, model->Generate(requests));
+  for (GenerateRequest& request : requests) request.ignore_eos = true;
+  ASSERT_OK_AND_ASSIGN(const auto whole, model->Generate(requests));
+  size_t num_ended = 0;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const auto& ids = whole[i].ids;
+    EXPECT_EQ(ids.size(), 250u);
+    EXPECT_EQ(whole[i].finish_reason, "length");
+    ASSERT_LE(ended[i].ids.size(), ids.size());
+    EXPECT_TRUE(std::equal(ended[i].ids.begin(), ended[i].ids.end(), ids.begin()));
+    if (ended[i].finish_reason != "stop") continue;
+    EXPECT_EQ(ids[ended[i].ids.size()], LoadStories()->tokenizer->eos_id());
+    ++num_ended;
+  }
+  EXPECT_GT(num_ended, 0u);
+}
+
 TEST(TextModel, ASampleHoldsTheLogProbabilitiesThatScoreGives) {
   const auto model = Stories();
   ASSERT_OK_AND_ASSIGN(

@@ -215,7 +215,7 @@ class Generation:
         rows = self._warm_up + self.prompts(repeat)
         path = self._space.write_rows(self._case.name, [{"ids": ids} for ids in rows])
         argv = self._space.ours(
-            "generate", "--base", self._space.base(SMOLLM2, ids_only=True), "--ids", path,
+            "generate", "--base", self._space.base(SMOLLM2), "--ids", path, "--ignore-eos",
             "--batch", self._case.rows_per_step, "--max-tokens", self._case.new_tokens, "--timing",
             *self._case.our_options)
         done = run(argv, self._space.threads, self._space.log(f"{self._case.name}-ours"))

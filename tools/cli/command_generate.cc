@@ -36,6 +36,7 @@ struct GenerateOptions {
   bool logprobs = false;
   Sampling sampling;
   std::vector<std::string> stop;
+  bool ignore_eos = false;
 };
 
 void AddInputOptions(CLI::App* command, InputOptions& input) {
@@ -219,6 +220,7 @@ absl::Status Generate(const GlobalOptions& global, const GenerateOptions& option
     request.max_new_tokens = options.max_tokens;
     request.sampling = options.sampling;
     request.stop = options.stop;
+    request.ignore_eos = options.ignore_eos;
     requests.push_back(std::move(request));
   }
   const size_t batch_rows =
@@ -290,6 +292,8 @@ void AddGenerateCommand(CLI::App& app, GlobalOptions& global) {
   command->add_option("--top-k", options->sampling.top_k, "0 = all")->check(CLI::Range(0, 1 << 30));
   command->add_option("--seed", options->sampling.seed, "of the sampling");
   command->add_option("--stop", options->stop, "text before which an answer ends");
+  command->add_flag("--ignore-eos", options->ignore_eos,
+                    "no token ends an answer: all are as long as allowed");
   command->callback([&global, options] {
     RequireInput(options->input, /*allow_prompt=*/true);
     if (options->logprobs && !global.json) {

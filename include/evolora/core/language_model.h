@@ -27,6 +27,7 @@ struct GenerateRequest {
   int32_t max_new_tokens = 64;
   Sampling sampling;
   std::vector<std::string> stop;  // text stops before the first of these
+  bool ignore_eos = false;        // no id ends it: max_new_tokens are generated, or a stop string's
 };
 
 struct Completion {

@@ -29,9 +29,8 @@ struct LoadOptions {
   std::string chat_format;
   // Hashing costs about 0.15 s per 100M parameters and core; without it weights_fingerprint is "".
   bool fingerprint_weights = true;
-  // Another than kFp32 gives weights that training alone takes (LlamaWeights::compact), kExact
-  // where the file has them. REQUIRES then: !fingerprint_weights, since fingerprints are of fp32
-  // values.
+  // Another than kFp32 gives weights in few bits (LlamaWeights::compact), kExact where the file has
+  // them. REQUIRES then: !fingerprint_weights, since fingerprints are of fp32 values.
   WeightStorage storage = WeightStorage::kFp32;
 };
 
@@ -57,8 +56,8 @@ struct BaseModel {
 //   folder with config.json       Hugging Face: LlamaForCausalLM, MistralForCausalLM,
 //                                 Qwen2ForCausalLM, Qwen3ForCausalLM; one or several safetensors
 //   any other file                llama2.c, legacy or version 1 (fp32)
-// Weights are dequantised to fp32. A stored lm_head that equals the embedding of a tied model is
-// dropped; one that differs unties it, as in transformers.
+// Weights become fp32, or what `storage` says. A stored lm_head that equals the embedding of a tied
+// model is dropped; one that differs unties it, as in transformers.
 //
 // Errors: NotFound         no such file
 //         InvalidArgument  fingerprint_weights beside a compact storage; missing, unexpected,

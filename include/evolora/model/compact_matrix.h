@@ -32,6 +32,7 @@ class CompactMatrix {
   int64_t bytes() const { return out_ * row_bytes_; }
   // The rows, one behind the other, in blocks as in kernels.h.
   const uint8_t* data() const { return bytes_.get(); }
+  const uint8_t* row(int64_t row) const { return bytes_.get() + row * row_bytes_; }
 
   // One row as fp32, [in].
   void WidenRow(int64_t row, float* values) const;

@@ -45,6 +45,9 @@ struct CompactPlace {
 };
 CompactPlace FindCompact(const LlamaConfig& config, const std::string& name,
                          CompactWeights& compact);
+// That tensor as fp32; undefined for one that has no place.
+at::Tensor WidenCompact(const LlamaConfig& config, const std::string& name,
+                        const CompactWeights& compact);
 
 // `weights` with rounded matrices; norms and biases are shared. REQUIRES: !weights.compact, storage
 // is not kFp32. Uses LibTorch's threads.

@@ -24,10 +24,9 @@ class Decoder;
 class PrefixStore;
 struct PackedLora;
 
-// How the engine keeps the frozen weights. Matrices whose numbers come in blocks of 4 or 8 bits, as
-// those of GGUF's Q4_0, Q4_1 and Q8_0 do, are kept in such blocks either way, and nothing is
-// rounded. kInt8 reads a quarter of the bytes of the others for each token and computes in fp32:
-// its results are those of a base with those matrices rounded.
+// How the engine keeps the frozen weights, beside those that come in few bits (LoadBase with
+// kExact): these stay as they are, but bf16 under kInt8. kInt8 reads a quarter of the bytes of fp32
+// for each token and computes in fp32: its results are those of a base with rounded matrices.
 enum class WeightFormat { kFp32, kInt8 };
 
 struct EngineOptions {
@@ -74,15 +73,13 @@ struct EngineCompletion {
 //   bits may differ.)
 //   Logits agree with ReferenceLogits within 1e-4 on unit-scale models.
 // Threads: one caller at a time; LibTorch's threads inside (InitTorch).
-// Memory: the weights once more, packed (those that came in 4 or 8 bits in about as many, with the
-//   same results), and once more what a DoRA adapter (with magnitudes)
-//   adapts, which its rows also spend the time of, and all packed weights once more for each
-//   adapter with saved modules, whose rows take steps of their own; KvCache bytes per row: 8 *
+// Memory: the weights once more, packed; once more as fp32 what a DoRA adapter (with magnitudes)
+//   adapts, which its rows also spend the time of; a head of its own for an adapter that saves one,
+//   and rows of adapters with saved modules take steps of their own; KvCache bytes per row: 8 *
 //   layers * kv heads * head_dim * (prompt + max_new_tokens), and up to max_prefix_bytes.
 class Engine {
  public:
   // Errors: InvalidArgument  options out of range
-  //         FailedPrecondition  weights in few bits (LlamaWeights::compact)
   //         ResourceExhausted  no memory for the packed weights
   static absl::StatusOr<std::unique_ptr<Engine>> Create(std::shared_ptr<const LlamaWeights> weights,
                                                         const EngineOptions& options = {});

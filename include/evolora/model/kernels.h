@@ -94,8 +94,12 @@ struct Bf16x3GemmArgs {
   GemmStore store = GemmStore::kSet;
 };
 
+// A panel of bf16 weights: weight[k][j] = values[k * 32 + j].
+struct Bf16Panel {
+  const uint16_t* values = nullptr;  // [depth, 32]
+};
+
 // A panel of int8 weights: weight[k][j] = values[k * 32 + j] * scales[k / 32 * 32 + j].
-constexpr int64_t kInt8Block = 32;
 struct Int8Panel {
   const int8_t* values = nullptr;  // [depth, 32]
   const float* scales = nullptr;   // [ceil(depth / 32), 32]
@@ -155,11 +159,9 @@ struct KernelTable {
   float (*max)(const float* x, int64_t n);
   // log(sum(exp(x))) over n >= 1 values.
   double (*log_sum_exp)(const float* x, int64_t n);
-  // The panel as fp32, [depth, 32].
-  void (*widen_int8)(const Int8Panel& panel, int64_t depth, float* out);
-  void (*widen_q4)(const Q4Panel& panel, int64_t depth, float* out);
   // gemm of one term over the panel (the term's own is not read): the bits that gemm gives over the
-  // widened panel.
+  // panel's weights in fp32.
+  void (*gemm_bf16)(const GemmArgs& args, const Bf16Panel& panel);
   void (*gemm_int8)(const GemmArgs& args, const Int8Panel& panel);
   void (*gemm_q4)(const GemmArgs& args, const Q4Panel& panel);
 

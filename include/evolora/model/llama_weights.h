@@ -34,8 +34,8 @@ struct LlamaWeights {
   at::Tensor final_norm;  // [D]
   at::Tensor head;        // [V, D]
   // Not null: embedding, head and the linear weights of the layers are undefined above and lie here
-  // in few bits (but see WithModules). For training only; what takes weights and does not say so
-  // refuses or throws.
+  // in few bits (but see WithModules). For training and the engine; what takes weights and does not
+  // say so refuses or throws.
   std::shared_ptr<const CompactWeights> compact;
 };
 
@@ -67,7 +67,7 @@ enum class WeightParts { kAll, kVectors };
 BlankWeights AllocateWeights(const LlamaConfig& config, WeightParts parts = WeightParts::kAll);
 
 // The weight of one linear layer by its Hugging Face module path ("model.layers.3.mlp.up_proj"),
-// or an undefined tensor when there is none.
+// or an undefined tensor when there is none. Of weights in few bits a copy.
 at::Tensor FindLinear(const LlamaWeights& weights, const std::string& module_path);
 
 // The biases of q, k and v one after the other, [(Hq + 2 Hk) Dh]; empty where a layer has none.

@@ -9,8 +9,7 @@ namespace evolora {
 // and adds in fp32, so that its results are those of a base with rounded weights.
 //   kFp32   as they are
 //   kBf16   16 bits a weight, to nearest, ties to even
-//   kInt8   9 bits: blocks of 32 along a row, value * fp32 scale, scale = largest / 127: the
-//           weights that the engine's kInt8 rounds to
+//   kInt8   9 bits: blocks of 32 along a row, value * fp32 scale, scale = largest / 127
 //   kQ4     5 bits: blocks of 32 along a row, low + value * scale with fp16 low and scale (GGUF's
 //           Q4_1, whose weights come back as they were); the embedding and the head as in kInt8
 //   kExact  each matrix in the one of the three above that gives the file's numbers back: files of

@@ -52,7 +52,7 @@ struct LoadedBase {
   StoredBase stored;
   BaseModel model;
 };
-// Weights in another `storage` than kFp32 are for training alone (weight_storage.h).
+// `storage`: how the weights are kept (weight_storage.h).
 // Errors: NotFound names the bases there are; DataLoss the copied files changed.
 absl::StatusOr<LoadedBase> LoadStoredBase(FileSystem& files, const std::string& home,
                                           const std::string& name,

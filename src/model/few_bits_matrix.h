@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "evolora/model/compact_matrix.h"
+#include "evolora/model/kernels.h"
+
+namespace evolora {
+
+// A frozen weight in few bits as the panels that decoding reads whole for each step: 6, 9 or 16
+// bits a weight in place of 32. Results are, bit for bit, those of a PackedMatrix over the widened
+// weight. Immutable; copies share the memory, and threads may.
+class FewBitsMatrix {
+ public:
+  FewBitsMatrix() = default;
+  // Shares the bytes of `weight`, where products with many rows read them. Uses all threads.
+  explicit FewBitsMatrix(const CompactMatrix& weight);
+
+  // As PackedMatrix.
+  void Apply(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy) const;
+  void ApplyAdd(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy) const;
+  void ApplyToMany(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy,
+                   GemmStore store) const;
+
+  int64_t bytes() const;  // of the panels
+
+ private:
+  void TakePanel(int64_t panel, const CompactMatrix& weight, uint8_t* values, float* scales,
+                 float* lows) const;
+  // args' product with the panel; its term's own is not read.
+  void Multiply(int64_t panel, const GemmArgs& args) const;
+  void Run(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy, GemmStore store) const;
+  int64_t num_panels() const { return (out_ + kPanelColumns - 1) / kPanelColumns; }
+  int64_t num_blocks() const { return (in_ + kCompactBlock - 1) / kCompactBlock; }
+  int64_t panel_bytes() const;   // of values
+  int64_t panel_scales() const;  // and as many lows; 0: none
+
+  WeightStorage storage_ = WeightStorage::kBf16;
+  int64_t out_ = 0;
+  int64_t in_ = 0;
+  CompactMatrix weight_;  // empty where nothing reads it
+  std::shared_ptr<const uint8_t[]> values_;  // of each panel as kernels.h has them
+  std::shared_ptr<const float[]> scales_;    // [panels][blocks][32]; null: bf16
+  std::shared_ptr<const float[]> lows_;      // likewise; null: not q4
+};
+
+}  // namespace evolora
