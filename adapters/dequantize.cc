@@ -24,7 +24,10 @@ float LoadHalf(const uint8_t* p) { return HalfToFloat(Load<uint16_t>(p)); }
 // Block layouts, all fields little-endian and without padding; q4[i] holds element i in its low and
 // element i + half in its high nibble.
 //   Q8_0 (32): d:f16 q:i8[32]          Q4_0 (32): d:f16 q4[16]     Q4_1 (32): d:f16 m:f16 q4[16]
+//   Q5_0, Q5_1 (32): likewise, with the elements' fifth bits as a u32 before q4
 //   Q4_K (256): d:f16 dmin:f16 scales[12] q4[128]    8 groups of 32, 6-bit scale and minimum each
+//   Q5_K (256): d:f16 dmin:f16 scales[12] high[32] q4[128]     bit g of high[i]: element i of group
+//   g
 //   Q6_K (256): low[128] high[64] scales:i8[16] d:f16                   16 groups of 16
 
 void BlockQ8_0(const uint8_t* block, float* __restrict out) {
@@ -47,16 +50,38 @@ void BlockQ4_1(const uint8_t* block, float* __restrict out) {
   for (int i = 0; i < 16; ++i) out[16 + i] = d * static_cast<float>(q[i] >> 4) + m;
 }
 
-// The 6-bit scale and minimum of group j: of the first four groups in the low six bits of bytes j
-// and 4 + j; of the others the low four bits in byte 4 + j, the high two on top of byte j - 4 and
-// j.
-void ScaleAndMinimum(const uint8_t* s, int j, int& scale, int& minimum) {
-  if (j < 4) {
-    scale = s[j] & 63;
-    minimum = s[4 + j] & 63;
-  } else {
-    scale = (s[4 + j] & 15) | ((s[j - 4] >> 6) << 4);
-    minimum = (s[4 + j] >> 4) | ((s[j] >> 6) << 4);
+// Element i of 32 in 5 bits.
+int FiveBits(const uint8_t* q4, uint32_t high, int i) {
+  const int low = i < 16 ? q4[i] & 15 : q4[i - 16] >> 4;
+  return low | static_cast<int>((high >> i) & 1) << 4;
+}
+
+void BlockQ5_0(const uint8_t* block, float* __restrict out) {
+  const float d = LoadHalf(block);
+  const auto high = Load<uint32_t>(block + 2);
+  for (int i = 0; i < 32; ++i) out[i] = d * static_cast<float>(FiveBits(block + 6, high, i) - 16);
+}
+
+void BlockQ5_1(const uint8_t* block, float* __restrict out) {
+  const float d = LoadHalf(block);
+  const float m = LoadHalf(block + 2);
+  const auto high = Load<uint32_t>(block + 4);
+  for (int i = 0; i < 32; ++i) out[i] = d * static_cast<float>(FiveBits(block + 8, high, i)) + m;
+}
+
+void BlockQ5_K(const uint8_t* block, float* __restrict out) {
+  const float d = LoadHalf(block);
+  const float dmin = LoadHalf(block + 2);
+  const uint8_t* high = block + 16;
+  for (int j = 0; j < 8; ++j) {
+    const KGroup group = KGroupOf(block + 4, j);
+    const float group_d = d * static_cast<float>(group.scale);
+    const float group_m = dmin * static_cast<float>(group.minimum);
+    const uint8_t* q = block + 48 + 32 * (j / 2);
+    for (int i = 0; i < 32; ++i) {
+      const int value = ((q[i] >> (4 * (j % 2))) & 15) | ((high[i] >> j) & 1) << 4;
+      out[32 * j + i] = group_d * static_cast<float>(value) - group_m;
+    }
   }
 }
 
@@ -64,10 +89,9 @@ void BlockQ4_K(const uint8_t* block, float* __restrict out) {
   const float d = LoadHalf(block);
   const float dmin = LoadHalf(block + 2);
   for (int j = 0; j < 8; ++j) {
-    int scale, minimum;
-    ScaleAndMinimum(block + 4, j, scale, minimum);
-    const float group_d = d * static_cast<float>(scale);
-    const float group_m = dmin * static_cast<float>(minimum);
+    const KGroup group = KGroupOf(block + 4, j);
+    const float group_d = d * static_cast<float>(group.scale);
+    const float group_m = dmin * static_cast<float>(group.minimum);
     const uint8_t* q = block + 16 + 32 * (j / 2);
     const int shift = 4 * (j % 2);
     float* __restrict y = out + 32 * j;
@@ -124,6 +148,14 @@ absl::Status CheckSize(absl::string_view type, GgmlBlock block, uint64_t num_byt
 
 }  // namespace
 
+// Of the first four groups in the low six bits of bytes j and 4 + j; of the others the low four
+// bits in byte 4 + j, the high two on top of byte j - 4 and j.
+KGroup KGroupOf(const uint8_t* s, int j) {
+  if (j < 4) return {.scale = s[j] & 63, .minimum = s[4 + j] & 63};
+  return {.scale = (s[4 + j] & 15) | ((s[j - 4] >> 6) << 4),
+          .minimum = (s[4 + j] >> 4) | ((s[j] >> 6) << 4)};
+}
+
 absl::Status DequantizeToFloat(GgmlType type, absl::Span<const uint8_t> bytes, int64_t num_elements,
                                float* out) {
   ASSIGN_OR_RETURN(const GgmlBlock block, GgmlBlockOf(type));
@@ -147,6 +179,15 @@ absl::Status DequantizeToFloat(GgmlType type, absl::Span<const uint8_t> bytes, i
       return absl::OkStatus();
     case GgmlType::kQ4_1:
       EachBlock<BlockQ4_1, 32, 20>(in, num_elements, out);
+      return absl::OkStatus();
+    case GgmlType::kQ5_0:
+      EachBlock<BlockQ5_0, 32, 22>(in, num_elements, out);
+      return absl::OkStatus();
+    case GgmlType::kQ5_1:
+      EachBlock<BlockQ5_1, 32, 24>(in, num_elements, out);
+      return absl::OkStatus();
+    case GgmlType::kQ5_K:
+      EachBlock<BlockQ5_K, 256, 176>(in, num_elements, out);
       return absl::OkStatus();
     case GgmlType::kQ4_K:
       EachBlock<BlockQ4_K, 256, 144>(in, num_elements, out);

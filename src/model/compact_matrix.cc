@@ -25,11 +25,50 @@ int64_t BlockBytes(WeightStorage storage) {
       return sizeof(Int8Weights);
     case WeightStorage::kQ4:
       return sizeof(Q4Weights);
+    case WeightStorage::kF16:
+      return sizeof(F16Weights);
+    case WeightStorage::kQ4Float:
+      return sizeof(Q4FloatWeights);
+    case WeightStorage::kInt8Low:
+      return sizeof(Int8LowWeights);
     case WeightStorage::kFp32:
     case WeightStorage::kExact:
       break;
   }
   TORCH_CHECK(false, "CompactMatrix: ", WeightStorageName(storage), " has no blocks");
+}
+
+auto WidenOf(const KernelTable& kernels, WeightStorage storage) {
+  switch (storage) {
+    case WeightStorage::kInt8:
+      return kernels.widen_int8_blocks;
+    case WeightStorage::kQ4:
+      return kernels.widen_q4_blocks;
+    case WeightStorage::kF16:
+      return kernels.widen_f16_blocks;
+    case WeightStorage::kQ4Float:
+      return kernels.widen_q4_float_blocks;
+    case WeightStorage::kInt8Low:
+      return kernels.widen_int8_low_blocks;
+    default:
+      return kernels.widen_bf16_blocks;
+  }
+}
+
+// REQUIRES: not kBf16, whose values are one part.
+auto SplitOf(const KernelTable& kernels, WeightStorage storage) {
+  switch (storage) {
+    case WeightStorage::kInt8:
+      return kernels.split_int8_blocks;
+    case WeightStorage::kF16:
+      return kernels.split_f16_blocks;
+    case WeightStorage::kQ4Float:
+      return kernels.split_q4_float_blocks;
+    case WeightStorage::kInt8Low:
+      return kernels.split_int8_low_blocks;
+    default:
+      return kernels.split_q4_blocks;
+  }
 }
 
 void Round(const float* values, Bf16Weights& block) {
@@ -130,6 +169,12 @@ const char* WeightStorageName(WeightStorage storage) {
       return "q4";
     case WeightStorage::kExact:
       return "exact";
+    case WeightStorage::kF16:
+      return "f16";
+    case WeightStorage::kQ4Float:
+      return "q4-float";
+    case WeightStorage::kInt8Low:
+      return "int8-low";
   }
   return "fp32";
 }
@@ -168,11 +213,7 @@ void CompactMatrix::StoreRows(int64_t first, int64_t count, const float* values)
 
 void CompactMatrix::WidenPanel(int64_t first_out, int64_t count, int64_t first_in,
                                float* panel) const {
-  const KernelTable& kernels = Kernels();
-  const auto widen = storage_ == WeightStorage::kBf16   ? kernels.widen_bf16_blocks
-                     : storage_ == WeightStorage::kInt8 ? kernels.widen_int8_blocks
-                                                        : kernels.widen_q4_blocks;
-  widen(Block(first_out, first_in), row_bytes_, count, panel);
+  WidenOf(Kernels(), storage_)(Block(first_out, first_in), row_bytes_, count, panel);
 }
 
 void CompactMatrix::WidenTransposed(int64_t first_in, int64_t count, int64_t first_out,
@@ -218,9 +259,7 @@ void CompactMatrix::PairsPanel(int64_t first_out, int64_t count, int64_t first_i
 
 void CompactMatrix::Split(int64_t first_out, int64_t count, int64_t first_in,
                           BlockParts& blocks) const {
-  const KernelTable& kernels = Kernels();
-  const auto split =
-      storage_ == WeightStorage::kInt8 ? kernels.split_int8_blocks : kernels.split_q4_blocks;
+  const auto split = SplitOf(Kernels(), storage_);
   blocks.parts =
       split(Block(first_out, first_in), row_bytes_, count, BlockParts::kPart, blocks.words);
 }

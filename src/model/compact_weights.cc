@@ -48,13 +48,17 @@ std::pair<int64_t, int64_t> StackedShape(const LlamaConfig& config,
 constexpr CompactMatrix CompactLayer::*kMatrices[] = {&CompactLayer::qkv, &CompactLayer::o,
                                                       &CompactLayer::gate_up, &CompactLayer::down};
 
-const Part& FirstPart(CompactMatrix CompactLayer::*matrix) {
-  return *std::find_if(std::begin(kParts), std::end(kParts),
-                       [&](const Part& part) { return part.matrix == matrix; });
-}
-
 std::string WeightName(int64_t layer, const Part& part) {
   return absl::StrCat("model.layers.", layer, ".", part.path, ".weight");
+}
+
+// Of the parts that are stacked in a matrix of this layer.
+std::vector<std::string> WeightNames(int64_t layer, CompactMatrix CompactLayer::*matrix) {
+  std::vector<std::string> names;
+  for (const Part& part : kParts) {
+    if (part.matrix == matrix) names.push_back(WeightName(layer, part));
+  }
+  return names;
 }
 
 // Logits are too sensitive for 4 bits.
@@ -95,11 +99,10 @@ std::pair<decltype(&std::declval<Weights&>().embedding), int64_t> Find(const Lla
 
 }  // namespace
 
-CompactWeights AllocateExact(const LlamaConfig& config,
-                             const std::function<WeightStorage(const std::string&)>& storage_of) {
+CompactWeights AllocateExact(const LlamaConfig& config, const StorageOfTensors& storage_of) {
   CompactWeights compact{.storage = WeightStorage::kExact};
   const auto vocabulary = [&](const char* name) {
-    return CompactMatrix(storage_of(name), config.vocab_size, config.hidden_size);
+    return CompactMatrix(storage_of({std::string(name)}), config.vocab_size, config.hidden_size);
   };
   compact.embedding = vocabulary(kEmbedding);
   compact.head = config.tied_head ? compact.embedding : vocabulary(kHead);
@@ -108,7 +111,7 @@ CompactWeights AllocateExact(const LlamaConfig& config,
     for (const auto matrix : kMatrices) {
       const auto [out, in] = StackedShape(config, matrix);
       compact.layers[static_cast<size_t>(i)].*matrix =
-          CompactMatrix(storage_of(WeightName(i, FirstPart(matrix))), out, in);
+          CompactMatrix(storage_of(WeightNames(i, matrix)), out, in);
     }
   }
   return compact;
@@ -116,8 +119,8 @@ CompactWeights AllocateExact(const LlamaConfig& config,
 
 CompactWeights AllocateCompact(const LlamaConfig& config, WeightStorage storage) {
   const WeightStorage vocabulary = StorageOfVocabulary(storage);
-  CompactWeights compact = AllocateExact(config, [&](const std::string& name) {
-    return name == kEmbedding || name == kHead ? vocabulary : storage;
+  CompactWeights compact = AllocateExact(config, [&](absl::Span<const std::string> names) {
+    return names[0] == kEmbedding || names[0] == kHead ? vocabulary : storage;
   });
   compact.storage = storage;
   return compact;

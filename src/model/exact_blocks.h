@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <vector>
 
 #include "absl/types/span.h"
 #include "evolora/adapters/gguf.h"
@@ -12,16 +13,19 @@ namespace evolora {
 
 // Blocks of a CompactMatrix that give the values of a file's tensor back, number by number.
 struct ExactBlocks {
-  WeightStorage storage = WeightStorage::kFp32;  // kFp32: there are none
-  // Writes those of all rows, one behind the other. False: a value is not finite, or has no such
-  // form after all. May be called from any thread.
-  std::function<bool(uint8_t* blocks)> write;
+  std::vector<WeightStorage> storages;  // the forms there are, the smallest first; empty: none
+  // Writes those of all rows, one behind the other, in one of these forms. False: a value is not
+  // finite, or has no such form after all. May be called from any thread.
+  std::function<bool(WeightStorage storage, uint8_t* blocks)> write;
 };
 
-// Of Q4_0, Q4_1, Q8_0 and BF16 tensors with two axes and whole blocks of 32 in a row. The bytes
-// outlive the result.
+// Of tensors with two axes, whole blocks of 32 in a row, and a type that DequantizeToFloat knows,
+// but F32. The bytes outlive the result.
 ExactBlocks ExactBlocksOf(const GgufTensor& tensor);
-// Of BF16 ones likewise.
+// Of F16 and BF16 ones likewise.
 ExactBlocks ExactBlocksOf(const TensorView& tensor);
+
+// The smallest form that all of them have; kFp32: none.
+WeightStorage CommonStorage(absl::Span<const ExactBlocks* const> tensors);
 
 }  // namespace evolora

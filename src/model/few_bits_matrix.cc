@@ -11,44 +11,66 @@ namespace {
 
 float HalfToFloat(uint16_t bits) { return c10::Half(bits, c10::Half::from_bits()); }
 
+// A value of a block, of those with bits of their own.
+uint8_t ValueOf(const Int8Weights& block, int64_t k) {
+  return static_cast<uint8_t>(block.values[k]);
+}
+uint8_t ValueOf(const Int8LowWeights& block, int64_t k) {
+  return static_cast<uint8_t>(block.values[k]);
+}
+uint8_t ValueOf(const auto& q4, int64_t k) {
+  constexpr int64_t kHalf = kCompactBlock / 2;
+  return k < kHalf ? q4.values[k] & 15 : q4.values[k - kHalf] >> 4;
+}
+
+// One column of a panel's scales and lows, which get those of a block.
+struct Scales {
+  float* scales;
+  float* lows;
+
+  void Take(const Int8Weights& block) const { *scales = block.scale; }
+  void Take(const Int8LowWeights& block) const {
+    for (int i = 0; i < 2; ++i) {
+      scales[i * kPanelColumns] = block.scale[i];
+      lows[i * kPanelColumns] = block.low[i];
+    }
+  }
+  void Take(const Q4Weights& block) const {
+    *scales = HalfToFloat(block.scale);
+    *lows = HalfToFloat(block.low);
+  }
+  void Take(const Q4FloatWeights& block) const {
+    *scales = block.scale;
+    *lows = block.low;
+  }
+};
+
 template <typename Block>
 const Block* BlocksOf(const CompactMatrix& weight, int64_t row) {
   return reinterpret_cast<const Block*>(weight.row(row));
 }
 
-// Row `row` of `weight` as column `column` of a panel, which is zeros.
-void TakeBf16(const CompactMatrix& weight, int64_t row, int64_t column, uint16_t* values) {
-  const uint16_t* from = BlocksOf<Bf16Weights>(weight, row)->values;
+// Row `row` of `weight`, of 16 bits, as column `column` of a panel.
+void TakeHalves(const CompactMatrix& weight, int64_t row, int64_t column, uint16_t* values) {
+  const uint16_t* from = BlocksOf<F16Weights>(weight, row)->values;
   for (int64_t k = 0; k < weight.in_features(); ++k) values[k * kPanelColumns + column] = from[k];
 }
 
-void TakeInt8(const CompactMatrix& weight, int64_t row, int64_t column, int8_t* values,
-              float* scales) {
-  const auto* blocks = BlocksOf<Int8Weights>(weight, row);
-  for (int64_t first = 0; first < weight.in_features(); first += kCompactBlock) {
-    const Int8Weights& block = blocks[first / kCompactBlock];
-    scales[first + column] = block.scale;  // kCompactBlock of them a block, as kPanelColumns
+// Of kBits and scales; the panel is zeros. scales: `column`'s.
+template <typename Block, int kBits>
+void TakeBlocks(const CompactMatrix& weight, int64_t row, int64_t column, uint8_t* values,
+                Scales scales, int64_t scales_per_block) {
+  constexpr int64_t kRow = kPanelColumns * kBits / 8;
+  const auto* block = BlocksOf<Block>(weight, row);
+  const int shift = column < kRow ? 0 : kBits;  // of 4 bits the high half
+  for (int64_t first = 0; first < weight.in_features(); first += kCompactBlock, ++block) {
+    scales.Take(*block);
+    scales.scales += scales_per_block * kPanelColumns;
+    if (scales.lows != nullptr) scales.lows += scales_per_block * kPanelColumns;
     const int64_t count = std::min(kCompactBlock, weight.in_features() - first);
     for (int64_t k = 0; k < count; ++k) {
-      values[(first + k) * kPanelColumns + column] = block.values[k];
-    }
-  }
-}
-
-void TakeQ4(const CompactMatrix& weight, int64_t row, int64_t column, uint8_t* values,
-            float* scales, float* lows) {
-  constexpr int64_t kHalf = kPanelColumns / 2;
-  const auto* blocks = BlocksOf<Q4Weights>(weight, row);
-  const int shift = column < kHalf ? 0 : 4;
-  for (int64_t first = 0; first < weight.in_features(); first += kCompactBlock) {
-    const Q4Weights& block = blocks[first / kCompactBlock];
-    scales[first + column] = HalfToFloat(block.scale);
-    lows[first + column] = HalfToFloat(block.low);
-    const int64_t count = std::min(kCompactBlock, weight.in_features() - first);
-    for (int64_t k = 0; k < count; ++k) {
-      const uint8_t both = block.values[k % kHalf];
-      const int value = k < kHalf ? both & 15 : both >> 4;
-      values[(first + k) * kHalf + column % kHalf] |= static_cast<uint8_t>(value << shift);
+      values[(first + k) * kRow + column % kRow] |=
+          static_cast<uint8_t>(ValueOf(*block, k) << shift);
     }
   }
 }
@@ -62,11 +84,11 @@ FewBitsMatrix::FewBitsMatrix(const CompactMatrix& weight)
   std::shared_ptr<uint8_t[]> values(new uint8_t[room(panel_bytes())]());
   std::shared_ptr<float[]> scales, lows;
   if (panel_scales() > 0) scales.reset(new float[room(panel_scales())]());
-  if (storage_ == WeightStorage::kQ4) lows.reset(new float[room(panel_scales())]());
+  if (has_lows()) lows.reset(new float[room(panel_scales())]());
   ShareOut(num_panels(), 1, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
       TakePanel(p, weight, values.get() + p * panel_bytes(), scales.get() + p * panel_scales(),
-                lows.get() + p * panel_scales());
+                has_lows() ? lows.get() + p * panel_scales() : nullptr);
     }
   });
   values_ = std::move(values);
@@ -76,16 +98,40 @@ FewBitsMatrix::FewBitsMatrix(const CompactMatrix& weight)
 
 int64_t FewBitsMatrix::panel_bytes() const {
   const int64_t count = in_ * kPanelColumns;
-  if (storage_ == WeightStorage::kBf16) return count * 2;
-  return storage_ == WeightStorage::kQ4 ? count / 2 : count;
+  switch (storage_) {
+    case WeightStorage::kInt8:
+    case WeightStorage::kInt8Low:
+      return count;
+    case WeightStorage::kQ4:
+    case WeightStorage::kQ4Float:
+      return count / 2;
+    default:
+      return count * 2;
+  }
+}
+
+int64_t FewBitsMatrix::scales_per_block() const {
+  switch (storage_) {
+    case WeightStorage::kInt8Low:
+      return 2;
+    case WeightStorage::kBf16:
+    case WeightStorage::kF16:
+      return 0;
+    default:
+      return 1;
+  }
+}
+
+bool FewBitsMatrix::has_lows() const {
+  return scales_per_block() > 0 && storage_ != WeightStorage::kInt8;
 }
 
 int64_t FewBitsMatrix::panel_scales() const {
-  return storage_ == WeightStorage::kBf16 ? 0 : num_blocks() * kPanelColumns;
+  return scales_per_block() * ((in_ + kCompactBlock - 1) / kCompactBlock) * kPanelColumns;
 }
 
 int64_t FewBitsMatrix::bytes() const {
-  const int64_t floats = panel_scales() * (storage_ == WeightStorage::kQ4 ? 2 : 1);
+  const int64_t floats = panel_scales() * (has_lows() ? 2 : 1);
   return num_panels() * (panel_bytes() + floats * static_cast<int64_t>(sizeof(float)));
 }
 
@@ -109,14 +155,24 @@ void FewBitsMatrix::ApplyToMany(const float* x, int64_t ldx, int64_t rows, float
 
 void FewBitsMatrix::TakePanel(int64_t panel, const CompactMatrix& weight, uint8_t* values,
                               float* scales, float* lows) const {
-  const int64_t first = panel * kPanelColumns;
+  const int64_t first = panel * kPanelColumns, per_block = scales_per_block();
   for (int64_t j = 0; j < std::min(kPanelColumns, out_ - first); ++j) {
-    if (storage_ == WeightStorage::kBf16) {
-      TakeBf16(weight, first + j, j, reinterpret_cast<uint16_t*>(values));
-    } else if (storage_ == WeightStorage::kInt8) {
-      TakeInt8(weight, first + j, j, reinterpret_cast<int8_t*>(values), scales);
-    } else {
-      TakeQ4(weight, first + j, j, values, scales, lows);
+    const Scales own = {scales + j, lows != nullptr ? lows + j : nullptr};
+    switch (storage_) {
+      case WeightStorage::kInt8:
+        TakeBlocks<Int8Weights, 8>(weight, first + j, j, values, own, per_block);
+        break;
+      case WeightStorage::kInt8Low:
+        TakeBlocks<Int8LowWeights, 8>(weight, first + j, j, values, own, per_block);
+        break;
+      case WeightStorage::kQ4:
+        TakeBlocks<Q4Weights, 4>(weight, first + j, j, values, own, per_block);
+        break;
+      case WeightStorage::kQ4Float:
+        TakeBlocks<Q4FloatWeights, 4>(weight, first + j, j, values, own, per_block);
+        break;
+      default:
+        TakeHalves(weight, first + j, j, reinterpret_cast<uint16_t*>(values));
     }
   }
 }
@@ -124,12 +180,21 @@ void FewBitsMatrix::TakePanel(int64_t panel, const CompactMatrix& weight, uint8_
 void FewBitsMatrix::Multiply(int64_t panel, const GemmArgs& args) const {
   const uint8_t* values = values_.get() + panel * panel_bytes();
   const float* scales = scales_.get() + panel * panel_scales();
-  if (storage_ == WeightStorage::kBf16) {
-    Kernels().gemm_bf16(args, {reinterpret_cast<const uint16_t*>(values)});
-  } else if (storage_ == WeightStorage::kInt8) {
-    Kernels().gemm_int8(args, {reinterpret_cast<const int8_t*>(values), scales});
-  } else {
-    Kernels().gemm_q4(args, {values, scales, lows_.get() + panel * panel_scales()});
+  const float* lows = lows_.get() + (has_lows() ? panel * panel_scales() : 0);
+  const auto* bytes = reinterpret_cast<const int8_t*>(values);
+  const auto* halves = reinterpret_cast<const uint16_t*>(values);
+  switch (storage_) {
+    case WeightStorage::kInt8:
+      return Kernels().gemm_int8(args, {bytes, scales});
+    case WeightStorage::kInt8Low:
+      return Kernels().gemm_int8_low(args, {bytes, scales, lows});
+    case WeightStorage::kQ4:
+    case WeightStorage::kQ4Float:
+      return Kernels().gemm_q4(args, {values, scales, lows});
+    case WeightStorage::kF16:
+      return Kernels().gemm_f16(args, {halves});
+    default:
+      return Kernels().gemm_bf16(args, {halves});
   }
 }
 

@@ -8,8 +8,8 @@
 
 namespace evolora {
 
-// A frozen weight in few bits as the panels that decoding reads whole for each step: 6, 9 or 16
-// bits a weight in place of 32. Results are, bit for bit, those of a PackedMatrix over the widened
+// A frozen weight in few bits as the panels that decoding reads whole for each step: 6 to 16 bits a
+// weight in place of 32. Results are, bit for bit, those of a PackedMatrix over the widened
 // weight. Immutable; copies share the memory, and threads may.
 class FewBitsMatrix {
  public:
@@ -32,17 +32,18 @@ class FewBitsMatrix {
   void Multiply(int64_t panel, const GemmArgs& args) const;
   void Run(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy, GemmStore store) const;
   int64_t num_panels() const { return (out_ + kPanelColumns - 1) / kPanelColumns; }
-  int64_t num_blocks() const { return (in_ + kCompactBlock - 1) / kCompactBlock; }
-  int64_t panel_bytes() const;   // of values
-  int64_t panel_scales() const;  // and as many lows; 0: none
+  int64_t panel_bytes() const;       // of values
+  int64_t panel_scales() const;      // 0: none
+  int64_t scales_per_block() const;  // of a column
+  bool has_lows() const;             // as many as scales
 
   WeightStorage storage_ = WeightStorage::kBf16;
   int64_t out_ = 0;
   int64_t in_ = 0;
-  CompactMatrix weight_;  // empty where nothing reads it
+  CompactMatrix weight_;                     // empty where nothing reads it
   std::shared_ptr<const uint8_t[]> values_;  // of each panel as kernels.h has them
-  std::shared_ptr<const float[]> scales_;    // [panels][blocks][32]; null: bf16
-  std::shared_ptr<const float[]> lows_;      // likewise; null: not q4
+  std::shared_ptr<const float[]> scales_;    // [panels][blocks][scales_per_block()][32]
+  std::shared_ptr<const float[]> lows_;      // likewise
 };
 
 }  // namespace evolora

@@ -1,27 +1,33 @@
 // Blocks of CompactMatrix as fp32: a part of kernel_body.h, inside its unnamed namespace.
 
-// A finite fp16 value. Its exponent and digits in fp32's places are 2^-112 of it.
-inline float WidenHalf(uint16_t half) {
-  const uint32_t bits = static_cast<uint32_t>(half & 0x7fff) << 13;
-  float value;
-  __builtin_memcpy(&value, &bits, sizeof value);
-  value *= 0x1p112f;
-  return (half & 0x8000) != 0 ? -value : value;
+// The 32 weights of a block, 16 and 16.
+struct BlockLanes {
+  Lanes left, right;
+};
+
+inline BlockLanes WidenBlock(const Bf16Weights& block) {
+  return {WidenWords(block.values), WidenWords(block.values + kLanes)};
 }
 
-void WidenBf16Blocks(const uint8_t* first, int64_t step, int64_t count, float* out) {
-  for (int64_t i = 0; i < count; ++i, first += step, out += kCompactBlock) {
-    const auto* values = reinterpret_cast<const uint16_t*>(first);
-    StoreLanes(out, WidenWords(values));
-    StoreLanes(out + kLanes, WidenWords(values + kLanes));
-  }
+inline BlockLanes WidenBlock(const F16Weights& block) {
+  return {WidenHalves(block.values), WidenHalves(block.values + kLanes)};
 }
 
-void WidenInt8Blocks(const uint8_t* first, int64_t step, int64_t count, float* out) {
+inline BlockLanes WidenBlock(const Int8Weights& block) {
+  return {WidenBytes(block.values) * block.scale, WidenBytes(block.values + kLanes) * block.scale};
+}
+
+inline BlockLanes WidenBlock(const Int8LowWeights& block) {
+  return {block.low[0] + WidenBytes(block.values) * block.scale[0],
+          block.low[1] + WidenBytes(block.values + kLanes) * block.scale[1]};
+}
+
+template <typename Block>
+void WidenBlocks(const uint8_t* first, int64_t step, int64_t count, float* out) {
   for (int64_t i = 0; i < count; ++i, first += step, out += kCompactBlock) {
-    const auto* block = reinterpret_cast<const Int8Weights*>(first);
-    *reinterpret_cast<Lanes*>(out) = WidenBytes(block->values) * block->scale;
-    *reinterpret_cast<Lanes*>(out + kLanes) = WidenBytes(block->values + kLanes) * block->scale;
+    const BlockLanes wide = WidenBlock(*reinterpret_cast<const Block*>(first));
+    StoreLanes(out, wide.left);
+    StoreLanes(out + kLanes, wide.right);
   }
 }
 
@@ -44,8 +50,15 @@ inline Lanes ValuesOf(const Q4Weights& block) {
 #endif
 }
 
+inline Lanes ValuesOf(const Q4FloatWeights& block) {
+  Lanes steps;
+  for (int i = 0; i < kLanes; ++i) steps[i] = static_cast<float>(i);
+  return steps * block.scale + block.low;
+}
+
 // Weight i of the block is values[its 4 bits].
-inline void LookUp(const Q4Weights& block, Lanes values, float* out) {
+template <typename Block>
+inline void LookUp(const Block& block, Lanes values, float* out) {
 #if defined(__AVX512F__)
   __m512 table;
   __builtin_memcpy(&table, &values, sizeof table);
@@ -61,9 +74,11 @@ inline void LookUp(const Q4Weights& block, Lanes values, float* out) {
 #endif
 }
 
-void WidenQ4Blocks(const uint8_t* first, int64_t step, int64_t count, float* out) {
+// Blocks of 4 bits.
+template <typename Block>
+void LookUpBlocks(const uint8_t* first, int64_t step, int64_t count, float* out) {
   for (int64_t i = 0; i < count; ++i, first += step, out += kCompactBlock) {
-    const auto* block = reinterpret_cast<const Q4Weights*>(first);
+    const auto* block = reinterpret_cast<const Block*>(first);
     LookUp(*block, ValuesOf(*block), out);
   }
 }

@@ -1,5 +1,5 @@
-// Products over panels of bf16, int8 and 4-bit weights: a part of kernel_body.h, inside its unnamed
-// namespace.
+// Products over panels of 16-bit, int8 and 4-bit weights: a part of kernel_body.h, inside its
+// unnamed namespace.
 
 // 16 int8 values as fp32. Intrinsics, because GCC 12 turns __builtin_convertvector of bytes into
 // scalar code.
@@ -43,9 +43,30 @@ inline Lanes WidenWords(const uint16_t* values) {
   return out;
 }
 
-// The low or the high halves of 16 bytes as fp32.
+// A finite fp16 value. Its exponent and digits in fp32's places are 2^-112 of it.
+inline float WidenHalf(uint16_t half) {
+  const uint32_t bits = static_cast<uint32_t>(half & 0x7fff) << 13;
+  float value;
+  __builtin_memcpy(&value, &bits, sizeof value);
+  value *= 0x1p112f;
+  return (half & 0x8000) != 0 ? -value : value;
+}
+
+// 16 of them as fp32.
+inline Lanes WidenHalves(const uint16_t* values) {
+  Lanes out;
+#if defined(__AVX512F__)
+  const __m512 wide = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(values)));
+  __builtin_memcpy(&out, &wide, sizeof out);
+#else
+  for (int j = 0; j < kLanes; ++j) out[j] = WidenHalf(values[j]);
+#endif
+  return out;
+}
+
+// The low or the high 4 bits of 16 bytes as fp32.
 template <bool kHigh>
-inline Lanes WidenHalves(const uint8_t* values) {
+inline Lanes WidenNibbles(const uint8_t* values) {
   Lanes out;
 #if defined(__AVX512F__)
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(values));
@@ -87,6 +108,7 @@ inline void LoadScales(const float* scales, Lanes& left, Lanes& right) {
 // of a row before the row is read.
 class Int8Columns {
  public:
+  static constexpr int64_t kBlock = kCompactBlock;
   explicit Int8Columns(const Int8Panel& panel) : panel_(panel) {}
   void Enter(int64_t block) { LoadScales(panel_.scales + block * kPanelColumns, left_, right_); }
   Lanes Left(int64_t k) const {
@@ -102,22 +124,47 @@ class Int8Columns {
   Lanes left_, right_;  // scales
 };
 
-class Bf16Columns {
+// kWiden(values): 16 of them.
+template <Lanes (*kWiden)(const uint16_t*)>
+class HalfColumns {
  public:
-  explicit Bf16Columns(const Bf16Panel& panel) : panel_(panel) {}
+  static constexpr int64_t kBlock = kCompactBlock;
+  explicit HalfColumns(const HalfPanel& panel) : panel_(panel) {}
   void Enter(int64_t) {}
   Lanes Left(int64_t k) const {
     __builtin_prefetch(panel_.values + (k + kRowsFetched) * kPanelColumns);
-    return WidenWords(panel_.values + k * kPanelColumns);
+    return kWiden(panel_.values + k * kPanelColumns);
   }
-  Lanes Right(int64_t k) const { return WidenWords(panel_.values + k * kPanelColumns + kLanes); }
+  Lanes Right(int64_t k) const { return kWiden(panel_.values + k * kPanelColumns + kLanes); }
 
  private:
-  const Bf16Panel& panel_;
+  const HalfPanel& panel_;
+};
+
+class Int8LowColumns {
+ public:
+  static constexpr int64_t kBlock = kCompactBlock / 2;
+  explicit Int8LowColumns(const Int8LowPanel& panel) : panel_(panel) {}
+  void Enter(int64_t block) {
+    LoadScales(panel_.scales + block * kPanelColumns, left_scale_, right_scale_);
+    LoadScales(panel_.lows + block * kPanelColumns, left_low_, right_low_);
+  }
+  Lanes Left(int64_t k) const {
+    __builtin_prefetch(panel_.values + (k + kRowsFetched) * kPanelColumns);
+    return left_low_ + left_scale_ * WidenBytes(panel_.values + k * kPanelColumns);
+  }
+  Lanes Right(int64_t k) const {
+    return right_low_ + right_scale_ * WidenBytes(panel_.values + k * kPanelColumns + kLanes);
+  }
+
+ private:
+  const Int8LowPanel& panel_;
+  Lanes left_scale_, right_scale_, left_low_, right_low_;
 };
 
 class Q4Columns {
  public:
+  static constexpr int64_t kBlock = kCompactBlock;
   explicit Q4Columns(const Q4Panel& panel) : panel_(panel) {}
   void Enter(int64_t block) {
     LoadScales(panel_.scales + block * kPanelColumns, left_scale_, right_scale_);
@@ -125,10 +172,10 @@ class Q4Columns {
   }
   Lanes Left(int64_t k) const {
     __builtin_prefetch(panel_.values + (k + kRowsFetched) * kLanes);
-    return left_low_ + left_scale_ * WidenHalves<false>(panel_.values + k * kLanes);
+    return left_low_ + left_scale_ * WidenNibbles<false>(panel_.values + k * kLanes);
   }
   Lanes Right(int64_t k) const {
-    return right_low_ + right_scale_ * WidenHalves<true>(panel_.values + k * kLanes);
+    return right_low_ + right_scale_ * WidenNibbles<true>(panel_.values + k * kLanes);
   }
 
  private:
@@ -139,9 +186,10 @@ class Q4Columns {
 // Calls body(k) for the rows [begin, end), each in its block. REQUIRES: begin is a block's first.
 template <typename Columns, typename Body>
 inline void ForRows(Columns& columns, int64_t begin, int64_t end, const Body& body) {
-  for (int64_t first = begin; first < end; first += kCompactBlock) {
-    columns.Enter(first / kCompactBlock);
-    const int64_t last = first + kCompactBlock < end ? first + kCompactBlock : end;
+  constexpr int64_t kBlock = Columns::kBlock;
+  for (int64_t first = begin; first < end; first += kBlock) {
+    columns.Enter(first / kBlock);
+    const int64_t last = first + kBlock < end ? first + kBlock : end;
     for (int64_t k = first; k < last; ++k) body(k);
   }
 }
@@ -193,7 +241,7 @@ __attribute__((always_inline)) inline void ColumnsBlock(const GemmArgs& args, Co
 
 // Many rows: a slice of the panel is widened once, into the first-level cache, and read from there
 // for each block of rows, whose sums wait in memory for the next slice.
-constexpr int64_t kSliceDepth = 128;  // a multiple of kCompactBlock
+constexpr int64_t kSliceDepth = 128;  // whole blocks
 constexpr int64_t kSliceRows = 64;
 
 struct SliceArgs {
@@ -264,10 +312,16 @@ void GemmColumns(const GemmArgs& args, const Columns& columns) {
   }
 }
 
-void GemmBf16(const GemmArgs& args, const Bf16Panel& panel) {
-  GemmColumns(args, Bf16Columns(panel));
+void GemmBf16(const GemmArgs& args, const HalfPanel& panel) {
+  GemmColumns(args, HalfColumns<WidenWords>(panel));
+}
+void GemmF16(const GemmArgs& args, const HalfPanel& panel) {
+  GemmColumns(args, HalfColumns<WidenHalves>(panel));
 }
 void GemmInt8(const GemmArgs& args, const Int8Panel& panel) {
   GemmColumns(args, Int8Columns(panel));
+}
+void GemmInt8Low(const GemmArgs& args, const Int8LowPanel& panel) {
+  GemmColumns(args, Int8LowColumns(panel));
 }
 void GemmQ4(const GemmArgs& args, const Q4Panel& panel) { GemmColumns(args, Q4Columns(panel)); }

@@ -83,7 +83,8 @@ int SplitPairs(const float* rows, int64_t ld, int64_t depth, int64_t columns, in
 
 // Weight i of the block is the high half of the word of its 4 bits: of `first` at y, of `second`
 // at z.
-inline void LookUpHighHalves(const Q4Weights& block, Words first, Words second, uint16_t* y,
+template <typename Block>
+inline void LookUpHighHalves(const Block& block, Words first, Words second, uint16_t* y,
                              uint16_t* z) {
   const Words pairs = (first >> 16) | (second & 0xffff0000u);
 #if defined(__AVX512BW__)
@@ -111,9 +112,11 @@ inline void LookUpHighHalves(const Q4Weights& block, Words first, Words second, 
 // How far ahead blocks are fetched: as many as a panel has columns.
 constexpr int64_t kBlocksAhead = kPanelColumns;
 
-int SplitQ4Blocks(const uint8_t* first, int64_t step, int64_t count, int64_t part, uint16_t* y) {
-  const auto block = [=](int64_t i) -> const Q4Weights& {
-    return *reinterpret_cast<const Q4Weights*>(first + i * step);
+// Blocks of 4 bits.
+template <typename Block>
+int SplitLookedUp(const uint8_t* first, int64_t step, int64_t count, int64_t part, uint16_t* y) {
+  const auto block = [=](int64_t i) -> const Block& {
+    return *reinterpret_cast<const Block*>(first + i * step);
   };
   Words last = {};
   for (int64_t i = 0; i < count; ++i) {
@@ -132,16 +135,18 @@ int SplitQ4Blocks(const uint8_t* first, int64_t step, int64_t count, int64_t par
   return kBf16Parts;
 }
 
-int SplitInt8Blocks(const uint8_t* first, int64_t step, int64_t count, int64_t part, uint16_t* y) {
+template <typename Block>
+int SplitBlocks(const uint8_t* first, int64_t step, int64_t count, int64_t part, uint16_t* y) {
   Words last = {};
-  for (int64_t i = 0; i < count; ++i, first += step) {
-    const auto* block = reinterpret_cast<const Int8Weights*>(first);
+  for (int64_t i = 0; i < count; ++i, first += step, y += kCompactBlock) {
     __builtin_prefetch(first + kBlocksAhead * step);
-    for (int64_t j = 0; j < kCompactBlock; j += kLanes, y += kLanes) {
-      const Parts parts = PartsOf(WidenBytes(block->values + j) * block->scale);
-      for (int p = 0; p < kBf16Parts; ++p) StoreHighHalves(parts.words[p], y + p * part);
-      last |= parts.words[kBf16Parts - 1];
+    const BlockLanes wide = WidenBlock(*reinterpret_cast<const Block*>(first));
+    const Parts left = PartsOf(wide.left), right = PartsOf(wide.right);
+    for (int p = 0; p < kBf16Parts; ++p) {
+      StoreHighHalves(left.words[p], y + p * part);
+      StoreHighHalves(right.words[p], y + p * part + kLanes);
     }
+    last |= left.words[kBf16Parts - 1] | right.words[kBf16Parts - 1];
   }
   return AnyBit(last) ? kBf16Parts : kBf16Parts - 1;
 }

@@ -154,47 +154,52 @@ absl::StatusOr<LlamaWeights> ReadCompact(const WeightSource& source,
   return std::move(vectors.weights);
 }
 
-// Whether every tensor that has a place in `compact` has the blocks that belong there.
-bool HasExactBlocks(const WeightSource& source, const std::vector<NamedShape>& order,
-                    CompactWeights& compact) {
-  return std::all_of(order.begin(), order.end(), [&](const NamedShape& wanted) {
-    const CompactPlace place = FindCompact(source.config, wanted.name, compact);
-    return place.matrix == nullptr ||
-           place.matrix->storage() == source.tensors.at(wanted.name).exact.storage;
-  });
+// Room for all matrices in exact forms; null when there are none for one of them.
+std::shared_ptr<CompactWeights> AllocateExactOf(const WeightSource& source) {
+  for (const auto& [name, tensor] : source.tensors) {
+    if (tensor.shape.size() == 2 && tensor.exact.storages.empty()) return nullptr;
+  }
+  bool exact = true;
+  const auto storage_of = [&](absl::Span<const std::string> names) {
+    std::vector<const ExactBlocks*> blocks;
+    for (const std::string& name : names) blocks.push_back(&source.tensors.at(name).exact);
+    const WeightStorage storage = CommonStorage(blocks);
+    if (storage != WeightStorage::kFp32) return storage;
+    exact = false;
+    return WeightStorage::kQ4;  // to be thrown away
+  };
+  auto compact = std::make_shared<CompactWeights>(AllocateExact(source.config, storage_of));
+  return exact ? compact : nullptr;
+}
+
+void ReadBlocks(const SourceTensor& from, CompactPlace place, std::atomic<bool>& exact) {
+  uint8_t* rows = place.matrix->mutable_row(place.first_row);
+  if (!from.exact.write(place.matrix->storage(), rows)) exact = false;
+  if (from.adjacent_pair_heads > 0) {
+    ToRotateHalf(rows, from.shape[0], place.matrix->bytes() / place.matrix->out_features(),
+                 from.adjacent_pair_heads);
+  }
 }
 
 // Nothing when a matrix has no exact blocks.
 absl::StatusOr<std::optional<LlamaWeights>> ReadExact(const WeightSource& source,
                                                       const std::vector<NamedShape>& order) {
-  for (const NamedShape& wanted : order) {
-    const bool is_fp32 = source.tensors.at(wanted.name).exact.storage == WeightStorage::kFp32;
-    if (wanted.shape.size() == 2 && is_fp32) return std::nullopt;
-  }
-  auto compact =
-      std::make_shared<CompactWeights>(AllocateExact(source.config, [&](const std::string& name) {
-        return source.tensors.at(name).exact.storage;
-      }));
-  if (!HasExactBlocks(source, order, *compact)) return std::nullopt;
+  const std::shared_ptr<CompactWeights> compact = AllocateExactOf(source);
+  if (compact == nullptr) return std::nullopt;
   BlankWeights vectors = AllocateWeights(source.config, WeightParts::kVectors);
   std::map<std::string, at::Tensor> targets;
   for (const NamedTensor& target : vectors.tensors) targets[target.name] = target.tensor;
   std::atomic<bool> exact{true};
   RETURN_IF_ERROR(ReadAll(order.size(), [&](size_t i) -> absl::Status {
-    const NamedShape& wanted = order[i];
-    const SourceTensor& from = source.tensors.at(wanted.name);
-    const CompactPlace place = FindCompact(source.config, wanted.name, *compact);
-    if (place.matrix == nullptr) return ReadOne(wanted.name, from, targets.at(wanted.name));
-    uint8_t* rows = place.matrix->mutable_row(place.first_row);
-    if (!from.exact.write(rows)) exact = false;
-    if (from.adjacent_pair_heads > 0) {
-      ToRotateHalf(rows, wanted.shape[0], place.matrix->bytes() / place.matrix->out_features(),
-                   from.adjacent_pair_heads);
-    }
+    const std::string& name = order[i].name;
+    const SourceTensor& from = source.tensors.at(name);
+    const CompactPlace place = FindCompact(source.config, name, *compact);
+    if (place.matrix == nullptr) return ReadOne(name, from, targets.at(name));
+    ReadBlocks(from, place, exact);
     return absl::OkStatus();
   }));
   if (!exact) return std::nullopt;
-  vectors.weights.compact = std::move(compact);
+  vectors.weights.compact = compact;
   return std::move(vectors.weights);
 }
 

@@ -29,7 +29,8 @@ TEST(Dequantize, EqualsTheReferencePackageBitForBit) {
   const std::map<std::string, GgmlType> types = {
       {"F32", GgmlType::kF32},   {"F16", GgmlType::kF16},   {"BF16", GgmlType::kBF16},
       {"Q8_0", GgmlType::kQ8_0}, {"Q4_0", GgmlType::kQ4_0}, {"Q4_1", GgmlType::kQ4_1},
-      {"Q4_K", GgmlType::kQ4_K}, {"Q6_K", GgmlType::kQ6_K}};
+      {"Q4_K", GgmlType::kQ4_K}, {"Q6_K", GgmlType::kQ6_K}, {"Q5_0", GgmlType::kQ5_0},
+      {"Q5_1", GgmlType::kQ5_1}, {"Q5_K", GgmlType::kQ5_K}};
   std::ifstream file(SourcePath("tests/golden/dequant.txt"));
   std::string name, input_hex, output_hex;
   int64_t count = 0;
@@ -80,7 +81,7 @@ TEST(Dequantize, WrongSizesAndTypesAreRefused) {
   refuse(GgmlType::kQ4_K, 143, 256, invalid, "143 bytes");
   refuse(GgmlType::kF32, 4, -1, invalid, "-1 elements");
   refuse(GgmlType::kF32, 4, (int64_t{1} << 62) + 1, invalid, "4 bytes");
-  refuse(static_cast<GgmlType>(6), 22, 32, absl::StatusCode::kUnimplemented, "Q5_0");
+  refuse(static_cast<GgmlType>(10), 84, 256, absl::StatusCode::kUnimplemented, "Q2_K");
   refuse(static_cast<GgmlType>(999), 22, 32, absl::StatusCode::kUnimplemented, "type 999");
   EXPECT_TRUE(DequantizeToFloat(GgmlType::kQ6_K, {}, 0, out).ok());
 }

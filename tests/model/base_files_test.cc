@@ -41,13 +41,10 @@ std::vector<uint8_t> RandomBlocks(GgmlType type, int64_t count) {
   const auto clear = [&](int64_t at, uint8_t bits) { data[static_cast<size_t>(at)] &= ~bits; };
   for (int64_t b = 0; b < size; b += block.bytes) {
     // The exponent's highest bit of a number's upper byte, or of two.
-    if (type == GgmlType::kBF16 || type == GgmlType::kQ8_0 || type == GgmlType::kQ4_0) {
-      clear(b + 1, 0x40);
-    }
-    if (type == GgmlType::kQ4_1) {
-      clear(b + 1, 0x40);
-      clear(b + 3, 0x40);
-    }
+    clear(type == GgmlType::kQ6_K ? b + 209 : b + 1, 0x40);
+    const bool has_low = type == GgmlType::kQ4_1 || type == GgmlType::kQ5_1 ||
+                         type == GgmlType::kQ4_K || type == GgmlType::kQ5_K;
+    if (has_low) clear(b + 3, 0x40);
   }
   return data;
 }
@@ -177,6 +174,15 @@ LlamaConfig BlockConfig(bool tied) {
   return config;
 }
 
+// And of 256 values.
+LlamaConfig LargeBlockConfig() {
+  LlamaConfig config = BlockConfig(/*tied=*/false);
+  config.hidden_size = 256;
+  config.intermediate_size = 512;
+  config.head_dim = 64;
+  return config;
+}
+
 constexpr LoadOptions kExactly = {.fingerprint_weights = false, .storage = WeightStorage::kExact};
 
 void ExpectSameNumbers(const LlamaWeights& exact, const LlamaWeights& plain) {
@@ -208,6 +214,35 @@ TEST(LoadBase, BlocksOfTheFileHoldItsNumbers) {
   }
 }
 
+// Each type by itself, and as files of Q4_K_M have them: one matrix of q and k in Q4_K, v in Q6_K.
+TEST(LoadBase, BlocksOfLargeBlocksHoldTheirNumbers) {
+  const auto weights = RandomWeights(LargeBlockConfig(), 3);
+  for (const GgmlType type : {GgmlType::kQ4_K, GgmlType::kQ5_K, GgmlType::kQ6_K, GgmlType::kQ5_0,
+                              GgmlType::kQ5_1, GgmlType::kF16, GgmlType::kQ8_0}) {
+    SCOPED_TRACE(GgmlTypeName(type));
+    GgufModel model(*weights, "llama");
+    model.Fill("", type);
+    if (type == GgmlType::kQ4_K) {
+      model.Fill("blk.1.attn_v", GgmlType::kQ6_K);
+      model.Fill("blk.1.ffn_down", GgmlType::kQ6_K);
+      model.Fill("output", GgmlType::kQ6_K);
+      model.Fill("blk.2.attn_k", GgmlType::kQ4_0);
+      model.Fill("blk.2.ffn_up", GgmlType::kQ8_0);
+    }
+    ASSERT_OK_AND_ASSIGN(const BaseModel plain, model.Load());
+    ASSERT_OK_AND_ASSIGN(const BaseModel exact, model.Load(kExactly));
+    ASSERT_NE(exact.weights->compact, nullptr);
+    ExpectSameNumbers(*exact.weights, *plain.weights);
+    if (type != GgmlType::kQ4_K) continue;
+    const std::vector<CompactLayer>& layers = exact.weights->compact->layers;
+    EXPECT_EQ(layers[0].qkv.storage(), WeightStorage::kQ4Float);
+    EXPECT_EQ(layers[1].qkv.storage(), WeightStorage::kInt8Low);
+    EXPECT_EQ(layers[1].gate_up.storage(), WeightStorage::kQ4Float);
+    EXPECT_EQ(layers[2].qkv.storage(), WeightStorage::kQ4Float);
+    EXPECT_EQ(layers[2].gate_up.storage(), WeightStorage::kInt8Low);
+  }
+}
+
 TEST(LoadBase, ABaseThatHasNoBlocksForAllMatricesStaysAsItIs) {
   const auto weights = RandomWeights(BlockConfig(true), 3);
   const auto expect_wide = [](const GgufModel& model) {
@@ -222,7 +257,7 @@ TEST(LoadBase, ABaseThatHasNoBlocksForAllMatricesStaysAsItIs) {
   expect_wide(one_in_fp32);
   GgufModel unlike_parts(*weights, "llama");
   unlike_parts.Fill("", GgmlType::kQ4_1);
-  unlike_parts.Fill("attn_k", GgmlType::kQ8_0);
+  unlike_parts.Fill("attn_k", GgmlType::kF16);
   expect_wide(unlike_parts);
   GgufModel large(*weights, "llama");  // -8 times a scale of 16384 is no fp16 number
   large.Fill("", GgmlType::kQ4_0);
@@ -233,7 +268,8 @@ TEST(LoadBase, ABaseThatHasNoBlocksForAllMatricesStaysAsItIs) {
 
 TEST(LoadBase, AScaleThatIsNotFiniteIsNamedByItsValue) {
   const auto weights = RandomWeights(BlockConfig(true), 3);
-  for (const GgmlType type : {GgmlType::kQ4_0, GgmlType::kQ4_1, GgmlType::kQ8_0, GgmlType::kBF16}) {
+  for (const GgmlType type :
+       {GgmlType::kQ4_0, GgmlType::kQ4_1, GgmlType::kQ8_0, GgmlType::kF16, GgmlType::kBF16}) {
     GgufModel model(*weights, "llama");
     model.Fill("", type);
     model.blocks("blk.1.ffn_gate.weight")[0] = 0xc1;

@@ -7,22 +7,19 @@
 #include "ATen/ATen.h"
 #include "evolora/model/compact_weights.h"
 #include "gtest/gtest.h"
+#include "model/kernel_tables.h"
 #include "model/random_model.h"
 
 namespace evolora {
 namespace {
 
+using ::evolora::testing::kMatrixStorages;
 using ::evolora::testing::RandomWeights;
 using ::evolora::testing::SmallConfig;
+using ::evolora::testing::Stored;
 
 constexpr WeightStorage kCompact[] = {WeightStorage::kBf16, WeightStorage::kInt8,
                                       WeightStorage::kQ4};
-
-CompactMatrix Stored(WeightStorage storage, const at::Tensor& weight) {
-  CompactMatrix matrix(storage, weight.size(0), weight.size(1));
-  matrix.StoreRows(0, weight.size(0), weight.const_data_ptr<float>());
-  return matrix;
-}
 
 at::Tensor Rounded(WeightStorage storage, const at::Tensor& weight) {
   return Stored(storage, weight).Widen(0, weight.size(0));
@@ -88,7 +85,7 @@ TEST(CompactMatrix, FourBitWeightsComeBackAsTheyWere) {
 
 TEST(CompactMatrix, PanelsAreThoseOfTheWidenedWeight) {
   const at::Tensor weight = at::randn({75, 101});
-  for (const WeightStorage storage : kCompact) {
+  for (const WeightStorage storage : kMatrixStorages) {
     SCOPED_TRACE(WeightStorageName(storage));
     const CompactMatrix matrix = Stored(storage, weight);
     const at::Tensor wide = matrix.Widen(0, 75);
@@ -143,7 +140,7 @@ void ExpectPartsOf(const at::Tensor& wide, int64_t columns, int parts,
 
 TEST(CompactMatrix, PartsOfPanelsAreThoseOfTheWidenedPanels) {
   const at::Tensor weight = WeightsOfTwoAndThreeParts();
-  for (const WeightStorage storage : kCompact) {
+  for (const WeightStorage storage : kMatrixStorages) {
     SCOPED_TRACE(WeightStorageName(storage));
     const CompactMatrix matrix = Stored(storage, weight);
     const int64_t part = 96 * 32 + 64;
@@ -162,10 +159,10 @@ TEST(CompactMatrix, PartsOfPanelsAreThoseOfTheWidenedPanels) {
       needed.push_back(matrix.PartsPanel(11, 64, first_in, part, panel.data()));
       ExpectPartsOf(wide, std::min<int64_t>(32, 101 - first_in), needed.back(), panel, part);
     }
-    const std::vector<int> expected = storage == WeightStorage::kBf16 ? std::vector<int>(6, 1)
-                                      : storage == WeightStorage::kInt8
-                                          ? std::vector<int>(6, 3)
-                                          : std::vector<int>{2, 3, 2, 2, 3, 3};
+    std::vector<int> expected(6, 3);
+    if (storage == WeightStorage::kBf16) expected.assign(6, 1);
+    if (storage == WeightStorage::kF16) expected.assign(6, 2);
+    if (storage == WeightStorage::kQ4) expected = {2, 3, 2, 2, 3, 3};
     EXPECT_EQ(needed, expected);
   }
 }
@@ -179,46 +176,61 @@ TEST(CompactMatrix, RowsThatFillNoSquareHaveFiniteNumbersBehindThem) {
   }
 }
 
-TEST(CompactMatrix, EveryKernelTableTakesBlocksApartLikewise) {
-  const at::Tensor weight = WeightsOfTwoAndThreeParts().narrow(1, 64, 32).contiguous();
-  for (const WeightStorage storage : {WeightStorage::kInt8, WeightStorage::kQ4}) {
-    const CompactMatrix matrix = Stored(storage, weight);
-    const at::Tensor wide = matrix.Widen(0, 75);
-    const KernelTableList list = RunnableKernels();
-    for (int i = 0; i < list.count; ++i) {
-      SCOPED_TRACE(list.tables[i]->name);
-      const KernelTable& table = *list.tables[i];
-      const auto split =
-          storage == WeightStorage::kInt8 ? table.split_int8_blocks : table.split_q4_blocks;
-      const int64_t part = 75 * 32 + 32;
-      std::vector<uint16_t> expected(static_cast<size_t>(kBf16Parts * part)), parts = expected;
-      table.split_bf16x3(wide.const_data_ptr<float>(), 75 * 32, part, expected.data());
-      EXPECT_EQ(split(matrix.data(), matrix.bytes() / 75, 75, part, parts.data()), kBf16Parts);
-      EXPECT_EQ(parts, expected);
-    }
+// The kernels of one table for blocks of a storage.
+struct BlockKernels {
+  void (*widen)(const uint8_t* first, int64_t step, int64_t count, float* out);
+  int (*split)(const uint8_t* first, int64_t step, int64_t count, int64_t part, uint16_t* y);
+};
+BlockKernels KernelsOf(const KernelTable& table, WeightStorage storage) {
+  switch (storage) {
+    case WeightStorage::kF16:
+      return {table.widen_f16_blocks, table.split_f16_blocks};
+    case WeightStorage::kInt8:
+      return {table.widen_int8_blocks, table.split_int8_blocks};
+    case WeightStorage::kInt8Low:
+      return {table.widen_int8_low_blocks, table.split_int8_low_blocks};
+    case WeightStorage::kQ4:
+      return {table.widen_q4_blocks, table.split_q4_blocks};
+    case WeightStorage::kQ4Float:
+      return {table.widen_q4_float_blocks, table.split_q4_float_blocks};
+    default:
+      return {table.widen_bf16_blocks, nullptr};  // one part, its own bits
   }
 }
 
-TEST(CompactMatrix, EveryKernelTableWidensToTheSameBits) {
-  const at::Tensor weight = at::randn({33, 64}) * 0.1;
-  const KernelTableList list = RunnableKernels();
-  for (const WeightStorage storage : kCompact) {
+TEST(CompactMatrix, EveryKernelTableTakesBlocksApartLikewise) {
+  const at::Tensor weight = WeightsOfTwoAndThreeParts().narrow(1, 64, 32).contiguous();
+  for (const WeightStorage storage : kMatrixStorages) {
+    if (storage == WeightStorage::kBf16) continue;
     SCOPED_TRACE(WeightStorageName(storage));
-    const at::Tensor expected = Rounded(storage, weight);
-    for (int i = 0; i < list.count; ++i) {
-      SCOPED_TRACE(list.tables[i]->name);
-      const KernelTable& table = *list.tables[i];
-      const at::Tensor first = weight.narrow(1, 0, 32).contiguous();
+    const CompactMatrix matrix = Stored(storage, weight);
+    const at::Tensor wide = matrix.Widen(0, 75);
+    testing::ForEachTable([&](const KernelTable& table) {
+      const int64_t part = 75 * 32 + 32;
+      std::vector<uint16_t> expected(static_cast<size_t>(kBf16Parts * part)), parts = expected;
+      table.split_bf16x3(wide.const_data_ptr<float>(), 75 * 32, part, expected.data());
+      const int needed = KernelsOf(table, storage)
+                             .split(matrix.data(), matrix.bytes() / 75, 75, part, parts.data());
+      EXPECT_EQ(needed, storage == WeightStorage::kF16 ? 2 : kBf16Parts);
+      EXPECT_EQ(parts, expected);
+    });
+  }
+}
+
+// Blocks of one row each.
+TEST(CompactMatrix, EveryKernelTableWidensToTheSameBits) {
+  const at::Tensor weight = at::randn({33, 32}) * 0.1;
+  for (const WeightStorage storage : kMatrixStorages) {
+    SCOPED_TRACE(WeightStorageName(storage));
+    const CompactMatrix matrix = Stored(storage, weight);
+    const at::Tensor expected = matrix.Widen(0, 33);
+    EXPECT_LT((expected - weight).abs().max().item<double>(), 0.03);
+    testing::ForEachTable([&](const KernelTable& table) {
       at::Tensor out = at::empty({33, 32});
-      // Blocks of one row each, as StoreRows wrote them.
-      std::vector<uint8_t> bytes;
-      const auto widen = storage == WeightStorage::kBf16   ? table.widen_bf16_blocks
-                         : storage == WeightStorage::kInt8 ? table.widen_int8_blocks
-                                                           : table.widen_q4_blocks;
-      const CompactMatrix matrix = Stored(storage, first);
-      widen(matrix.data(), matrix.bytes() / 33, 33, out.mutable_data_ptr<float>());
-      EXPECT_TRUE(at::equal(out, expected.narrow(1, 0, 32)));
-    }
+      KernelsOf(table, storage)
+          .widen(matrix.data(), matrix.bytes() / 33, 33, out.mutable_data_ptr<float>());
+      EXPECT_TRUE(at::equal(out, expected));
+    });
   }
 }
 

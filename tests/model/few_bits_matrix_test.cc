@@ -1,10 +1,11 @@
 #include "few_bits_matrix.h"
 
 #include <cmath>
-#include <cstring>
 #include <vector>
 
 #include "ATen/ATen.h"
+#include "c10/util/BFloat16.h"
+#include "c10/util/Half.h"
 #include "evolora/model/adapter_norm.h"
 #include "evolora/model/compact_weights.h"
 #include "evolora/model/engine.h"
@@ -17,20 +18,14 @@
 namespace evolora {
 namespace {
 
+using testing::InFewBits;
+using testing::kMatrixStorages;
 using testing::RandomAdapter;
 using testing::RandomDora;
 using testing::RandomIds;
 using testing::RandomWeights;
 using testing::SmallConfig;
-
-constexpr WeightStorage kFewBits[] = {WeightStorage::kBf16, WeightStorage::kInt8,
-                                      WeightStorage::kQ4};
-
-CompactMatrix Stored(WeightStorage storage, const at::Tensor& weight) {
-  CompactMatrix matrix(storage, weight.size(0), weight.size(1));
-  matrix.StoreRows(0, weight.size(0), weight.const_data_ptr<float>());
-  return matrix;
-}
+using testing::Stored;
 
 at::Tensor Apply(const auto& matrix, const at::Tensor& x, int64_t out, bool add) {
   at::Tensor y = at::full({x.size(0), out}, 3.0f);
@@ -49,14 +44,11 @@ TEST(FewBitsMatrix, IsThePackedMatrixOfTheWidenedWeightBitForBit) {
   at::Tensor weight = at::randn({52, 70});
   weight[2].zero_();
   weight[3].fill_(0.5f);
-  for (const WeightStorage storage : kFewBits) {
+  for (const WeightStorage storage : kMatrixStorages) {
     SCOPED_TRACE(WeightStorageName(storage));
     const CompactMatrix compact = Stored(storage, weight);
     const FewBitsMatrix few(compact);
-    const double bytes_per_weight = storage == WeightStorage::kBf16   ? 2
-                                    : storage == WeightStorage::kInt8 ? 1.3
-                                                                      : 0.9;
-    EXPECT_LE(few.bytes(), 64 * 70 * bytes_per_weight);
+    EXPECT_LE(few.bytes(), 2 * 64 * 70);
     const PackedMatrix packed({compact.Widen(0, 52)});
     for (const int64_t rows : {1, 2, 3, 4, 5, 7, 8, 9, 21}) {
       const at::Tensor x = at::randn({rows, 70});
@@ -71,7 +63,7 @@ TEST(FewBitsMatrix, IsThePackedMatrixOfTheWidenedWeightBitForBit) {
 TEST(FewBitsMatrix, ToManyGivesWhatAPackedMatrixGives) {
   at::manual_seed(4);
   const at::Tensor weight = at::randn({170, 192}), x = at::randn({40, 192});
-  for (const WeightStorage storage : kFewBits) {
+  for (const WeightStorage storage : kMatrixStorages) {
     SCOPED_TRACE(WeightStorageName(storage));
     const CompactMatrix compact = Stored(storage, weight);
     at::Tensor y = at::zeros({40, 170}), expected = at::zeros({40, 170});
@@ -93,21 +85,20 @@ struct Panels {
   std::vector<uint8_t> bytes;
   std::vector<float> scales, lows;
 
-  Bf16Panel bf16() const { return {reinterpret_cast<const uint16_t*>(bytes.data())}; }
+  HalfPanel halves() const { return {reinterpret_cast<const uint16_t*>(bytes.data())}; }
   Int8Panel int8() const { return {reinterpret_cast<const int8_t*>(bytes.data()), scales.data()}; }
+  Int8LowPanel int8_low() const { return {int8().values, scales.data(), lows.data()}; }
   Q4Panel q4() const { return {bytes.data(), scales.data(), lows.data()}; }
 
   float Weight(WeightStorage storage, int64_t k, int64_t j) const {
     const auto place = static_cast<size_t>(k / 32 * 32 + j);
-    if (storage == WeightStorage::kBf16) {
-      const uint32_t word = uint32_t{bf16().values[k * 32 + j]} << 16;
-      float value;
-      std::memcpy(&value, &word, sizeof value);
-      return value;
-    }
-    if (storage == WeightStorage::kInt8) {
-      return static_cast<float>(int8().values[k * 32 + j]) * scales[place];
-    }
+    const auto half_place = static_cast<size_t>(k / 16 * 32 + j);
+    const uint16_t half = halves().values[k * 32 + j];
+    const auto value = static_cast<float>(int8().values[k * 32 + j]);
+    if (storage == WeightStorage::kBf16) return c10::BFloat16(half, c10::BFloat16::from_bits());
+    if (storage == WeightStorage::kF16) return c10::Half(half, c10::Half::from_bits());
+    if (storage == WeightStorage::kInt8) return value * scales[place];
+    if (storage == WeightStorage::kInt8Low) return lows[half_place] + value * scales[half_place];
     const uint8_t both = bytes[static_cast<size_t>(k * 16 + j % 16)];
     return lows[place] + scales[place] * static_cast<float>(j < 16 ? both & 15 : both >> 4);
   }
@@ -115,12 +106,12 @@ struct Panels {
 
 Panels MakePanels() {
   Panels panels;
-  // As bf16: the high bytes are those of numbers between 2^-10 and 2^6, of either sign.
+  // As 16 bits: the high bytes are those of numbers of a moderate size, of either sign.
   for (int64_t i = 0; i < kDepth * 64; ++i) {
     const int64_t high = 0x3b + i * 37 % 8 + (i % 3 == 0 ? 0x80 : 0);
     panels.bytes.push_back(static_cast<uint8_t>(i % 2 == 0 ? i * 37 : high));
   }
-  for (int i = 0; i < 320; ++i) {
+  for (int i = 0; i < 640; ++i) {
     panels.scales.push_back(std::ldexp(static_cast<float>(i % 64 + 3), -9));
     panels.lows.push_back(std::ldexp(static_cast<float>(40 - i % 64), -7));
   }
@@ -129,9 +120,18 @@ Panels MakePanels() {
 
 void Multiply(const KernelTable& table, WeightStorage storage, const Panels& panels,
               const GemmArgs& args) {
-  if (storage == WeightStorage::kBf16) return table.gemm_bf16(args, panels.bf16());
-  if (storage == WeightStorage::kInt8) return table.gemm_int8(args, panels.int8());
-  table.gemm_q4(args, panels.q4());
+  switch (storage) {
+    case WeightStorage::kBf16:
+      return table.gemm_bf16(args, panels.halves());
+    case WeightStorage::kF16:
+      return table.gemm_f16(args, panels.halves());
+    case WeightStorage::kInt8:
+      return table.gemm_int8(args, panels.int8());
+    case WeightStorage::kInt8Low:
+      return table.gemm_int8_low(args, panels.int8_low());
+    default:
+      return table.gemm_q4(args, panels.q4());
+  }
 }
 
 // One block of rows, several, and more than one slice's.
@@ -140,7 +140,7 @@ TEST(FewBitsMatrix, KernelsGiveTheBitsOfProductsOverFp32Panels) {
   std::vector<int64_t> counts = {64, 67, 130};
   for (int64_t count = 1; count <= 25; ++count) counts.push_back(count);
   const at::Tensor x = at::randn({130, kDepth});
-  for (const WeightStorage storage : kFewBits) {
+  for (const WeightStorage storage : kMatrixStorages) {
     SCOPED_TRACE(WeightStorageName(storage));
     std::vector<float> wide;
     for (int64_t i = 0; i < kDepth * 32; ++i) {
@@ -199,13 +199,12 @@ TEST(FewBitsMatrix, AnEngineOfABaseInFewBitsIsTheEngineOfItsNumbers) {
     for (const NamedShape& module : ReplaceableModules(config)) {
       const at::Tensor weight = at::randn(module.shape) * 0.3;
       const float* values = weight.const_data_ptr<float>();
-      saves.saved_modules.push_back(
-          {module.name, module.shape, {values, values + weight.numel()}});
+      saves.saved_modules.push_back({module.name, module.shape, {values, values + weight.numel()}});
     }
-    for (const WeightStorage storage : kFewBits) {
+    for (const WeightStorage storage : kMatrixStorages) {
       SCOPED_TRACE(WeightStorageName(storage));
       const auto few =
-          std::make_shared<const LlamaWeights>(CompactCopy(*RandomWeights(config, 7), storage));
+          std::make_shared<const LlamaWeights>(InFewBits(*RandomWeights(config, 7), storage));
       const auto wide = std::make_shared<const LlamaWeights>(WidenedCopy(*few));
       ASSERT_OK_AND_ASSIGN(const auto ours, Engine::Create(few));
       ASSERT_OK_AND_ASSIGN(const auto expected, Engine::Create(wide));

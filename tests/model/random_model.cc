@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "ATen/ATen.h"
+#include "c10/util/Half.h"
 #include "evolora/core/random.h"
+#include "evolora/model/compact_weights.h"
 
 namespace evolora::testing {
 namespace {
@@ -49,7 +52,97 @@ LlamaLayer RandomLayer(const LlamaConfig& c, Random& random) {
   return layer;
 }
 
+// Cut to so few digits that times 7 bits it has no more than fp32's.
+float ShortScale(float scale) {
+  uint32_t bits;
+  std::memcpy(&bits, &scale, sizeof bits);
+  bits &= 0xffffff00u;
+  std::memcpy(&scale, &bits, sizeof bits);
+  return scale;
+}
+
+// `count` values as low + value * scale with values up to `most`.
+void RoundOverLow(const float* from, int64_t count, int most, float& scale, float& low,
+                  uint8_t* values) {
+  const auto [least, greatest] = std::minmax_element(from, from + count);
+  low = *least;
+  scale = ShortScale((*greatest - *least) / static_cast<float>(most));
+  for (int64_t i = 0; i < count; ++i) {
+    const float value = scale == 0 ? 0 : std::nearbyint((from[i] - low) / scale);
+    values[i] = static_cast<uint8_t>(std::min(value, static_cast<float>(most)));
+  }
+}
+
+void RoundTo(const float* from, F16Weights& block) {
+  for (int64_t i = 0; i < kCompactBlock; ++i) block.values[i] = c10::Half(from[i]).x;
+}
+
+void RoundTo(const float* from, Q4FloatWeights& block) {
+  uint8_t values[kCompactBlock];
+  RoundOverLow(from, kCompactBlock, 15, block.scale, block.low, values);
+  for (int64_t i = 0; i < kCompactBlock / 2; ++i) {
+    block.values[i] = static_cast<uint8_t>(values[i] | values[i + kCompactBlock / 2] << 4);
+  }
+}
+
+void RoundTo(const float* from, Int8LowWeights& block) {
+  constexpr int64_t kHalf = kCompactBlock / 2;
+  for (int64_t half = 0; half < 2; ++half) {
+    RoundOverLow(from + half * kHalf, kHalf, 127, block.scale[half], block.low[half],
+                 reinterpret_cast<uint8_t*>(block.values) + half * kHalf);
+  }
+}
+
+template <typename Block>
+void StoreBlocks(const at::Tensor& weight, CompactMatrix& matrix) {
+  const int64_t in = weight.size(1);
+  for (int64_t row = 0; row < weight.size(0); ++row) {
+    auto* blocks = reinterpret_cast<Block*>(matrix.mutable_row(row));
+    for (int64_t first = 0; first < in; first += kCompactBlock) {
+      float values[kCompactBlock] = {};
+      std::copy_n(weight.const_data_ptr<float>() + row * in + first,
+                  std::min(kCompactBlock, in - first), values);
+      RoundTo(values, blocks[first / kCompactBlock]);
+    }
+  }
+}
+
 }  // namespace
+
+CompactMatrix Stored(WeightStorage storage, const at::Tensor& weight) {
+  CompactMatrix matrix(storage, weight.size(0), weight.size(1));
+  switch (storage) {
+    case WeightStorage::kF16:
+      StoreBlocks<F16Weights>(weight, matrix);
+      break;
+    case WeightStorage::kQ4Float:
+      StoreBlocks<Q4FloatWeights>(weight, matrix);
+      break;
+    case WeightStorage::kInt8Low:
+      StoreBlocks<Int8LowWeights>(weight, matrix);
+      break;
+    default:
+      matrix.StoreRows(0, weight.size(0), weight.const_data_ptr<float>());
+  }
+  return matrix;
+}
+
+LlamaWeights InFewBits(const LlamaWeights& weights, WeightStorage storage) {
+  LlamaWeights few = CompactCopy(weights, WeightStorage::kBf16);
+  auto compact = std::make_shared<CompactWeights>(*few.compact);
+  compact->storage = WeightStorage::kExact;
+  compact->embedding = Stored(storage, weights.embedding);
+  compact->head = weights.config.tied_head ? compact->embedding : Stored(storage, weights.head);
+  for (size_t i = 0; i < compact->layers.size(); ++i) {
+    const LlamaLayer& from = weights.layers[i];
+    compact->layers[i] = {.qkv = Stored(storage, at::cat({from.q, from.k, from.v})),
+                          .o = Stored(storage, from.o),
+                          .gate_up = Stored(storage, at::cat({from.gate, from.up})),
+                          .down = Stored(storage, from.down)};
+  }
+  few.compact = std::move(compact);
+  return few;
+}
 
 LlamaConfig SmallConfig() {
   LlamaConfig config;

@@ -18,7 +18,8 @@ from gguf.constants import GGML_QUANT_SIZES
 from gguf.quants import dequantize
 
 # Byte positions of the half-precision scales in a block.
-SCALES = {T.Q8_0: [0], T.Q4_0: [0], T.Q4_1: [0, 2], T.Q4_K: [0, 2], T.Q6_K: [208]}
+SCALES = {T.Q8_0: [0], T.Q4_0: [0], T.Q4_1: [0, 2], T.Q4_K: [0, 2], T.Q6_K: [208],
+          T.Q5_0: [0], T.Q5_1: [0, 2], T.Q5_K: [0, 2]}
 
 
 def blocks(qtype, rng, num_blocks):
@@ -40,7 +41,8 @@ def blocks(qtype, rng, num_blocks):
 
 def golden():
     rng = np.random.default_rng(20260101)
-    for qtype in (T.F32, T.F16, T.BF16, T.Q8_0, T.Q4_0, T.Q4_1, T.Q4_K, T.Q6_K):
+    for qtype in (T.F32, T.F16, T.BF16, T.Q8_0, T.Q4_0, T.Q4_1, T.Q4_K, T.Q6_K,
+                  T.Q5_0, T.Q5_1, T.Q5_K):
         elements, _ = GGML_QUANT_SIZES[qtype]
         data = blocks(qtype, rng, 32 if elements == 1 else (8 if elements == 32 else 3))
         values = dequantize(data, qtype).astype("<f4").reshape(-1)

@@ -16,8 +16,7 @@ BlockStorage StorageOf(WeightStorage storage) {
       return BlockStorage::kInt8;
     case WeightStorage::kQ4:
       return BlockStorage::kQ4;
-    case WeightStorage::kFp32:
-    case WeightStorage::kExact:
+    default:
       break;
   }
   TORCH_CHECK(false, "DeviceMatrix: ", WeightStorageName(storage), " has no blocks");

@@ -9,7 +9,7 @@
 
 namespace evolora {
 
-// Bytes of a CompactMatrix [out, in]. REQUIRES: storage is kBf16, kInt8 or kQ4.
+// Bytes of a CompactMatrix [out, in]. REQUIRES: storage is not kFp32 or kExact.
 int64_t CompactBytes(WeightStorage storage, int64_t out, int64_t in);
 
 // A frozen weight W [out, in] in few bits, row by row, each row in blocks of 32 (the last filled
@@ -23,7 +23,8 @@ class CompactMatrix {
 
   // Where the blocks of row `row` and of the next ones go, for loaders that have them.
   uint8_t* mutable_row(int64_t row) { return bytes_.get() + row * row_bytes_; }
-  // Rounds `count` fp32 rows, row-major and contiguous, into rows [first, first + count).
+  // Rounds `count` fp32 rows, row-major and contiguous, into rows [first, first + count). REQUIRES:
+  // storage is kBf16, kInt8 or kQ4.
   void StoreRows(int64_t first, int64_t count, const float* values);
 
   WeightStorage storage() const { return storage_; }

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "evolora/model/compact_matrix.h"
 #include "evolora/model/llama_weights.h"
 
@@ -28,10 +29,10 @@ struct CompactWeights {
 
 // Room for the matrices of a base. REQUIRES: storage is kBf16, kInt8 or kQ4.
 CompactWeights AllocateCompact(const LlamaConfig& config, WeightStorage storage);
-// Room for matrices that are stored each in its own way, as that of its first tensor by Hugging
-// Face name. REQUIRES: kBf16, kInt8 or kQ4 for all of them.
-CompactWeights AllocateExact(const LlamaConfig& config,
-                             const std::function<WeightStorage(const std::string&)>& storage_of);
+// Room for matrices that are stored each in its own way. storage_of: that of the one in which the
+// tensors with these Hugging Face names are stacked. REQUIRES: not kFp32 or kExact.
+using StorageOfTensors = std::function<WeightStorage(absl::Span<const std::string> names)>;
+CompactWeights AllocateExact(const LlamaConfig& config, const StorageOfTensors& storage_of);
 // Bytes that AllocateCompact takes.
 int64_t CompactBytes(const LlamaConfig& config, WeightStorage storage);
 // Bytes of these matrices. REQUIRES: `config` is theirs.

@@ -94,15 +94,23 @@ struct Bf16x3GemmArgs {
   GemmStore store = GemmStore::kSet;
 };
 
-// A panel of bf16 weights: weight[k][j] = values[k * 32 + j].
-struct Bf16Panel {
-  const uint16_t* values = nullptr;  // [depth, 32]
+// A panel of bf16 or fp16 weights: weight[k][j] = values[k * 32 + j].
+struct HalfPanel {
+  const uint16_t* values = nullptr;  // [depth, 32]; fp16 ones are finite
 };
 
 // A panel of int8 weights: weight[k][j] = values[k * 32 + j] * scales[k / 32 * 32 + j].
 struct Int8Panel {
   const int8_t* values = nullptr;  // [depth, 32]
   const float* scales = nullptr;   // [ceil(depth / 32), 32]
+};
+
+// A panel of int8 weights over a low end: weight[k][j] = lows[k / 16 * 32 + j] +
+// values[k * 32 + j] * scales[k / 16 * 32 + j].
+struct Int8LowPanel {
+  const int8_t* values = nullptr;  // [depth, 32]
+  const float* scales = nullptr;   // [ceil(depth / 16), 32]
+  const float* lows = nullptr;     // likewise
 };
 
 // A panel of 4-bit weights: weight[k][j] = lows[k / 32 * 32 + j] + scales[k / 32 * 32 + j] * value,
@@ -119,6 +127,9 @@ constexpr int64_t kCompactBlock = 32;
 struct Bf16Weights {
   uint16_t values[kCompactBlock];
 };
+struct F16Weights {
+  uint16_t values[kCompactBlock];  // finite
+};
 struct Int8Weights {  // weight i = values[i] * scale
   float scale;
   int8_t values[kCompactBlock];
@@ -126,6 +137,15 @@ struct Int8Weights {  // weight i = values[i] * scale
 struct Q4Weights {  // weight i = low + value i * scale; value i + 16 is the high half of values[i]
   uint16_t scale, low;  // fp16, finite
   uint8_t values[kCompactBlock / 2];
+};
+struct Q4FloatWeights {  // likewise; value * scale has no more digits than fp32
+  float scale, low;
+  uint8_t values[kCompactBlock / 2];
+};
+struct Int8LowWeights {  // weight i = low[i / 16] + values[i] * scale[i / 16], whose product has no
+                         // more digits than fp32
+  float scale[2], low[2];
+  int8_t values[kCompactBlock];
 };
 
 // Scores of neighbouring queries of one head, over keys by position. Query i has position
@@ -161,8 +181,10 @@ struct KernelTable {
   double (*log_sum_exp)(const float* x, int64_t n);
   // gemm of one term over the panel (the term's own is not read): the bits that gemm gives over the
   // panel's weights in fp32.
-  void (*gemm_bf16)(const GemmArgs& args, const Bf16Panel& panel);
+  void (*gemm_bf16)(const GemmArgs& args, const HalfPanel& panel);
+  void (*gemm_f16)(const GemmArgs& args, const HalfPanel& panel);
   void (*gemm_int8)(const GemmArgs& args, const Int8Panel& panel);
+  void (*gemm_int8_low)(const GemmArgs& args, const Int8LowPanel& panel);
   void (*gemm_q4)(const GemmArgs& args, const Q4Panel& panel);
 
   // For the backward pass. rms_norm that also keeps unit = x / sqrt(mean(x^2) + eps) and returns
@@ -192,8 +214,11 @@ struct KernelTable {
   // `count` blocks, each `step` bytes behind the one before, as fp32: out [count, 32]. The same
   // bits from every table.
   void (*widen_bf16_blocks)(const uint8_t* first, int64_t step, int64_t count, float* out);
+  void (*widen_f16_blocks)(const uint8_t* first, int64_t step, int64_t count, float* out);
   void (*widen_int8_blocks)(const uint8_t* first, int64_t step, int64_t count, float* out);
+  void (*widen_int8_low_blocks)(const uint8_t* first, int64_t step, int64_t count, float* out);
   void (*widen_q4_blocks)(const uint8_t* first, int64_t step, int64_t count, float* out);
+  void (*widen_q4_float_blocks)(const uint8_t* first, int64_t step, int64_t count, float* out);
 
   // Each output is one sum, over the terms in order and each one's pairs in ascending order.
   void (*gemm_pairs)(const PairGemmArgs& args);
@@ -226,10 +251,16 @@ struct KernelTable {
   // `count` blocks, each `step` bytes behind the one before, by their parts: of part p [count, 32]
   // at y + p * part, room for three. Returns how many are needed, two at least; the further ones
   // are zeros or not written.
+  int (*split_f16_blocks)(const uint8_t* first, int64_t step, int64_t count, int64_t part,
+                          uint16_t* y);
   int (*split_int8_blocks)(const uint8_t* first, int64_t step, int64_t count, int64_t part,
                            uint16_t* y);
+  int (*split_int8_low_blocks)(const uint8_t* first, int64_t step, int64_t count, int64_t part,
+                               uint16_t* y);
   int (*split_q4_blocks)(const uint8_t* first, int64_t step, int64_t count, int64_t part,
                          uint16_t* y);
+  int (*split_q4_float_blocks)(const uint8_t* first, int64_t step, int64_t count, int64_t part,
+                               uint16_t* y);
 };
 
 // The best table this CPU runs. Thread-safe.
