@@ -126,6 +126,7 @@ std::string RunId(const RunOptions& options, const Stream& stream) {
                       {"budget", options.evolve_token_budget},
                       {"alpha", options.gate_policy.alpha},
                       {"anchor_delta", options.gate_policy.anchor_delta},
+                      {"gate_chunk", options.gate_chunk},
                       {"context_tokens", options.solve.context_token_budget}};
   return Sha256Hex(CanonicalJson(identity)).substr(0, 16);
 }

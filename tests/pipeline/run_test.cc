@@ -233,6 +233,20 @@ TEST_F(RunTest, StopsAfterTheFailureInHandAndGoesOn) {
   home_.reset();
 }
 
+// A home that has seen a run goes on with it alone, not with one that looks at the gate otherwise.
+TEST_F(RunTest, TheIdNamesWhatDecisionsDependOn) {
+  RunWorld world;
+  const std::string id = RunId(world.Options(1), world.stream());
+  EXPECT_EQ(RunId(world.Options(1), world.stream()), id);
+  RunOptions other = world.Options(1);
+  other.gate_chunk = 1;
+  EXPECT_NE(RunId(other, world.stream()), id);
+  EXPECT_NE(RunId(world.Options(2), world.stream()), id);
+  RunOptions alike = world.Options(1);
+  alike.model_batch = 3;
+  EXPECT_EQ(RunId(alike, world.stream()), id);
+}
+
 TEST_F(RunTest, StopsInTheMiddleOfAGateRoundAndGoesOn) {
   RunWorld world;
   RunOptions options = world.Options(1);
