@@ -123,10 +123,12 @@ absl::StatusOr<BaseModel> Load(const FileSystem& fs, const std::string& path,
                                const LoadOptions& options) {
   BaseModel base;
   base.path = path;
-  if (options.storage != WeightStorage::kFp32 && options.fingerprint_weights) {
+  const bool rounds =
+      options.storage != WeightStorage::kFp32 && options.storage != WeightStorage::kExact;
+  if (rounds && options.fingerprint_weights) {
     return absl::InvalidArgumentError(
-        absl::StrCat("weights kept as ", WeightStorageName(options.storage),
-                     " have no fingerprint, which is of fp32 values"));
+        absl::StrCat("weights rounded to ", WeightStorageName(options.storage),
+                     " have no fingerprint, which is of the file's values"));
   }
   ASSIGN_OR_RETURN(Loaded loaded, LoadBySource(fs, path, options, base.source));
   base.weights = std::move(loaded.weights);

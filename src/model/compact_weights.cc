@@ -151,6 +151,12 @@ CompactPlace FindCompact(const LlamaConfig& config, const std::string& name,
   return {matrix, first_row};
 }
 
+ConstCompactPlace FindCompact(const LlamaConfig& config, const std::string& name,
+                              const CompactWeights& compact) {
+  const auto [matrix, first_row] = Find(config, name, compact);
+  return {matrix, first_row};
+}
+
 at::Tensor WidenCompact(const LlamaConfig& config, const std::string& name,
                         const CompactWeights& compact) {
   const auto [matrix, first_row] = Find(config, name, compact);

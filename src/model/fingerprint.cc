@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <atomic>
 #include <vector>
 
@@ -7,6 +8,7 @@
 #include "evolora/adapters/tensor_file.h"
 #include "evolora/core/sha256.h"
 #include "evolora/model/base_model.h"
+#include "evolora/model/compact_weights.h"
 #include "evolora/model/llama_weights.h"
 #include "evolora/model/rope.h"
 #include "evolora/model/torch_status.h"
@@ -14,10 +16,43 @@
 namespace evolora {
 namespace {
 
-std::string BytesDigest(const at::Tensor& tensor) {
-  return Sha256()
-      .Update(tensor.const_data_ptr<float>(), static_cast<size_t>(tensor.numel()) * sizeof(float))
-      .FinishHex();
+// Of fp32 values that come row by row.
+class ValuesDigest {
+ public:
+  // Zeros of either sign are one value, which the blocks of some files give as the other.
+  void Update(const float* values, int64_t count) {
+    for (int64_t first = 0; first < count; first += kChunk) {
+      const int64_t some = std::min(kChunk, count - first);
+      float chunk[kChunk];
+      for (int64_t i = 0; i < some; ++i) chunk[i] = values[first + i] + 0.0f;
+      digest_.Update(chunk, static_cast<size_t>(some) * sizeof(float));
+    }
+  }
+  std::string FinishHex() { return digest_.FinishHex(); }
+
+ private:
+  static constexpr int64_t kChunk = 1024;
+  Sha256 digest_;
+};
+
+std::string DigestOf(const at::Tensor& tensor) {
+  ValuesDigest digest;
+  digest.Update(tensor.const_data_ptr<float>(), tensor.numel());
+  return digest.FinishHex();
+}
+
+// The tensor `shape` of a base; one in few bits is never wide as a whole.
+std::string DigestOf(const LlamaWeights& weights, const NamedShape& shape,
+                     const at::Tensor& tensor) {
+  if (tensor.defined()) return DigestOf(tensor);
+  const ConstCompactPlace place = FindCompact(weights.config, shape.name, *weights.compact);
+  std::vector<float> row(static_cast<size_t>(shape.shape[1]));
+  ValuesDigest digest;
+  for (int64_t i = 0; i < shape.shape[0]; ++i) {
+    place.matrix->WidenRow(place.first_row + i, row.data());
+    digest.Update(row.data(), shape.shape[1]);
+  }
+  return digest.FinishHex();
 }
 
 // What the function needs beside the tensors. eps as the fp32 value that is added.
@@ -26,7 +61,7 @@ std::string FunctionLine(const LlamaConfig& c) {
   for (int64_t i = 0; i < c.num_layers; ++i) absl::StrAppend(&windows, ",", LayerWindow(c, i));
   return absl::StrFormat("function %d %d %a %d%d%d%d%s %s\n", c.num_heads, c.num_kv_heads,
                          static_cast<float>(c.rms_norm_eps), c.qkv_bias, c.output_bias, c.qk_norm,
-                         c.tied_head, windows, BytesDigest(RopeInverseFrequencies(c)));
+                         c.tied_head, windows, DigestOf(RopeInverseFrequencies(c)));
 }
 
 }  // namespace
@@ -42,21 +77,21 @@ std::string ShapeFingerprint(const LlamaConfig& config) {
 absl::StatusOr<std::string> WeightsFingerprint(const LlamaWeights& weights) {
   return CatchTorch("WeightsFingerprint", [&]() -> absl::StatusOr<std::string> {
     const std::vector<NamedTensor> tensors = NamedTensors(weights);
+    const std::vector<NamedShape> shapes = TensorShapes(weights.config);  // in the same order
     std::vector<std::string> digests(tensors.size());
     std::atomic<size_t> next{0};
     at::parallel_for(0, at::get_num_threads(), 1, [&](int64_t begin, int64_t end) {
       for (int64_t worker = begin; worker < end; ++worker) {
         for (size_t i = next++; i < tensors.size(); i = next++) {
-          digests[i] = BytesDigest(tensors[i].tensor);
+          digests[i] = DigestOf(weights, shapes[i], tensors[i].tensor);
         }
       }
     });
     Sha256 digest;
     digest.Update(FunctionLine(weights.config));
     for (size_t i = 0; i < tensors.size(); ++i) {
-      const at::IntArrayRef sizes = tensors[i].tensor.sizes();
-      digest.Update(absl::StrCat(tensors[i].name, " F32 ", ShapeText({sizes.data(), sizes.size()}),
-                                 " ", digests[i], "\n"));
+      digest.Update(
+          absl::StrCat(shapes[i].name, " F32 ", ShapeText(shapes[i].shape), " ", digests[i], "\n"));
     }
     return digest.FinishHex();
   });

@@ -154,7 +154,8 @@ absl::StatusOr<StoredBase> AddBase(FileSystem& files, const std::string& home,
   }
   ASSIGN_OR_RETURN(const BaseModel model, LoadBase(files, options.path,
                                                    {.tokenizer_path = options.tokenizer_path,
-                                                    .chat_format = options.chat_format}));
+                                                    .chat_format = options.chat_format,
+                                                    .storage = WeightStorage::kExact}));
   const StoredBase base = Describe(options, model);
   RETURN_IF_ERROR(files.CreateDirectories(BasesDirectory(home)));
   if (files.Exists(BaseDirectory(home, base.name))) {

@@ -186,6 +186,7 @@ LlamaConfig LargeBlockConfig() {
 constexpr LoadOptions kExactly = {.fingerprint_weights = false, .storage = WeightStorage::kExact};
 
 void ExpectSameNumbers(const LlamaWeights& exact, const LlamaWeights& plain) {
+  EXPECT_EQ(WeightsFingerprint(exact).value(), WeightsFingerprint(plain).value());
   const LlamaWeights wide = exact.compact != nullptr ? WidenedCopy(exact) : exact;
   const std::vector<NamedTensor> a = NamedTensors(wide), b = NamedTensors(plain);
   ASSERT_EQ(a.size(), b.size());

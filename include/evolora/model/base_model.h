@@ -30,7 +30,7 @@ struct LoadOptions {
   // Hashing costs about 0.15 s per 100M parameters and core; without it weights_fingerprint is "".
   bool fingerprint_weights = true;
   // Another than kFp32 gives weights in few bits (LlamaWeights::compact), kExact where the file has
-  // them. REQUIRES then: !fingerprint_weights, since fingerprints are of fp32 values.
+  // them. Those that round have no fingerprint. REQUIRES of them: !fingerprint_weights.
   WeightStorage storage = WeightStorage::kFp32;
 };
 
@@ -60,9 +60,9 @@ struct BaseModel {
 // model is dropped; one that differs unties it, as in transformers.
 //
 // Errors: NotFound         no such file
-//         InvalidArgument  fingerprint_weights beside a compact storage; missing, unexpected,
-//         misshapen or non-finite tensor; absurd or
-//                          contradictory hyper-parameter; tokenizer larger than the vocabulary
+//         InvalidArgument  fingerprint_weights beside a storage that rounds; missing, unexpected,
+//                          misshapen or non-finite tensor; absurd or contradictory hyper-parameter;
+//                          tokenizer larger than the vocabulary
 //         Unimplemented    a key of the config that evolora does not know, or a value it does not
 //                          implement (activation, RoPE kind, quantisation, experts): names it
 //         DataLoss         truncated file
@@ -74,7 +74,7 @@ absl::StatusOr<BaseModel> LoadBase(const FileSystem& fs, const std::string& path
 std::string ShapeFingerprint(const LlamaConfig& config);
 
 // SHA-256 over the function itself: equal for equal fp32 values and hyper-parameters, whatever file
-// they came from (F32 GGUF, safetensors, llama2.c).
+// they came from and however they are kept (not rounded). Zeros of either sign are equal.
 //   digest of "function <heads> <kv heads> <eps> <biases, norms, windows> <sha256 of the RoPE
 //   frequencies>\n" and "name F32 [d0, d1] <sha256 of the fp32 bytes>\n" for each tensor
 // Uses LibTorch's threads.

@@ -46,6 +46,12 @@ struct CompactPlace {
 };
 CompactPlace FindCompact(const LlamaConfig& config, const std::string& name,
                          CompactWeights& compact);
+struct ConstCompactPlace {
+  const CompactMatrix* matrix = nullptr;
+  int64_t first_row = 0;
+};
+ConstCompactPlace FindCompact(const LlamaConfig& config, const std::string& name,
+                              const CompactWeights& compact);
 // That tensor as fp32; undefined for one that has no place.
 at::Tensor WidenCompact(const LlamaConfig& config, const std::string& name,
                         const CompactWeights& compact);
