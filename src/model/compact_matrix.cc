@@ -17,60 +17,6 @@ constexpr float kLargestHalf = 65504.0f;
 
 int64_t RoundUp(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
-int64_t BlockBytes(WeightStorage storage) {
-  switch (storage) {
-    case WeightStorage::kBf16:
-      return sizeof(Bf16Weights);
-    case WeightStorage::kInt8:
-      return sizeof(Int8Weights);
-    case WeightStorage::kQ4:
-      return sizeof(Q4Weights);
-    case WeightStorage::kF16:
-      return sizeof(F16Weights);
-    case WeightStorage::kQ4Float:
-      return sizeof(Q4FloatWeights);
-    case WeightStorage::kInt8Low:
-      return sizeof(Int8LowWeights);
-    case WeightStorage::kFp32:
-    case WeightStorage::kExact:
-      break;
-  }
-  TORCH_CHECK(false, "CompactMatrix: ", WeightStorageName(storage), " has no blocks");
-}
-
-auto WidenOf(const KernelTable& kernels, WeightStorage storage) {
-  switch (storage) {
-    case WeightStorage::kInt8:
-      return kernels.widen_int8_blocks;
-    case WeightStorage::kQ4:
-      return kernels.widen_q4_blocks;
-    case WeightStorage::kF16:
-      return kernels.widen_f16_blocks;
-    case WeightStorage::kQ4Float:
-      return kernels.widen_q4_float_blocks;
-    case WeightStorage::kInt8Low:
-      return kernels.widen_int8_low_blocks;
-    default:
-      return kernels.widen_bf16_blocks;
-  }
-}
-
-// REQUIRES: not kBf16, whose values are one part.
-auto SplitOf(const KernelTable& kernels, WeightStorage storage) {
-  switch (storage) {
-    case WeightStorage::kInt8:
-      return kernels.split_int8_blocks;
-    case WeightStorage::kF16:
-      return kernels.split_f16_blocks;
-    case WeightStorage::kQ4Float:
-      return kernels.split_q4_float_blocks;
-    case WeightStorage::kInt8Low:
-      return kernels.split_int8_low_blocks;
-    default:
-      return kernels.split_q4_blocks;
-  }
-}
-
 void Round(const float* values, Bf16Weights& block) {
   for (int64_t i = 0; i < kBlock; ++i) block.values[i] = c10::BFloat16(values[i]).x;
 }
@@ -157,63 +103,49 @@ class PartsInPanel {
 
 }  // namespace
 
-const char* WeightStorageName(WeightStorage storage) {
-  switch (storage) {
-    case WeightStorage::kFp32:
-      return "fp32";
-    case WeightStorage::kBf16:
+const char* BlockFormName(BlockForm form) {
+  switch (form) {
+    case BlockForm::kBf16:
       return "bf16";
-    case WeightStorage::kInt8:
-      return "int8";
-    case WeightStorage::kQ4:
-      return "q4";
-    case WeightStorage::kExact:
-      return "exact";
-    case WeightStorage::kF16:
+    case BlockForm::kF16:
       return "f16";
-    case WeightStorage::kQ4Float:
-      return "q4-float";
-    case WeightStorage::kInt8Low:
+    case BlockForm::kInt8:
+      return "int8";
+    case BlockForm::kInt8Low:
       return "int8-low";
+    case BlockForm::kQ4:
+      return "q4";
+    case BlockForm::kQ4Float:
+      return "q4-float";
   }
-  return "fp32";
+  return "";
 }
 
-bool ParseWeightStorage(absl::string_view name, WeightStorage& storage) {
-  for (const WeightStorage known :
-       {WeightStorage::kFp32, WeightStorage::kBf16, WeightStorage::kInt8, WeightStorage::kQ4}) {
-    if (name != WeightStorageName(known)) continue;
-    storage = known;
-    return true;
-  }
-  return false;
+int64_t CompactBytes(BlockForm form, int64_t out, int64_t in) {
+  return out * (RoundUp(in, kBlock) / kBlock) * BlockBytes(form);
 }
 
-int64_t CompactBytes(WeightStorage storage, int64_t out, int64_t in) {
-  return out * (RoundUp(in, kBlock) / kBlock) * BlockBytes(storage);
-}
-
-CompactMatrix::CompactMatrix(WeightStorage storage, int64_t out, int64_t in)
-    : storage_(storage),
+CompactMatrix::CompactMatrix(BlockForm form, int64_t out, int64_t in)
+    : form_(form),
       out_(out),
       in_(in),
-      block_bytes_(BlockBytes(storage)),
-      row_bytes_(CompactBytes(storage, 1, in)),
+      block_bytes_(BlockBytes(form)),
+      row_bytes_(CompactBytes(form, 1, in)),
       bytes_(new uint8_t[static_cast<size_t>(out * row_bytes_)]()) {}
 
 void CompactMatrix::StoreRows(int64_t first, int64_t count, const float* values) {
   for (int64_t i = 0; i < count; ++i) {
     uint8_t* row = bytes_.get() + (first + i) * row_bytes_;
     const float* from = values + i * in_;
-    if (storage_ == WeightStorage::kBf16) RoundRow<Bf16Weights>(from, in_, row);
-    if (storage_ == WeightStorage::kInt8) RoundRow<Int8Weights>(from, in_, row);
-    if (storage_ == WeightStorage::kQ4) RoundRow<Q4Weights>(from, in_, row);
+    if (form_ == BlockForm::kBf16) RoundRow<Bf16Weights>(from, in_, row);
+    if (form_ == BlockForm::kInt8) RoundRow<Int8Weights>(from, in_, row);
+    if (form_ == BlockForm::kQ4) RoundRow<Q4Weights>(from, in_, row);
   }
 }
 
 void CompactMatrix::WidenPanel(int64_t first_out, int64_t count, int64_t first_in,
                                float* panel) const {
-  WidenOf(Kernels(), storage_)(Block(first_out, first_in), row_bytes_, count, panel);
+  Kernels().Of(form_).widen(Block(first_out, first_in), row_bytes_, count, panel);
 }
 
 void CompactMatrix::WidenTransposed(int64_t first_in, int64_t count, int64_t first_out,
@@ -230,7 +162,7 @@ void CompactMatrix::WidenTransposed(int64_t first_in, int64_t count, int64_t fir
 
 void CompactMatrix::PairsTransposed(int64_t first_in, int64_t count, int64_t first_out,
                                     uint16_t* panel) const {
-  if (storage_ == WeightStorage::kBf16) {
+  if (form_ == BlockForm::kBf16) {
     const auto* rows = reinterpret_cast<const uint16_t*>(Block(first_out, first_in));
     return Kernels().transpose_pairs(
         rows, row_bytes_ / 2, std::min(kPanelColumns, out_ - first_out), (count + 1) / 2, panel);
@@ -245,7 +177,7 @@ void CompactMatrix::PairsTransposed(int64_t first_in, int64_t count, int64_t fir
 
 void CompactMatrix::PairsPanel(int64_t first_out, int64_t count, int64_t first_in,
                                uint16_t* panel) const {
-  if (storage_ == WeightStorage::kBf16) {
+  if (form_ == BlockForm::kBf16) {
     const auto* rows = reinterpret_cast<const uint16_t*>(Block(first_out, first_in));
     return Kernels().join_pairs(rows, row_bytes_ / 2, count, panel);
   }
@@ -259,14 +191,13 @@ void CompactMatrix::PairsPanel(int64_t first_out, int64_t count, int64_t first_i
 
 void CompactMatrix::Split(int64_t first_out, int64_t count, int64_t first_in,
                           BlockParts& blocks) const {
-  const auto split = SplitOf(Kernels(), storage_);
-  blocks.parts =
-      split(Block(first_out, first_in), row_bytes_, count, BlockParts::kPart, blocks.words);
+  blocks.parts = Kernels().Of(form_).split(Block(first_out, first_in), row_bytes_, count,
+                                           BlockParts::kPart, blocks.words);
 }
 
 int CompactMatrix::PartsTransposed(int64_t first_in, int64_t count, int64_t first_out, int64_t part,
                                    uint16_t* panel) const {
-  if (storage_ == WeightStorage::kBf16) {
+  if (form_ == BlockForm::kBf16) {
     PairsTransposed(first_in, count, first_out, panel);
     FillSquare(count, panel);
     return 1;
@@ -286,7 +217,7 @@ int CompactMatrix::PartsTransposed(int64_t first_in, int64_t count, int64_t firs
 
 int CompactMatrix::PartsPanel(int64_t first_out, int64_t count, int64_t first_in, int64_t part,
                               uint16_t* panel) const {
-  if (storage_ == WeightStorage::kBf16) {
+  if (form_ == BlockForm::kBf16) {
     PairsPanel(first_out, count, first_in, panel);
     FillSquare(count, panel);
     return 1;

@@ -9,6 +9,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "c10/util/Exception.h"
 
 namespace evolora {
 namespace {
@@ -62,8 +63,8 @@ std::vector<std::string> WeightNames(int64_t layer, CompactMatrix CompactLayer::
 }
 
 // Logits are too sensitive for 4 bits.
-WeightStorage StorageOfVocabulary(WeightStorage storage) {
-  return storage == WeightStorage::kQ4 ? WeightStorage::kInt8 : storage;
+BlockForm FormOfVocabulary(WeightStorage storage) {
+  return storage == WeightStorage::kQ4 ? BlockForm::kInt8 : FormOf(storage);
 }
 
 void Store(const at::Tensor& tensor, CompactPlace place) {
@@ -99,10 +100,25 @@ std::pair<decltype(&std::declval<Weights&>().embedding), int64_t> Find(const Lla
 
 }  // namespace
 
-CompactWeights AllocateExact(const LlamaConfig& config, const StorageOfTensors& storage_of) {
+BlockForm FormOf(WeightStorage storage) {
+  switch (storage) {
+    case WeightStorage::kBf16:
+      return BlockForm::kBf16;
+    case WeightStorage::kInt8:
+      return BlockForm::kInt8;
+    case WeightStorage::kQ4:
+      return BlockForm::kQ4;
+    case WeightStorage::kFp32:
+    case WeightStorage::kExact:
+      break;
+  }
+  TORCH_CHECK(false, "weights kept as ", WeightStorageName(storage), " have no form");
+}
+
+CompactWeights AllocateExact(const LlamaConfig& config, const FormOfTensors& form_of) {
   CompactWeights compact{.storage = WeightStorage::kExact};
   const auto vocabulary = [&](const char* name) {
-    return CompactMatrix(storage_of({std::string(name)}), config.vocab_size, config.hidden_size);
+    return CompactMatrix(form_of({std::string(name)}), config.vocab_size, config.hidden_size);
   };
   compact.embedding = vocabulary(kEmbedding);
   compact.head = config.tied_head ? compact.embedding : vocabulary(kHead);
@@ -111,16 +127,16 @@ CompactWeights AllocateExact(const LlamaConfig& config, const StorageOfTensors& 
     for (const auto matrix : kMatrices) {
       const auto [out, in] = StackedShape(config, matrix);
       compact.layers[static_cast<size_t>(i)].*matrix =
-          CompactMatrix(storage_of(WeightNames(i, matrix)), out, in);
+          CompactMatrix(form_of(WeightNames(i, matrix)), out, in);
     }
   }
   return compact;
 }
 
 CompactWeights AllocateCompact(const LlamaConfig& config, WeightStorage storage) {
-  const WeightStorage vocabulary = StorageOfVocabulary(storage);
+  const BlockForm layers = FormOf(storage), vocabulary = FormOfVocabulary(storage);
   CompactWeights compact = AllocateExact(config, [&](absl::Span<const std::string> names) {
-    return names[0] == kEmbedding || names[0] == kHead ? vocabulary : storage;
+    return names[0] == kEmbedding || names[0] == kHead ? vocabulary : layers;
   });
   compact.storage = storage;
   return compact;
@@ -130,10 +146,10 @@ int64_t CompactBytes(const LlamaConfig& config, WeightStorage storage) {
   int64_t layer = 0;
   for (const auto matrix : kMatrices) {
     const auto [out, in] = StackedShape(config, matrix);
-    layer += CompactBytes(storage, out, in);
+    layer += CompactBytes(FormOf(storage), out, in);
   }
   const int64_t vocabulary =
-      CompactBytes(StorageOfVocabulary(storage), config.vocab_size, config.hidden_size);
+      CompactBytes(FormOfVocabulary(storage), config.vocab_size, config.hidden_size);
   return config.num_layers * layer + (config.tied_head ? 1 : 2) * vocabulary;
 }
 

@@ -5,7 +5,6 @@
 #include <cstring>
 
 #include "evolora/adapters/dequantize.h"
-#include "evolora/model/kernels.h"
 
 namespace evolora {
 namespace {
@@ -204,13 +203,13 @@ bool Convert(absl::Span<const uint8_t> bytes, uint8_t* blocks) {
 }
 
 template <typename From>
-bool ConvertTo(WeightStorage storage, absl::Span<const uint8_t> bytes, uint8_t* blocks) {
-  switch (storage) {
-    case WeightStorage::kQ4:
+bool ConvertTo(BlockForm form, absl::Span<const uint8_t> bytes, uint8_t* blocks) {
+  switch (form) {
+    case BlockForm::kQ4:
       return Convert<From, Q4Weights>(bytes, blocks);
-    case WeightStorage::kQ4Float:
+    case BlockForm::kQ4Float:
       return Convert<From, Q4FloatWeights>(bytes, blocks);
-    case WeightStorage::kInt8:
+    case BlockForm::kInt8:
       return Convert<From, Int8Weights>(bytes, blocks);
     default:
       return Convert<From, Int8LowWeights>(bytes, blocks);
@@ -226,20 +225,20 @@ bool HasBlocks(absl::Span<const int64_t> shape, absl::Span<const uint8_t> bytes,
 }
 
 template <typename From>
-ExactBlocks BlocksOf(const GgufTensor& tensor, std::vector<WeightStorage> storages) {
+ExactBlocks BlocksOf(const GgufTensor& tensor, std::vector<BlockForm> forms) {
   if (!HasBlocks(tensor.shape, tensor.bytes, sizeof(From), From::kBlocks * kCompactBlock)) {
     return {};
   }
-  return {std::move(storages), [bytes = tensor.bytes](WeightStorage storage, uint8_t* blocks) {
-            return ConvertTo<From>(storage, bytes, blocks);
+  return {std::move(forms), [bytes = tensor.bytes](BlockForm form, uint8_t* blocks) {
+            return ConvertTo<From>(form, bytes, blocks);
           }};
 }
 
 // Numbers of 16 bits, whose exponents are all ones when they are not finite.
-ExactBlocks HalvesOf(WeightStorage storage, uint16_t exponent, absl::Span<const int64_t> shape,
+ExactBlocks HalvesOf(BlockForm form, uint16_t exponent, absl::Span<const int64_t> shape,
                      absl::Span<const uint8_t> bytes) {
   if (!HasBlocks(shape, bytes, sizeof(uint16_t), 1)) return {};
-  return {{storage}, [exponent, bytes](WeightStorage, uint8_t* blocks) {
+  return {{form}, [exponent, bytes](BlockForm, uint8_t* blocks) {
             std::memcpy(blocks, bytes.data(), bytes.size());
             bool is_finite = true;
             for (size_t i = 0; i < bytes.size(); i += sizeof(uint16_t)) {
@@ -252,17 +251,17 @@ ExactBlocks HalvesOf(WeightStorage storage, uint16_t exponent, absl::Span<const 
 }
 
 ExactBlocks Bf16BlocksOf(absl::Span<const int64_t> shape, absl::Span<const uint8_t> bytes) {
-  return HalvesOf(WeightStorage::kBf16, 0x7f80, shape, bytes);
+  return HalvesOf(BlockForm::kBf16, 0x7f80, shape, bytes);
 }
 
 ExactBlocks F16BlocksOf(absl::Span<const int64_t> shape, absl::Span<const uint8_t> bytes) {
-  return HalvesOf(WeightStorage::kF16, 0x7c00, shape, bytes);
+  return HalvesOf(BlockForm::kF16, 0x7c00, shape, bytes);
 }
 
 }  // namespace
 
 ExactBlocks ExactBlocksOf(const GgufTensor& tensor) {
-  using enum WeightStorage;
+  using enum BlockForm;
   switch (tensor.type) {
     case GgmlType::kQ4_0:
       return BlocksOf<FileQ4_0>(tensor, {kQ4, kQ4Float, kInt8Low});
@@ -295,15 +294,14 @@ ExactBlocks ExactBlocksOf(const TensorView& tensor) {
   return {};
 }
 
-WeightStorage CommonStorage(absl::Span<const ExactBlocks* const> tensors) {
-  for (const WeightStorage storage : tensors[0]->storages) {
+std::optional<BlockForm> CommonForm(absl::Span<const ExactBlocks* const> tensors) {
+  for (const BlockForm form : tensors[0]->forms) {
     const bool all = std::all_of(tensors.begin(), tensors.end(), [&](const ExactBlocks* tensor) {
-      return std::find(tensor->storages.begin(), tensor->storages.end(), storage) !=
-             tensor->storages.end();
+      return std::find(tensor->forms.begin(), tensor->forms.end(), form) != tensor->forms.end();
     });
-    if (all) return storage;
+    if (all) return form;
   }
-  return WeightStorage::kFp32;
+  return std::nullopt;
 }
 
 }  // namespace evolora

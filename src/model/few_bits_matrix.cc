@@ -78,7 +78,7 @@ void TakeBlocks(const CompactMatrix& weight, int64_t row, int64_t column, uint8_
 }  // namespace
 
 FewBitsMatrix::FewBitsMatrix(const CompactMatrix& weight)
-    : storage_(weight.storage()), out_(weight.out_features()), in_(weight.in_features()) {
+    : form_(weight.form()), out_(weight.out_features()), in_(weight.in_features()) {
   if (FactorsOfWidth(Fp32Factors(), std::min(in_, out_)) != Factors::kFp32) weight_ = weight;
   const auto room = [&](int64_t of_panel) { return static_cast<size_t>(num_panels() * of_panel); };
   std::shared_ptr<uint8_t[]> values(new uint8_t[room(panel_bytes())]());
@@ -98,33 +98,26 @@ FewBitsMatrix::FewBitsMatrix(const CompactMatrix& weight)
 
 int64_t FewBitsMatrix::panel_bytes() const {
   const int64_t count = in_ * kPanelColumns;
-  switch (storage_) {
-    case WeightStorage::kInt8:
-    case WeightStorage::kInt8Low:
-      return count;
-    case WeightStorage::kQ4:
-    case WeightStorage::kQ4Float:
-      return count / 2;
-    default:
+  switch (form_) {
+    case BlockForm::kBf16:
+    case BlockForm::kF16:
       return count * 2;
+    case BlockForm::kInt8:
+    case BlockForm::kInt8Low:
+      return count;
+    case BlockForm::kQ4:
+    case BlockForm::kQ4Float:
+      return count / 2;
   }
+  return 0;
 }
 
 int64_t FewBitsMatrix::scales_per_block() const {
-  switch (storage_) {
-    case WeightStorage::kInt8Low:
-      return 2;
-    case WeightStorage::kBf16:
-    case WeightStorage::kF16:
-      return 0;
-    default:
-      return 1;
-  }
+  if (form_ == BlockForm::kBf16 || form_ == BlockForm::kF16) return 0;
+  return form_ == BlockForm::kInt8Low ? 2 : 1;
 }
 
-bool FewBitsMatrix::has_lows() const {
-  return scales_per_block() > 0 && storage_ != WeightStorage::kInt8;
-}
+bool FewBitsMatrix::has_lows() const { return scales_per_block() > 0 && form_ != BlockForm::kInt8; }
 
 int64_t FewBitsMatrix::panel_scales() const {
   return scales_per_block() * ((in_ + kCompactBlock - 1) / kCompactBlock) * kPanelColumns;
@@ -158,44 +151,32 @@ void FewBitsMatrix::TakePanel(int64_t panel, const CompactMatrix& weight, uint8_
   const int64_t first = panel * kPanelColumns, per_block = scales_per_block();
   for (int64_t j = 0; j < std::min(kPanelColumns, out_ - first); ++j) {
     const Scales own = {scales + j, lows != nullptr ? lows + j : nullptr};
-    switch (storage_) {
-      case WeightStorage::kInt8:
+    switch (form_) {
+      case BlockForm::kBf16:
+      case BlockForm::kF16:
+        TakeHalves(weight, first + j, j, reinterpret_cast<uint16_t*>(values));
+        break;
+      case BlockForm::kInt8:
         TakeBlocks<Int8Weights, 8>(weight, first + j, j, values, own, per_block);
         break;
-      case WeightStorage::kInt8Low:
+      case BlockForm::kInt8Low:
         TakeBlocks<Int8LowWeights, 8>(weight, first + j, j, values, own, per_block);
         break;
-      case WeightStorage::kQ4:
+      case BlockForm::kQ4:
         TakeBlocks<Q4Weights, 4>(weight, first + j, j, values, own, per_block);
         break;
-      case WeightStorage::kQ4Float:
+      case BlockForm::kQ4Float:
         TakeBlocks<Q4FloatWeights, 4>(weight, first + j, j, values, own, per_block);
         break;
-      default:
-        TakeHalves(weight, first + j, j, reinterpret_cast<uint16_t*>(values));
     }
   }
 }
 
-void FewBitsMatrix::Multiply(int64_t panel, const GemmArgs& args) const {
-  const uint8_t* values = values_.get() + panel * panel_bytes();
-  const float* scales = scales_.get() + panel * panel_scales();
-  const float* lows = lows_.get() + (has_lows() ? panel * panel_scales() : 0);
-  const auto* bytes = reinterpret_cast<const int8_t*>(values);
-  const auto* halves = reinterpret_cast<const uint16_t*>(values);
-  switch (storage_) {
-    case WeightStorage::kInt8:
-      return Kernels().gemm_int8(args, {bytes, scales});
-    case WeightStorage::kInt8Low:
-      return Kernels().gemm_int8_low(args, {bytes, scales, lows});
-    case WeightStorage::kQ4:
-    case WeightStorage::kQ4Float:
-      return Kernels().gemm_q4(args, {values, scales, lows});
-    case WeightStorage::kF16:
-      return Kernels().gemm_f16(args, {halves});
-    default:
-      return Kernels().gemm_bf16(args, {halves});
-  }
+FewBitsPanel FewBitsMatrix::PanelAt(int64_t panel) const {
+  const int64_t first_scale = panel * panel_scales();
+  return {.values = values_.get() + panel * panel_bytes(),
+          .scales = scales_.get() + first_scale,
+          .lows = has_lows() ? lows_.get() + first_scale : nullptr};
 }
 
 void FewBitsMatrix::Run(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy,
@@ -203,16 +184,18 @@ void FewBitsMatrix::Run(const float* x, int64_t ldx, int64_t rows, float* y, int
   // Below about 64k multiply-adds a task costs less than waking a thread.
   const int64_t work = std::max<int64_t>(1, rows * in_ * kPanelColumns);
   const int64_t grain = std::max<int64_t>(1, (int64_t{1} << 16) / work);
+  const auto gemm = Kernels().Of(form_).gemm;
   ShareOut(num_panels(), grain, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
       const int64_t first = p * kPanelColumns;
       const GemmTerm term = {.x = x, .ldx = ldx, .depth = in_};
-      Multiply(p, {.terms = &term,
-                   .rows = rows,
-                   .y = y + first,
-                   .ldy = ldy,
-                   .columns = std::min(kPanelColumns, out_ - first),
-                   .store = store});
+      gemm({.terms = &term,
+            .rows = rows,
+            .y = y + first,
+            .ldy = ldy,
+            .columns = std::min(kPanelColumns, out_ - first),
+            .store = store},
+           PanelAt(p));
     }
   });
 }

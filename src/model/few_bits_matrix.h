@@ -28,8 +28,7 @@ class FewBitsMatrix {
  private:
   void TakePanel(int64_t panel, const CompactMatrix& weight, uint8_t* values, float* scales,
                  float* lows) const;
-  // args' product with the panel; its term's own is not read.
-  void Multiply(int64_t panel, const GemmArgs& args) const;
+  FewBitsPanel PanelAt(int64_t panel) const;
   void Run(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy, GemmStore store) const;
   int64_t num_panels() const { return (out_ + kPanelColumns - 1) / kPanelColumns; }
   int64_t panel_bytes() const;       // of values
@@ -37,7 +36,7 @@ class FewBitsMatrix {
   int64_t scales_per_block() const;  // of a column
   bool has_lows() const;             // as many as scales
 
-  WeightStorage storage_ = WeightStorage::kBf16;
+  BlockForm form_ = BlockForm::kBf16;
   int64_t out_ = 0;
   int64_t in_ = 0;
   CompactMatrix weight_;                     // empty where nothing reads it

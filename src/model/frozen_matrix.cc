@@ -9,7 +9,7 @@ namespace {
 CompactMatrix RoundToInt8(const std::vector<at::Tensor>& parts) {
   int64_t out = 0;
   for (const at::Tensor& part : parts) out += part.size(0);
-  CompactMatrix rounded(WeightStorage::kInt8, out, parts[0].size(1));
+  CompactMatrix rounded(BlockForm::kInt8, out, parts[0].size(1));
   int64_t first = 0;
   for (const at::Tensor& part : parts) {
     const float* values = part.const_data_ptr<float>();
@@ -32,7 +32,7 @@ FrozenMatrix::FrozenMatrix(const std::vector<at::Tensor>& parts, WeightFormat fo
 }
 
 FrozenMatrix::FrozenMatrix(const CompactMatrix& weight, WeightFormat format) {
-  const bool rounds = format == WeightFormat::kInt8 && weight.storage() == WeightStorage::kBf16;
+  const bool rounds = format == WeightFormat::kInt8 && weight.form() == BlockForm::kBf16;
   matrix_ = FewBitsMatrix(rounds ? RoundToInt8({weight.Widen(0, weight.out_features())}) : weight);
 }
 

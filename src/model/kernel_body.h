@@ -323,48 +323,46 @@ double LogSumExp(const float* x, int64_t n) {
 #include "kernel_word_pairs_body.h"
 #include "kernel_word_parts_body.h"
 
+template <typename Columns, typename Block>
+constexpr BlockKernels KernelsOf() {
+  constexpr bool kIsOnePart = __is_same(Block, Bf16Weights);
+  return {GemmColumns<Columns>, WidenBlocks<Block>, kIsOnePart ? nullptr : SplitBlocks<Block>};
+}
+template <typename Block>
+constexpr BlockKernels KernelsOfQ4() {
+  return {GemmColumns<Q4Columns>, LookUpBlocks<Block>, SplitLookedUp<Block>};
+}
+
 }  // namespace
 
 extern const KernelTable EVOLORA_KERNEL_TABLE;
-const KernelTable EVOLORA_KERNEL_TABLE = {EVOLORA_KERNEL_NAME,
-                                          Gemm,
-                                          RmsNorm,
-                                          Rotate,
-                                          SiluMul,
-                                          Softmax,
-                                          Max,
-                                          LogSumExp,
-                                          GemmBf16,
-                                          GemmF16,
-                                          GemmInt8,
-                                          GemmInt8Low,
-                                          GemmQ4,
-                                          RmsNormKeep,
-                                          RmsNormBackward,
-                                          SiluMulBackward,
-                                          ExpShifted,
-                                          AttentionWeights,
-                                          AttentionGradient,
-                                          Transpose,
-                                          WidenBlocks<Bf16Weights>,
-                                          WidenBlocks<F16Weights>,
-                                          WidenBlocks<Int8Weights>,
-                                          WidenBlocks<Int8LowWeights>,
-                                          LookUpBlocks<Q4Weights>,
-                                          LookUpBlocks<Q4FloatWeights>,
-                                          GemmPairs,
-                                          RoundBf16,
-                                          RoundPairs,
-                                          JoinPairs,
-                                          TransposePairs,
-                                          kPrefersBf16x3,
-                                          GemmBf16x3,
-                                          SplitBf16x3,
-                                          SplitPairs,
-                                          SplitBlocks<F16Weights>,
-                                          SplitBlocks<Int8Weights>,
-                                          SplitBlocks<Int8LowWeights>,
-                                          SplitLookedUp<Q4Weights>,
-                                          SplitLookedUp<Q4FloatWeights>};
+const KernelTable EVOLORA_KERNEL_TABLE = {
+    EVOLORA_KERNEL_NAME,
+    Gemm,
+    RmsNorm,
+    Rotate,
+    SiluMul,
+    Softmax,
+    Max,
+    LogSumExp,
+    RmsNormKeep,
+    RmsNormBackward,
+    SiluMulBackward,
+    ExpShifted,
+    AttentionWeights,
+    AttentionGradient,
+    Transpose,
+    {KernelsOf<Bf16Columns, Bf16Weights>(), KernelsOf<F16Columns, F16Weights>(),
+     KernelsOf<Int8Columns, Int8Weights>(), KernelsOf<Int8LowColumns, Int8LowWeights>(),
+     KernelsOfQ4<Q4Weights>(), KernelsOfQ4<Q4FloatWeights>()},
+    GemmPairs,
+    RoundBf16,
+    RoundPairs,
+    JoinPairs,
+    TransposePairs,
+    kPrefersBf16x3,
+    GemmBf16x3,
+    SplitBf16x3,
+    SplitPairs};
 
 }  // namespace evolora

@@ -109,18 +109,18 @@ inline void LoadScales(const float* scales, Lanes& left, Lanes& right) {
 class Int8Columns {
  public:
   static constexpr int64_t kBlock = kCompactBlock;
-  explicit Int8Columns(const Int8Panel& panel) : panel_(panel) {}
-  void Enter(int64_t block) { LoadScales(panel_.scales + block * kPanelColumns, left_, right_); }
+  explicit Int8Columns(const FewBitsPanel& panel)
+      : values_(reinterpret_cast<const int8_t*>(panel.values)), all_scales_(panel.scales) {}
+  void Enter(int64_t block) { LoadScales(all_scales_ + block * kPanelColumns, left_, right_); }
   Lanes Left(int64_t k) const {
-    __builtin_prefetch(panel_.values + (k + kRowsFetched) * kPanelColumns);
-    return WidenBytes(panel_.values + k * kPanelColumns) * left_;
+    __builtin_prefetch(values_ + (k + kRowsFetched) * kPanelColumns);
+    return WidenBytes(values_ + k * kPanelColumns) * left_;
   }
-  Lanes Right(int64_t k) const {
-    return WidenBytes(panel_.values + k * kPanelColumns + kLanes) * right_;
-  }
+  Lanes Right(int64_t k) const { return WidenBytes(values_ + k * kPanelColumns + kLanes) * right_; }
 
  private:
-  const Int8Panel& panel_;
+  const int8_t* values_;
+  const float* all_scales_;
   Lanes left_, right_;  // scales
 };
 
@@ -129,58 +129,71 @@ template <Lanes (*kWiden)(const uint16_t*)>
 class HalfColumns {
  public:
   static constexpr int64_t kBlock = kCompactBlock;
-  explicit HalfColumns(const HalfPanel& panel) : panel_(panel) {}
+  explicit HalfColumns(const FewBitsPanel& panel)
+      : values_(reinterpret_cast<const uint16_t*>(panel.values)) {}
   void Enter(int64_t) {}
   Lanes Left(int64_t k) const {
-    __builtin_prefetch(panel_.values + (k + kRowsFetched) * kPanelColumns);
-    return kWiden(panel_.values + k * kPanelColumns);
+    __builtin_prefetch(values_ + (k + kRowsFetched) * kPanelColumns);
+    return kWiden(values_ + k * kPanelColumns);
   }
-  Lanes Right(int64_t k) const { return kWiden(panel_.values + k * kPanelColumns + kLanes); }
+  Lanes Right(int64_t k) const { return kWiden(values_ + k * kPanelColumns + kLanes); }
 
  private:
-  const HalfPanel& panel_;
+  const uint16_t* values_;
+};
+using Bf16Columns = HalfColumns<WidenWords>;
+using F16Columns = HalfColumns<WidenHalves>;
+
+// The scales and lows of a block.
+class ScalesAndLows {
+ public:
+  explicit ScalesAndLows(const FewBitsPanel& panel)
+      : all_scales_(panel.scales), all_lows_(panel.lows) {}
+  void Enter(int64_t block) {
+    LoadScales(all_scales_ + block * kPanelColumns, left_scale_, right_scale_);
+    LoadScales(all_lows_ + block * kPanelColumns, left_low_, right_low_);
+  }
+  Lanes Left(Lanes values) const { return left_low_ + left_scale_ * values; }
+  Lanes Right(Lanes values) const { return right_low_ + right_scale_ * values; }
+
+ private:
+  const float *all_scales_, *all_lows_;
+  Lanes left_scale_, right_scale_, left_low_, right_low_;
 };
 
 class Int8LowColumns {
  public:
   static constexpr int64_t kBlock = kCompactBlock / 2;
-  explicit Int8LowColumns(const Int8LowPanel& panel) : panel_(panel) {}
-  void Enter(int64_t block) {
-    LoadScales(panel_.scales + block * kPanelColumns, left_scale_, right_scale_);
-    LoadScales(panel_.lows + block * kPanelColumns, left_low_, right_low_);
-  }
+  explicit Int8LowColumns(const FewBitsPanel& panel)
+      : values_(reinterpret_cast<const int8_t*>(panel.values)), block_(panel) {}
+  void Enter(int64_t block) { block_.Enter(block); }
   Lanes Left(int64_t k) const {
-    __builtin_prefetch(panel_.values + (k + kRowsFetched) * kPanelColumns);
-    return left_low_ + left_scale_ * WidenBytes(panel_.values + k * kPanelColumns);
+    __builtin_prefetch(values_ + (k + kRowsFetched) * kPanelColumns);
+    return block_.Left(WidenBytes(values_ + k * kPanelColumns));
   }
   Lanes Right(int64_t k) const {
-    return right_low_ + right_scale_ * WidenBytes(panel_.values + k * kPanelColumns + kLanes);
+    return block_.Right(WidenBytes(values_ + k * kPanelColumns + kLanes));
   }
 
  private:
-  const Int8LowPanel& panel_;
-  Lanes left_scale_, right_scale_, left_low_, right_low_;
+  const int8_t* values_;
+  ScalesAndLows block_;
 };
 
 class Q4Columns {
  public:
   static constexpr int64_t kBlock = kCompactBlock;
-  explicit Q4Columns(const Q4Panel& panel) : panel_(panel) {}
-  void Enter(int64_t block) {
-    LoadScales(panel_.scales + block * kPanelColumns, left_scale_, right_scale_);
-    LoadScales(panel_.lows + block * kPanelColumns, left_low_, right_low_);
-  }
+  explicit Q4Columns(const FewBitsPanel& panel) : values_(panel.values), block_(panel) {}
+  void Enter(int64_t block) { block_.Enter(block); }
   Lanes Left(int64_t k) const {
-    __builtin_prefetch(panel_.values + (k + kRowsFetched) * kLanes);
-    return left_low_ + left_scale_ * WidenNibbles<false>(panel_.values + k * kLanes);
+    __builtin_prefetch(values_ + (k + kRowsFetched) * kLanes);
+    return block_.Left(WidenNibbles<false>(values_ + k * kLanes));
   }
-  Lanes Right(int64_t k) const {
-    return right_low_ + right_scale_ * WidenNibbles<true>(panel_.values + k * kLanes);
-  }
+  Lanes Right(int64_t k) const { return block_.Right(WidenNibbles<true>(values_ + k * kLanes)); }
 
  private:
-  const Q4Panel& panel_;
-  Lanes left_scale_, right_scale_, left_low_, right_low_;
+  const uint8_t* values_;
+  ScalesAndLows block_;
 };
 
 // Calls body(k) for the rows [begin, end), each in its block. REQUIRES: begin is a block's first.
@@ -290,7 +303,8 @@ void GemmSlices(const GemmArgs& args, Columns columns, int64_t first_row, int64_
 constexpr int64_t kRowsToWiden = 9;
 
 template <typename Columns>
-void GemmColumns(const GemmArgs& args, const Columns& columns) {
+void GemmColumns(const GemmArgs& args, const FewBitsPanel& panel) {
+  const Columns columns(panel);
   int64_t row = 0;
   if (args.rows >= kRowsToWiden) {
     for (; row < args.rows; row += kSliceRows) {
@@ -311,17 +325,3 @@ void GemmColumns(const GemmArgs& args, const Columns& columns) {
       return;
   }
 }
-
-void GemmBf16(const GemmArgs& args, const HalfPanel& panel) {
-  GemmColumns(args, HalfColumns<WidenWords>(panel));
-}
-void GemmF16(const GemmArgs& args, const HalfPanel& panel) {
-  GemmColumns(args, HalfColumns<WidenHalves>(panel));
-}
-void GemmInt8(const GemmArgs& args, const Int8Panel& panel) {
-  GemmColumns(args, Int8Columns(panel));
-}
-void GemmInt8Low(const GemmArgs& args, const Int8LowPanel& panel) {
-  GemmColumns(args, Int8LowColumns(panel));
-}
-void GemmQ4(const GemmArgs& args, const Q4Panel& panel) { GemmColumns(args, Q4Columns(panel)); }

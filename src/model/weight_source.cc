@@ -157,24 +157,23 @@ absl::StatusOr<LlamaWeights> ReadCompact(const WeightSource& source,
 // Room for all matrices in exact forms; null when there are none for one of them.
 std::shared_ptr<CompactWeights> AllocateExactOf(const WeightSource& source) {
   for (const auto& [name, tensor] : source.tensors) {
-    if (tensor.shape.size() == 2 && tensor.exact.storages.empty()) return nullptr;
+    if (tensor.shape.size() == 2 && tensor.exact.forms.empty()) return nullptr;
   }
   bool exact = true;
-  const auto storage_of = [&](absl::Span<const std::string> names) {
+  const auto form_of = [&](absl::Span<const std::string> names) {
     std::vector<const ExactBlocks*> blocks;
     for (const std::string& name : names) blocks.push_back(&source.tensors.at(name).exact);
-    const WeightStorage storage = CommonStorage(blocks);
-    if (storage != WeightStorage::kFp32) return storage;
-    exact = false;
-    return WeightStorage::kQ4;  // to be thrown away
+    const std::optional<BlockForm> form = CommonForm(blocks);
+    exact = exact && form.has_value();
+    return form.value_or(BlockForm::kQ4);
   };
-  auto compact = std::make_shared<CompactWeights>(AllocateExact(source.config, storage_of));
+  auto compact = std::make_shared<CompactWeights>(AllocateExact(source.config, form_of));
   return exact ? compact : nullptr;
 }
 
 void ReadBlocks(const SourceTensor& from, CompactPlace place, std::atomic<bool>& exact) {
   uint8_t* rows = place.matrix->mutable_row(place.first_row);
-  if (!from.exact.write(place.matrix->storage(), rows)) exact = false;
+  if (!from.exact.write(place.matrix->form(), rows)) exact = false;
   if (from.adjacent_pair_heads > 0) {
     ToRotateHalf(rows, from.shape[0], place.matrix->bytes() / place.matrix->out_features(),
                  from.adjacent_pair_heads);

@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "evolora/model/compact_matrix.h"
 #include "evolora/model/llama_weights.h"
+#include "evolora/model/weight_storage.h"
 #include "exact_blocks.h"
 
 namespace evolora {

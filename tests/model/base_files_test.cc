@@ -207,7 +207,7 @@ TEST(LoadBase, BlocksOfTheFileHoldItsNumbers) {
       ASSERT_OK_AND_ASSIGN(const BaseModel exact, model.Load(kExactly));
       ASSERT_NE(exact.weights->compact, nullptr);
       EXPECT_EQ(exact.weights->compact->storage, WeightStorage::kExact);
-      EXPECT_EQ(exact.weights->compact->layers[1].down.storage(), WeightStorage::kBf16);
+      EXPECT_EQ(exact.weights->compact->layers[1].down.form(), BlockForm::kBf16);
       EXPECT_LT(CompactBytes(plain.config(), *exact.weights->compact),
                 int64_t{type == GgmlType::kBF16 ? 1 : 2} * 64 * 64 * 4 * 20);
       ExpectSameNumbers(*exact.weights, *plain.weights);
@@ -236,11 +236,11 @@ TEST(LoadBase, BlocksOfLargeBlocksHoldTheirNumbers) {
     ExpectSameNumbers(*exact.weights, *plain.weights);
     if (type != GgmlType::kQ4_K) continue;
     const std::vector<CompactLayer>& layers = exact.weights->compact->layers;
-    EXPECT_EQ(layers[0].qkv.storage(), WeightStorage::kQ4Float);
-    EXPECT_EQ(layers[1].qkv.storage(), WeightStorage::kInt8Low);
-    EXPECT_EQ(layers[1].gate_up.storage(), WeightStorage::kQ4Float);
-    EXPECT_EQ(layers[2].qkv.storage(), WeightStorage::kQ4Float);
-    EXPECT_EQ(layers[2].gate_up.storage(), WeightStorage::kInt8Low);
+    EXPECT_EQ(layers[0].qkv.form(), BlockForm::kQ4Float);
+    EXPECT_EQ(layers[1].qkv.form(), BlockForm::kInt8Low);
+    EXPECT_EQ(layers[1].gate_up.form(), BlockForm::kQ4Float);
+    EXPECT_EQ(layers[2].qkv.form(), BlockForm::kQ4Float);
+    EXPECT_EQ(layers[2].gate_up.form(), BlockForm::kInt8Low);
   }
 }
 

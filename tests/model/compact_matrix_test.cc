@@ -13,7 +13,7 @@
 namespace evolora {
 namespace {
 
-using ::evolora::testing::kMatrixStorages;
+using ::evolora::testing::kAllBlockForms;
 using ::evolora::testing::RandomWeights;
 using ::evolora::testing::SmallConfig;
 using ::evolora::testing::Stored;
@@ -21,8 +21,8 @@ using ::evolora::testing::Stored;
 constexpr WeightStorage kCompact[] = {WeightStorage::kBf16, WeightStorage::kInt8,
                                       WeightStorage::kQ4};
 
-at::Tensor Rounded(WeightStorage storage, const at::Tensor& weight) {
-  return Stored(storage, weight).Widen(0, weight.size(0));
+at::Tensor Rounded(BlockForm form, const at::Tensor& weight) {
+  return Stored(form, weight).Widen(0, weight.size(0));
 }
 
 TEST(WeightStorage, NamesComeBackAndOthersDoNot) {
@@ -41,13 +41,13 @@ TEST(WeightStorage, NamesComeBackAndOthersDoNot) {
 TEST(CompactMatrix, RoundsToBf16AsLibTorch) {
   const at::Tensor weight = at::randn({5, 70});
   EXPECT_TRUE(
-      at::equal(Rounded(WeightStorage::kBf16, weight), weight.to(at::kBFloat16).to(at::kFloat)));
+      at::equal(Rounded(BlockForm::kBf16, weight), weight.to(at::kBFloat16).to(at::kFloat)));
 }
 
 TEST(CompactMatrix, EightBitsStayWithinHalfAStepOfEachBlocksScale) {
   at::Tensor weight = at::randn({5, 70});
   weight[2].zero_();
-  const at::Tensor rounded = Rounded(WeightStorage::kInt8, weight);
+  const at::Tensor rounded = Rounded(BlockForm::kInt8, weight);
   for (int64_t row = 0; row < 5; ++row) {
     for (int64_t begin = 0; begin < 70; begin += 32) {
       const at::Tensor block = weight[row].slice(0, begin, begin + 32);
@@ -62,7 +62,7 @@ TEST(CompactMatrix, EightBitsStayWithinHalfAStepOfEachBlocksScale) {
 TEST(CompactMatrix, FourBitsStayWithinHalfAStepOfEachBlocksRange) {
   at::Tensor weight = at::randn({5, 70}) + 0.3;
   weight[2].zero_();
-  const at::Tensor rounded = Rounded(WeightStorage::kQ4, weight);
+  const at::Tensor rounded = Rounded(BlockForm::kQ4, weight);
   for (int64_t row = 0; row < 5; ++row) {
     for (int64_t begin = 0; begin < 70; begin += 32) {
       const at::Tensor block = weight[row].slice(0, begin, begin + 32);
@@ -78,16 +78,16 @@ TEST(CompactMatrix, FourBitsStayWithinHalfAStepOfEachBlocksRange) {
 
 TEST(CompactMatrix, FourBitWeightsComeBackAsTheyWere) {
   for (const double size : {1e-3, 0.02, 300.0}) {
-    const at::Tensor once = Rounded(WeightStorage::kQ4, at::randn({9, 96}) * size);
-    EXPECT_TRUE(at::equal(Rounded(WeightStorage::kQ4, once), once)) << size;
+    const at::Tensor once = Rounded(BlockForm::kQ4, at::randn({9, 96}) * size);
+    EXPECT_TRUE(at::equal(Rounded(BlockForm::kQ4, once), once)) << size;
   }
 }
 
 TEST(CompactMatrix, PanelsAreThoseOfTheWidenedWeight) {
   const at::Tensor weight = at::randn({75, 101});
-  for (const WeightStorage storage : kMatrixStorages) {
-    SCOPED_TRACE(WeightStorageName(storage));
-    const CompactMatrix matrix = Stored(storage, weight);
+  for (const BlockForm form : kAllBlockForms) {
+    SCOPED_TRACE(BlockFormName(form));
+    const CompactMatrix matrix = Stored(form, weight);
     const at::Tensor wide = matrix.Widen(0, 75);
     EXPECT_TRUE(at::equal(matrix.Widen(7, 3), wide.narrow(0, 7, 3)));
     for (const int64_t first_out : {0, 32, 64}) {
@@ -140,9 +140,9 @@ void ExpectPartsOf(const at::Tensor& wide, int64_t columns, int parts,
 
 TEST(CompactMatrix, PartsOfPanelsAreThoseOfTheWidenedPanels) {
   const at::Tensor weight = WeightsOfTwoAndThreeParts();
-  for (const WeightStorage storage : kMatrixStorages) {
-    SCOPED_TRACE(WeightStorageName(storage));
-    const CompactMatrix matrix = Stored(storage, weight);
+  for (const BlockForm form : kAllBlockForms) {
+    SCOPED_TRACE(BlockFormName(form));
+    const CompactMatrix matrix = Stored(form, weight);
     const int64_t part = 96 * 32 + 64;
     std::vector<int> needed;
     for (const int64_t first_out : {0, 32, 64}) {
@@ -160,15 +160,15 @@ TEST(CompactMatrix, PartsOfPanelsAreThoseOfTheWidenedPanels) {
       ExpectPartsOf(wide, std::min<int64_t>(32, 101 - first_in), needed.back(), panel, part);
     }
     std::vector<int> expected(6, 3);
-    if (storage == WeightStorage::kBf16) expected.assign(6, 1);
-    if (storage == WeightStorage::kF16) expected.assign(6, 2);
-    if (storage == WeightStorage::kQ4) expected = {2, 3, 2, 2, 3, 3};
+    if (form == BlockForm::kBf16) expected.assign(6, 1);
+    if (form == BlockForm::kF16) expected.assign(6, 2);
+    if (form == BlockForm::kQ4) expected = {2, 3, 2, 2, 3, 3};
     EXPECT_EQ(needed, expected);
   }
 }
 
 TEST(CompactMatrix, RowsThatFillNoSquareHaveFiniteNumbersBehindThem) {
-  const CompactMatrix matrix = Stored(WeightStorage::kQ4, WeightsOfTwoAndThreeParts());
+  const CompactMatrix matrix = Stored(BlockForm::kQ4, WeightsOfTwoAndThreeParts());
   std::vector<uint16_t> panel(kBf16Parts * 64 * 32, 0x7fc0);
   const int parts = matrix.PartsPanel(30, 45, 64, 64 * 32, panel.data());
   for (int i = 0; i < parts * 64 * 32; ++i) {
@@ -176,42 +176,20 @@ TEST(CompactMatrix, RowsThatFillNoSquareHaveFiniteNumbersBehindThem) {
   }
 }
 
-// The kernels of one table for blocks of a storage.
-struct BlockKernels {
-  void (*widen)(const uint8_t* first, int64_t step, int64_t count, float* out);
-  int (*split)(const uint8_t* first, int64_t step, int64_t count, int64_t part, uint16_t* y);
-};
-BlockKernels KernelsOf(const KernelTable& table, WeightStorage storage) {
-  switch (storage) {
-    case WeightStorage::kF16:
-      return {table.widen_f16_blocks, table.split_f16_blocks};
-    case WeightStorage::kInt8:
-      return {table.widen_int8_blocks, table.split_int8_blocks};
-    case WeightStorage::kInt8Low:
-      return {table.widen_int8_low_blocks, table.split_int8_low_blocks};
-    case WeightStorage::kQ4:
-      return {table.widen_q4_blocks, table.split_q4_blocks};
-    case WeightStorage::kQ4Float:
-      return {table.widen_q4_float_blocks, table.split_q4_float_blocks};
-    default:
-      return {table.widen_bf16_blocks, nullptr};  // one part, its own bits
-  }
-}
-
 TEST(CompactMatrix, EveryKernelTableTakesBlocksApartLikewise) {
   const at::Tensor weight = WeightsOfTwoAndThreeParts().narrow(1, 64, 32).contiguous();
-  for (const WeightStorage storage : kMatrixStorages) {
-    if (storage == WeightStorage::kBf16) continue;
-    SCOPED_TRACE(WeightStorageName(storage));
-    const CompactMatrix matrix = Stored(storage, weight);
+  for (const BlockForm form : kAllBlockForms) {
+    if (form == BlockForm::kBf16) continue;
+    SCOPED_TRACE(BlockFormName(form));
+    const CompactMatrix matrix = Stored(form, weight);
     const at::Tensor wide = matrix.Widen(0, 75);
     testing::ForEachTable([&](const KernelTable& table) {
       const int64_t part = 75 * 32 + 32;
       std::vector<uint16_t> expected(static_cast<size_t>(kBf16Parts * part)), parts = expected;
       table.split_bf16x3(wide.const_data_ptr<float>(), 75 * 32, part, expected.data());
-      const int needed = KernelsOf(table, storage)
-                             .split(matrix.data(), matrix.bytes() / 75, 75, part, parts.data());
-      EXPECT_EQ(needed, storage == WeightStorage::kF16 ? 2 : kBf16Parts);
+      const int needed =
+          table.Of(form).split(matrix.data(), matrix.bytes() / 75, 75, part, parts.data());
+      EXPECT_EQ(needed, form == BlockForm::kF16 ? 2 : kBf16Parts);
       EXPECT_EQ(parts, expected);
     });
   }
@@ -220,15 +198,14 @@ TEST(CompactMatrix, EveryKernelTableTakesBlocksApartLikewise) {
 // Blocks of one row each.
 TEST(CompactMatrix, EveryKernelTableWidensToTheSameBits) {
   const at::Tensor weight = at::randn({33, 32}) * 0.1;
-  for (const WeightStorage storage : kMatrixStorages) {
-    SCOPED_TRACE(WeightStorageName(storage));
-    const CompactMatrix matrix = Stored(storage, weight);
+  for (const BlockForm form : kAllBlockForms) {
+    SCOPED_TRACE(BlockFormName(form));
+    const CompactMatrix matrix = Stored(form, weight);
     const at::Tensor expected = matrix.Widen(0, 33);
     EXPECT_LT((expected - weight).abs().max().item<double>(), 0.03);
     testing::ForEachTable([&](const KernelTable& table) {
       at::Tensor out = at::empty({33, 32});
-      KernelsOf(table, storage)
-          .widen(matrix.data(), matrix.bytes() / 33, 33, out.mutable_data_ptr<float>());
+      table.Of(form).widen(matrix.data(), matrix.bytes() / 33, 33, out.mutable_data_ptr<float>());
       EXPECT_TRUE(at::equal(out, expected));
     });
   }
@@ -252,8 +229,8 @@ TEST(CompactWeights, ACopyHoldsEveryMatrixRoundedAndTheRestAsItIs) {
         SCOPED_TRACE(before[i].name);
         const bool is_matrix = before[i].tensor.dim() == 2;
         const bool vocabulary = before[i].tensor.size(0) == config.vocab_size;
-        const WeightStorage own =
-            vocabulary && storage == WeightStorage::kQ4 ? WeightStorage::kInt8 : storage;
+        const BlockForm own =
+            vocabulary && storage == WeightStorage::kQ4 ? BlockForm::kInt8 : FormOf(storage);
         EXPECT_TRUE(at::equal(after[i].tensor,
                               is_matrix ? Rounded(own, before[i].tensor) : before[i].tensor));
         if (!is_matrix) continue;

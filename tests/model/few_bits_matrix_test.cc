@@ -19,7 +19,7 @@ namespace evolora {
 namespace {
 
 using testing::InFewBits;
-using testing::kMatrixStorages;
+using testing::kAllBlockForms;
 using testing::RandomAdapter;
 using testing::RandomDora;
 using testing::RandomIds;
@@ -44,9 +44,9 @@ TEST(FewBitsMatrix, IsThePackedMatrixOfTheWidenedWeightBitForBit) {
   at::Tensor weight = at::randn({52, 70});
   weight[2].zero_();
   weight[3].fill_(0.5f);
-  for (const WeightStorage storage : kMatrixStorages) {
-    SCOPED_TRACE(WeightStorageName(storage));
-    const CompactMatrix compact = Stored(storage, weight);
+  for (const BlockForm form : kAllBlockForms) {
+    SCOPED_TRACE(BlockFormName(form));
+    const CompactMatrix compact = Stored(form, weight);
     const FewBitsMatrix few(compact);
     EXPECT_LE(few.bytes(), 2 * 64 * 70);
     const PackedMatrix packed({compact.Widen(0, 52)});
@@ -63,9 +63,9 @@ TEST(FewBitsMatrix, IsThePackedMatrixOfTheWidenedWeightBitForBit) {
 TEST(FewBitsMatrix, ToManyGivesWhatAPackedMatrixGives) {
   at::manual_seed(4);
   const at::Tensor weight = at::randn({170, 192}), x = at::randn({40, 192});
-  for (const WeightStorage storage : kMatrixStorages) {
-    SCOPED_TRACE(WeightStorageName(storage));
-    const CompactMatrix compact = Stored(storage, weight);
+  for (const BlockForm form : kAllBlockForms) {
+    SCOPED_TRACE(BlockFormName(form));
+    const CompactMatrix compact = Stored(form, weight);
     at::Tensor y = at::zeros({40, 170}), expected = at::zeros({40, 170});
     for (const GemmStore store : {GemmStore::kSet, GemmStore::kAdd}) {
       FewBitsMatrix(compact).ApplyToMany(x.const_data_ptr<float>(), 192, 40,
@@ -85,20 +85,18 @@ struct Panels {
   std::vector<uint8_t> bytes;
   std::vector<float> scales, lows;
 
-  HalfPanel halves() const { return {reinterpret_cast<const uint16_t*>(bytes.data())}; }
-  Int8Panel int8() const { return {reinterpret_cast<const int8_t*>(bytes.data()), scales.data()}; }
-  Int8LowPanel int8_low() const { return {int8().values, scales.data(), lows.data()}; }
-  Q4Panel q4() const { return {bytes.data(), scales.data(), lows.data()}; }
+  FewBitsPanel panel() const { return {bytes.data(), scales.data(), lows.data()}; }
 
-  float Weight(WeightStorage storage, int64_t k, int64_t j) const {
+  float Weight(BlockForm form, int64_t k, int64_t j) const {
     const auto place = static_cast<size_t>(k / 32 * 32 + j);
     const auto half_place = static_cast<size_t>(k / 16 * 32 + j);
-    const uint16_t half = halves().values[k * 32 + j];
-    const auto value = static_cast<float>(int8().values[k * 32 + j]);
-    if (storage == WeightStorage::kBf16) return c10::BFloat16(half, c10::BFloat16::from_bits());
-    if (storage == WeightStorage::kF16) return c10::Half(half, c10::Half::from_bits());
-    if (storage == WeightStorage::kInt8) return value * scales[place];
-    if (storage == WeightStorage::kInt8Low) return lows[half_place] + value * scales[half_place];
+    const uint16_t half = reinterpret_cast<const uint16_t*>(bytes.data())[k * 32 + j];
+    const auto value =
+        static_cast<float>(static_cast<int8_t>(bytes[static_cast<size_t>(k * 32 + j)]));
+    if (form == BlockForm::kBf16) return c10::BFloat16(half, c10::BFloat16::from_bits());
+    if (form == BlockForm::kF16) return c10::Half(half, c10::Half::from_bits());
+    if (form == BlockForm::kInt8) return value * scales[place];
+    if (form == BlockForm::kInt8Low) return lows[half_place] + value * scales[half_place];
     const uint8_t both = bytes[static_cast<size_t>(k * 16 + j % 16)];
     return lows[place] + scales[place] * static_cast<float>(j < 16 ? both & 15 : both >> 4);
   }
@@ -118,33 +116,17 @@ Panels MakePanels() {
   return panels;
 }
 
-void Multiply(const KernelTable& table, WeightStorage storage, const Panels& panels,
-              const GemmArgs& args) {
-  switch (storage) {
-    case WeightStorage::kBf16:
-      return table.gemm_bf16(args, panels.halves());
-    case WeightStorage::kF16:
-      return table.gemm_f16(args, panels.halves());
-    case WeightStorage::kInt8:
-      return table.gemm_int8(args, panels.int8());
-    case WeightStorage::kInt8Low:
-      return table.gemm_int8_low(args, panels.int8_low());
-    default:
-      return table.gemm_q4(args, panels.q4());
-  }
-}
-
 // One block of rows, several, and more than one slice's.
 TEST(FewBitsMatrix, KernelsGiveTheBitsOfProductsOverFp32Panels) {
   const Panels panels = MakePanels();
   std::vector<int64_t> counts = {64, 67, 130};
   for (int64_t count = 1; count <= 25; ++count) counts.push_back(count);
   const at::Tensor x = at::randn({130, kDepth});
-  for (const WeightStorage storage : kMatrixStorages) {
-    SCOPED_TRACE(WeightStorageName(storage));
+  for (const BlockForm form : kAllBlockForms) {
+    SCOPED_TRACE(BlockFormName(form));
     std::vector<float> wide;
     for (int64_t i = 0; i < kDepth * 32; ++i) {
-      wide.push_back(panels.Weight(storage, i / 32, i % 32));
+      wide.push_back(panels.Weight(form, i / 32, i % 32));
     }
     testing::ForEachTable([&](const KernelTable& table) {
       for (const int64_t count : counts) {
@@ -158,7 +140,7 @@ TEST(FewBitsMatrix, KernelsGiveTheBitsOfProductsOverFp32Panels) {
                            .ldy = 29,
                            .columns = 29,
                            .store = store};
-          Multiply(table, storage, panels, args);
+          table.Of(form).gemm(args, panels.panel());
           args.y = expected.mutable_data_ptr<float>();
           table.gemm(args);
           EXPECT_TRUE(at::equal(few, expected)) << count;
@@ -201,10 +183,10 @@ TEST(FewBitsMatrix, AnEngineOfABaseInFewBitsIsTheEngineOfItsNumbers) {
       const float* values = weight.const_data_ptr<float>();
       saves.saved_modules.push_back({module.name, module.shape, {values, values + weight.numel()}});
     }
-    for (const WeightStorage storage : kMatrixStorages) {
-      SCOPED_TRACE(WeightStorageName(storage));
+    for (const BlockForm form : kAllBlockForms) {
+      SCOPED_TRACE(BlockFormName(form));
       const auto few =
-          std::make_shared<const LlamaWeights>(InFewBits(*RandomWeights(config, 7), storage));
+          std::make_shared<const LlamaWeights>(InFewBits(*RandomWeights(config, 7), form));
       const auto wide = std::make_shared<const LlamaWeights>(WidenedCopy(*few));
       ASSERT_OK_AND_ASSIGN(const auto ours, Engine::Create(few));
       ASSERT_OK_AND_ASSIGN(const auto expected, Engine::Create(wide));

@@ -12,6 +12,7 @@
 #include "gtest/gtest.h"
 #include "kernel_tile_body.h"
 #include "model/kernel_tables.h"
+#include "model/random_model.h"
 
 namespace evolora {
 namespace {
@@ -464,15 +465,13 @@ TEST(KernelBf16x3, ARowsBitsDoNotDependOnTheOthers) {
   });
 }
 
-// Of all storages, in both directions, with odd depths and columns that fill no panel.
+// Of all forms, in both directions, with odd depths and columns that fill no panel.
 TEST(KernelPairs, PairsOfACompactMatrixAreItsWidenedPanelsRounded) {
   const int64_t out = 45, in = 71;
   const at::Tensor weight = at::randn({out, in});
-  for (const WeightStorage storage :
-       {WeightStorage::kBf16, WeightStorage::kInt8, WeightStorage::kQ4}) {
-    SCOPED_TRACE(WeightStorageName(storage));
-    CompactMatrix matrix(storage, out, in);
-    matrix.StoreRows(0, out, weight.const_data_ptr<float>());
+  for (const BlockForm form : testing::kAllBlockForms) {
+    SCOPED_TRACE(BlockFormName(form));
+    const CompactMatrix matrix = testing::Stored(form, weight);
     const auto expect = [&](const std::vector<float>& wide, const std::vector<uint16_t>& panel,
                             int64_t depth, int64_t columns) {
       for (int64_t k = 0; k < depth; ++k) {

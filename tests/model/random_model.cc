@@ -109,16 +109,16 @@ void StoreBlocks(const at::Tensor& weight, CompactMatrix& matrix) {
 
 }  // namespace
 
-CompactMatrix Stored(WeightStorage storage, const at::Tensor& weight) {
-  CompactMatrix matrix(storage, weight.size(0), weight.size(1));
-  switch (storage) {
-    case WeightStorage::kF16:
+CompactMatrix Stored(BlockForm form, const at::Tensor& weight) {
+  CompactMatrix matrix(form, weight.size(0), weight.size(1));
+  switch (form) {
+    case BlockForm::kF16:
       StoreBlocks<F16Weights>(weight, matrix);
       break;
-    case WeightStorage::kQ4Float:
+    case BlockForm::kQ4Float:
       StoreBlocks<Q4FloatWeights>(weight, matrix);
       break;
-    case WeightStorage::kInt8Low:
+    case BlockForm::kInt8Low:
       StoreBlocks<Int8LowWeights>(weight, matrix);
       break;
     default:
@@ -127,18 +127,18 @@ CompactMatrix Stored(WeightStorage storage, const at::Tensor& weight) {
   return matrix;
 }
 
-LlamaWeights InFewBits(const LlamaWeights& weights, WeightStorage storage) {
+LlamaWeights InFewBits(const LlamaWeights& weights, BlockForm form) {
   LlamaWeights few = CompactCopy(weights, WeightStorage::kBf16);
   auto compact = std::make_shared<CompactWeights>(*few.compact);
   compact->storage = WeightStorage::kExact;
-  compact->embedding = Stored(storage, weights.embedding);
-  compact->head = weights.config.tied_head ? compact->embedding : Stored(storage, weights.head);
+  compact->embedding = Stored(form, weights.embedding);
+  compact->head = weights.config.tied_head ? compact->embedding : Stored(form, weights.head);
   for (size_t i = 0; i < compact->layers.size(); ++i) {
     const LlamaLayer& from = weights.layers[i];
-    compact->layers[i] = {.qkv = Stored(storage, at::cat({from.q, from.k, from.v})),
-                          .o = Stored(storage, from.o),
-                          .gate_up = Stored(storage, at::cat({from.gate, from.up})),
-                          .down = Stored(storage, from.down)};
+    compact->layers[i] = {.qkv = Stored(form, at::cat({from.q, from.k, from.v})),
+                          .o = Stored(form, from.o),
+                          .gate_up = Stored(form, at::cat({from.gate, from.up})),
+                          .down = Stored(form, from.down)};
   }
   few.compact = std::move(compact);
   return few;

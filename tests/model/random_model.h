@@ -24,14 +24,13 @@ LoraAdapter RandomAdapter(const LlamaConfig& config, int64_t rank, uint64_t seed
 // The same with magnitudes between 0.5 and 1.5: a DoRA.
 LoraAdapter RandomDora(const LlamaConfig& config, int64_t rank, uint64_t seed, size_t stride = 1);
 
-// All that a matrix may have.
-inline constexpr WeightStorage kMatrixStorages[] = {WeightStorage::kBf16, WeightStorage::kF16,
-                                                    WeightStorage::kInt8, WeightStorage::kInt8Low,
-                                                    WeightStorage::kQ4,   WeightStorage::kQ4Float};
-// `weight`, fp32 [out, in], rounded to one of them.
-CompactMatrix Stored(WeightStorage storage, const at::Tensor& weight);
-// `weights` with every matrix rounded to one of them.
-LlamaWeights InFewBits(const LlamaWeights& weights, WeightStorage storage);
+inline constexpr BlockForm kAllBlockForms[] = {BlockForm::kBf16, BlockForm::kF16,
+                                               BlockForm::kInt8, BlockForm::kInt8Low,
+                                               BlockForm::kQ4,   BlockForm::kQ4Float};
+// `weight`, fp32 [out, in], rounded to any form.
+CompactMatrix Stored(BlockForm form, const at::Tensor& weight);
+// `weights` with every matrix rounded to it.
+LlamaWeights InFewBits(const LlamaWeights& weights, BlockForm form);
 
 std::vector<TokenId> RandomIds(const LlamaConfig& config, int64_t count, uint64_t seed);
 

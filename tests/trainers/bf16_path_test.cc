@@ -15,6 +15,7 @@
 #include "evolora/model/products.h"
 #include "fast_head.h"
 #include "gradient_path.h"
+#include "model/random_model.h"
 #include "support/status_matchers.h"
 #include "trainers/gradient_case.h"
 
@@ -28,6 +29,7 @@ using ::evolora::testing::Compute;
 using ::evolora::testing::Gradient;
 using ::evolora::testing::MakeCase;
 using ::evolora::testing::SharingRows;
+using ::evolora::testing::Stored;
 
 at::Tensor Rounded(const at::Tensor& x) { return x.to(at::kBFloat16).to(at::kFloat); }
 
@@ -46,12 +48,6 @@ at::Tensor Sum(const std::vector<Product>& products, const Sizes& s, GemmStore s
   SumOfProducts(products, s.rows, s.columns, y.mutable_data_ptr<float>(), s.columns, store,
                 Factors::kBf16);
   return y;
-}
-
-CompactMatrix Stored(WeightStorage storage, const at::Tensor& weight) {
-  CompactMatrix matrix(storage, weight.size(0), weight.size(1));
-  matrix.StoreRows(0, weight.size(0), weight.const_data_ptr<float>());
-  return matrix;
 }
 
 // Sums in fp32: 2e-6, as of fp32 factors. A factor that is not rounded would be off by 1e-3.
@@ -76,8 +72,8 @@ TEST(Bf16Products, AreThoseOfRoundedFactorsInEveryLayout) {
     const int64_t upper = s.columns / 3;
     const Product::Rows parts[] = {{weight, upper}, {weight + upper * s.depth, s.columns - upper}};
     stacked.weight_rows = parts;
-    const CompactMatrix out_matrix = Stored(WeightStorage::kBf16, right_t);
-    const CompactMatrix in_matrix = Stored(WeightStorage::kBf16, right);
+    const CompactMatrix out_matrix = Stored(BlockForm::kBf16, right_t);
+    const CompactMatrix in_matrix = Stored(BlockForm::kBf16, right);
     out.weight = &out_matrix;
     out.weight_transposed = true;
     in.weight = &in_matrix;
@@ -179,7 +175,7 @@ TEST(Bf16Group, RoundsBothFactorsOfEveryProductAndNothingElse) {
     adapters.push_back({&part.lora, 0});
   }
   const at::Tensor stacked = at::cat(weights);
-  const CompactMatrix compact = Stored(WeightStorage::kBf16, stacked);
+  const CompactMatrix compact = Stored(BlockForm::kBf16, stacked);
   const at::NoGradGuard no_grad;
   const at::Tensor x = at::randn({rows, in}), dy = at::randn({rows, stacked.size(0)});
   std::vector<at::Tensor> y_parts, d_b, d_a;

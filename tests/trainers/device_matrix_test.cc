@@ -11,30 +11,28 @@
 namespace evolora {
 namespace {
 
-CompactMatrix RandomCompact(WeightStorage storage, int64_t out, int64_t in) {
+CompactMatrix RandomCompact(BlockForm form, int64_t out, int64_t in) {
   at::manual_seed(static_cast<uint64_t>(out * 1000 + in));
   at::Tensor values = at::randn({out, in}).mul(at::rand({out, 1}).mul(3));
   values.select(0, 0).zero_();
-  CompactMatrix matrix(storage, out, in);
+  CompactMatrix matrix(form, out, in);
   matrix.StoreRows(0, out, values.const_data_ptr<float>());
   return matrix;
 }
 
 std::vector<CompactMatrix> Matrices() {
   std::vector<CompactMatrix> matrices;
-  for (const WeightStorage storage :
-       {WeightStorage::kBf16, WeightStorage::kInt8, WeightStorage::kQ4}) {
+  for (const BlockForm form : {BlockForm::kBf16, BlockForm::kInt8, BlockForm::kQ4}) {
     for (const auto& [out, in] : std::vector<std::pair<int64_t, int64_t>>{
              {1, 1}, {3, 31}, {5, 32}, {7, 33}, {40, 64}, {33, 100}, {6, 1000}}) {
-      matrices.push_back(RandomCompact(storage, out, in));
+      matrices.push_back(RandomCompact(form, out, in));
     }
   }
   return matrices;
 }
 
 std::string NameOf(const CompactMatrix& m) {
-  return absl::StrCat(WeightStorageName(m.storage()), " ", m.out_features(), " x ",
-                      m.in_features());
+  return absl::StrCat(BlockFormName(m.form()), " ", m.out_features(), " x ", m.in_features());
 }
 
 TEST(DeviceMatrix, WidensToTheBitsOfTheHost) {
@@ -87,8 +85,8 @@ TEST(DeviceMatrix, ADenseOneIsUsedWhereItLies) {
 TEST(DeviceMatrix, OneBufferOfTheLargestServesAll) {
   const DeviceMath math(at::kCPU, at::kFloat);
   const auto wide = std::make_shared<WideBuffer>();
-  const DeviceMatrix large(math, RandomCompact(WeightStorage::kQ4, 50, 64), wide);
-  const DeviceMatrix small(math, RandomCompact(WeightStorage::kInt8, 20, 40), wide);
+  const DeviceMatrix large(math, RandomCompact(BlockForm::kQ4, 50, 64), wide);
+  const DeviceMatrix small(math, RandomCompact(BlockForm::kInt8, 20, 40), wide);
   const void* const place = large.Wide().const_data_ptr();
   EXPECT_EQ(small.Wide().const_data_ptr(), place);
   EXPECT_EQ(large.Wide().const_data_ptr(), place);

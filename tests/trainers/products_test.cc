@@ -10,6 +10,7 @@
 #include "fast_head.h"
 #include "gtest/gtest.h"
 #include "head_loss.h"
+#include "model/random_model.h"
 
 namespace evolora {
 namespace {
@@ -121,12 +122,9 @@ TEST_P(SumOfProductsBy, EqualsTheMatrixProductInEveryLayout) {
 
 TEST_P(SumOfProductsBy, WeightsInFewBitsGiveTheProductsOfTheirNumbers) {
   const int64_t rows = 37, out = 75, in = 101;
-  for (const WeightStorage storage :
-       {WeightStorage::kBf16, WeightStorage::kInt8, WeightStorage::kQ4}) {
-    SCOPED_TRACE(WeightStorageName(storage));
-    const at::Tensor weight = at::randn({out, in}) + 1;
-    CompactMatrix matrix(storage, out, in);
-    matrix.StoreRows(0, out, weight.const_data_ptr<float>());
+  for (const BlockForm form : testing::kAllBlockForms) {
+    SCOPED_TRACE(BlockFormName(form));
+    const CompactMatrix matrix = testing::Stored(form, at::randn({out, in}) + 1);
     const at::Tensor wide = matrix.Widen(0, out);
     for (const bool transposed : {true, false}) {
       const Sizes s = {rows, transposed ? in : out, transposed ? out : in};

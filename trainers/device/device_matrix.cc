@@ -8,18 +8,18 @@
 namespace evolora {
 namespace {
 
-BlockStorage StorageOf(WeightStorage storage) {
-  switch (storage) {
-    case WeightStorage::kBf16:
+BlockStorage StorageOf(BlockForm form) {
+  switch (form) {
+    case BlockForm::kBf16:
       return BlockStorage::kBFloat16;
-    case WeightStorage::kInt8:
+    case BlockForm::kInt8:
       return BlockStorage::kInt8;
-    case WeightStorage::kQ4:
+    case BlockForm::kQ4:
       return BlockStorage::kQ4;
     default:
       break;
   }
-  TORCH_CHECK(false, "DeviceMatrix: ", WeightStorageName(storage), " has no blocks");
+  TORCH_CHECK(false, "DeviceMatrix: blocks of ", BlockFormName(form), " are not widened there");
 }
 
 // The bytes on the host.
@@ -43,7 +43,7 @@ DeviceMatrix::DeviceMatrix(at::Tensor dense)
 DeviceMatrix::DeviceMatrix(const DeviceMath& math, const CompactMatrix& from,
                            std::shared_ptr<WideBuffer> wide)
     : out_(from.out_features()), in_(from.in_features()), math_(&math), wide_(std::move(wide)) {
-  storage_ = StorageOf(from.storage());
+  storage_ = StorageOf(from.form());
   if (storage_ == BlockStorage::kBFloat16 && math.dtype() == at::kBFloat16) {
     dense_ = DenseBf16(from, math.options());
     return;

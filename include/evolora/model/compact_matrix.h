@@ -4,13 +4,13 @@
 #include <memory>
 
 #include "ATen/core/Tensor.h"
+#include "evolora/model/block_form.h"
 #include "evolora/model/kernels.h"
-#include "evolora/model/weight_storage.h"
 
 namespace evolora {
 
-// Bytes of a CompactMatrix [out, in]. REQUIRES: storage is not kFp32 or kExact.
-int64_t CompactBytes(WeightStorage storage, int64_t out, int64_t in);
+// Bytes of a CompactMatrix [out, in].
+int64_t CompactBytes(BlockForm form, int64_t out, int64_t in);
 
 // A frozen weight W [out, in] in few bits, row by row, each row in blocks of 32 (the last filled
 // up). One copy serves W x, dy W and the lookup of rows. Copies share the bytes.
@@ -18,20 +18,20 @@ int64_t CompactBytes(WeightStorage storage, int64_t out, int64_t in);
 class CompactMatrix {
  public:
   CompactMatrix() = default;
-  // Zeros. REQUIRES: as CompactBytes.
-  CompactMatrix(WeightStorage storage, int64_t out, int64_t in);
+  // Zeros.
+  CompactMatrix(BlockForm form, int64_t out, int64_t in);
 
   // Where the blocks of row `row` and of the next ones go, for loaders that have them.
   uint8_t* mutable_row(int64_t row) { return bytes_.get() + row * row_bytes_; }
   // Rounds `count` fp32 rows, row-major and contiguous, into rows [first, first + count). REQUIRES:
-  // storage is kBf16, kInt8 or kQ4.
+  // form is kBf16, kInt8 or kQ4; the others are for what needs no rounding.
   void StoreRows(int64_t first, int64_t count, const float* values);
 
-  WeightStorage storage() const { return storage_; }
+  BlockForm form() const { return form_; }
   int64_t out_features() const { return out_; }
   int64_t in_features() const { return in_; }
   int64_t bytes() const { return out_ * row_bytes_; }
-  // The rows, one behind the other, in blocks as in kernels.h.
+  // The rows, one behind the other, in blocks as in block_form.h.
   const uint8_t* data() const { return bytes_.get(); }
   const uint8_t* row(int64_t row) const { return bytes_.get() + row * row_bytes_; }
 
@@ -69,7 +69,7 @@ class CompactMatrix {
     return bytes_.get() + row * row_bytes_ + first_in / kCompactBlock * block_bytes_;
   }
 
-  WeightStorage storage_ = WeightStorage::kBf16;
+  BlockForm form_ = BlockForm::kBf16;
   int64_t out_ = 0;
   int64_t in_ = 0;
   int64_t block_bytes_ = 0;

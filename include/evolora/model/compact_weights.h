@@ -8,6 +8,7 @@
 #include "absl/types/span.h"
 #include "evolora/model/compact_matrix.h"
 #include "evolora/model/llama_weights.h"
+#include "evolora/model/weight_storage.h"
 
 namespace evolora {
 
@@ -19,6 +20,9 @@ struct CompactLayer {
   CompactMatrix down;
 };
 
+// What a matrix is rounded to. REQUIRES: storage is kBf16, kInt8 or kQ4.
+BlockForm FormOf(WeightStorage storage);
+
 // The large matrices of a base in few bits.
 struct CompactWeights {
   WeightStorage storage = WeightStorage::kBf16;  // as asked for, never kFp32
@@ -29,10 +33,10 @@ struct CompactWeights {
 
 // Room for the matrices of a base. REQUIRES: storage is kBf16, kInt8 or kQ4.
 CompactWeights AllocateCompact(const LlamaConfig& config, WeightStorage storage);
-// Room for matrices that are stored each in its own way. storage_of: that of the one in which the
-// tensors with these Hugging Face names are stacked. REQUIRES: not kFp32 or kExact.
-using StorageOfTensors = std::function<WeightStorage(absl::Span<const std::string> names)>;
-CompactWeights AllocateExact(const LlamaConfig& config, const StorageOfTensors& storage_of);
+// Room for matrices that have each a form of its own. form_of: that of the one in which the tensors
+// with these Hugging Face names are stacked.
+using FormOfTensors = std::function<BlockForm(absl::Span<const std::string> names)>;
+CompactWeights AllocateExact(const LlamaConfig& config, const FormOfTensors& form_of);
 // Bytes that AllocateCompact takes.
 int64_t CompactBytes(const LlamaConfig& config, WeightStorage storage);
 // Bytes of these matrices. REQUIRES: `config` is theirs.

@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "evolora/model/block_form.h"
+
 namespace evolora {
 
 // The inner loops of the engine and of the trainer, compiled once per instruction set
@@ -94,58 +96,32 @@ struct Bf16x3GemmArgs {
   GemmStore store = GemmStore::kSet;
 };
 
-// A panel of bf16 or fp16 weights: weight[k][j] = values[k * 32 + j].
-struct HalfPanel {
-  const uint16_t* values = nullptr;  // [depth, 32]; fp16 ones are finite
+// A panel of weights in few bits, [depth, 32]; of kInt8Low the scales and lows are those of 16
+// rows, of the other forms of 32.
+//   kBf16, kF16      weight[k][j] = values[k * 32 + j], of 16 bits
+//   kInt8            values[k * 32 + j] * scales[k / 32 * 32 + j]
+//   kInt8Low         lows[k / 16 * 32 + j] + values[k * 32 + j] * scales[k / 16 * 32 + j]
+//   kQ4, kQ4Float    lows[k / 32 * 32 + j] + value * scales[k / 32 * 32 + j], whose value for j <
+//   16
+//                    is the low half of values[k * 16 + j], for the others the high half of
+//                    values[k * 16 + j - 16]
+struct FewBitsPanel {
+  const uint8_t* values = nullptr;
+  const float* scales = nullptr;
+  const float* lows = nullptr;
 };
 
-// A panel of int8 weights: weight[k][j] = values[k * 32 + j] * scales[k / 32 * 32 + j].
-struct Int8Panel {
-  const int8_t* values = nullptr;  // [depth, 32]
-  const float* scales = nullptr;   // [ceil(depth / 32), 32]
-};
-
-// A panel of int8 weights over a low end: weight[k][j] = lows[k / 16 * 32 + j] +
-// values[k * 32 + j] * scales[k / 16 * 32 + j].
-struct Int8LowPanel {
-  const int8_t* values = nullptr;  // [depth, 32]
-  const float* scales = nullptr;   // [ceil(depth / 16), 32]
-  const float* lows = nullptr;     // likewise
-};
-
-// A panel of 4-bit weights: weight[k][j] = lows[k / 32 * 32 + j] + scales[k / 32 * 32 + j] * value,
-// which for j < 16 is the low half of values[k * 16 + j], for the others the high half of
-// values[k * 16 + j - 16].
-struct Q4Panel {
-  const uint8_t* values = nullptr;  // [depth, 16]
-  const float* scales = nullptr;    // [ceil(depth / 32), 32]
-  const float* lows = nullptr;      // likewise
-};
-
-// 32 neighbouring weights of a row as CompactMatrix keeps them (compact_matrix.h).
-constexpr int64_t kCompactBlock = 32;
-struct Bf16Weights {
-  uint16_t values[kCompactBlock];
-};
-struct F16Weights {
-  uint16_t values[kCompactBlock];  // finite
-};
-struct Int8Weights {  // weight i = values[i] * scale
-  float scale;
-  int8_t values[kCompactBlock];
-};
-struct Q4Weights {  // weight i = low + value i * scale; value i + 16 is the high half of values[i]
-  uint16_t scale, low;  // fp16, finite
-  uint8_t values[kCompactBlock / 2];
-};
-struct Q4FloatWeights {  // likewise; value * scale has no more digits than fp32
-  float scale, low;
-  uint8_t values[kCompactBlock / 2];
-};
-struct Int8LowWeights {  // weight i = low[i / 16] + values[i] * scale[i / 16], whose product has no
-                         // more digits than fp32
-  float scale[2], low[2];
-  int8_t values[kCompactBlock];
+// What is done with weights of one form.
+struct BlockKernels {
+  // gemm of one term over the panel (the term's own is not read): the bits that gemm gives over the
+  // panel's weights in fp32.
+  void (*gemm)(const GemmArgs& args, const FewBitsPanel& panel);
+  // `count` blocks, each `step` bytes behind the one before, as fp32: out [count, 32]. The same
+  // bits from every table, as the following.
+  void (*widen)(const uint8_t* first, int64_t step, int64_t count, float* out);
+  // The same by bf16 parts: of part p [count, 32] at y + p * part, room for three. Returns how many
+  // are needed, two at least; the further ones are zeros or not written. Null: kBf16, which is one.
+  int (*split)(const uint8_t* first, int64_t step, int64_t count, int64_t part, uint16_t* y);
 };
 
 // Scores of neighbouring queries of one head, over keys by position. Query i has position
@@ -179,13 +155,6 @@ struct KernelTable {
   float (*max)(const float* x, int64_t n);
   // log(sum(exp(x))) over n >= 1 values.
   double (*log_sum_exp)(const float* x, int64_t n);
-  // gemm of one term over the panel (the term's own is not read): the bits that gemm gives over the
-  // panel's weights in fp32.
-  void (*gemm_bf16)(const GemmArgs& args, const HalfPanel& panel);
-  void (*gemm_f16)(const GemmArgs& args, const HalfPanel& panel);
-  void (*gemm_int8)(const GemmArgs& args, const Int8Panel& panel);
-  void (*gemm_int8_low)(const GemmArgs& args, const Int8LowPanel& panel);
-  void (*gemm_q4)(const GemmArgs& args, const Q4Panel& panel);
 
   // For the backward pass. rms_norm that also keeps unit = x / sqrt(mean(x^2) + eps) and returns
   // the factor 1 / sqrt(..). unit may be x.
@@ -211,14 +180,8 @@ struct KernelTable {
   void (*transpose)(const float* src, int64_t lds, int64_t rows, int64_t depth, float factor,
                     float* dst, int64_t ldd);
 
-  // `count` blocks, each `step` bytes behind the one before, as fp32: out [count, 32]. The same
-  // bits from every table.
-  void (*widen_bf16_blocks)(const uint8_t* first, int64_t step, int64_t count, float* out);
-  void (*widen_f16_blocks)(const uint8_t* first, int64_t step, int64_t count, float* out);
-  void (*widen_int8_blocks)(const uint8_t* first, int64_t step, int64_t count, float* out);
-  void (*widen_int8_low_blocks)(const uint8_t* first, int64_t step, int64_t count, float* out);
-  void (*widen_q4_blocks)(const uint8_t* first, int64_t step, int64_t count, float* out);
-  void (*widen_q4_float_blocks)(const uint8_t* first, int64_t step, int64_t count, float* out);
+  BlockKernels blocks[kBlockForms];  // by BlockForm
+  const BlockKernels& Of(BlockForm form) const { return blocks[static_cast<int>(form)]; }
 
   // Each output is one sum, over the terms in order and each one's pairs in ascending order.
   void (*gemm_pairs)(const PairGemmArgs& args);
@@ -248,19 +211,6 @@ struct KernelTable {
   // parts are needed, the further ones being zeros.
   int (*split_pairs)(const float* rows, int64_t ld, int64_t depth, int64_t columns, int64_t part,
                      uint16_t* panel);
-  // `count` blocks, each `step` bytes behind the one before, by their parts: of part p [count, 32]
-  // at y + p * part, room for three. Returns how many are needed, two at least; the further ones
-  // are zeros or not written.
-  int (*split_f16_blocks)(const uint8_t* first, int64_t step, int64_t count, int64_t part,
-                          uint16_t* y);
-  int (*split_int8_blocks)(const uint8_t* first, int64_t step, int64_t count, int64_t part,
-                           uint16_t* y);
-  int (*split_int8_low_blocks)(const uint8_t* first, int64_t step, int64_t count, int64_t part,
-                               uint16_t* y);
-  int (*split_q4_blocks)(const uint8_t* first, int64_t step, int64_t count, int64_t part,
-                         uint16_t* y);
-  int (*split_q4_float_blocks)(const uint8_t* first, int64_t step, int64_t count, int64_t part,
-                               uint16_t* y);
 };
 
 // The best table this CPU runs. Thread-safe.

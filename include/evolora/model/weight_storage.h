@@ -12,17 +12,11 @@ namespace evolora {
 //   kInt8   9 bits: blocks of 32 along a row, value * fp32 scale, scale = largest / 127
 //   kQ4     5 bits: blocks of 32 along a row, low + value * scale with fp16 low and scale (GGUF's
 //           Q4_1, whose weights come back as they were); the embedding and the head as in kInt8
-//   kExact  each matrix in a form that gives the file's numbers back: of BF16, F16 and GGUF's
-//           blocks. As kFp32 where a matrix of the base has none. Of a base as a whole, for
-//           loading; no matrix has it
-// Forms that matrices of a kExact base alone have, for nothing is rounded to them:
-//   kF16      16 bits a weight
-//   kQ4Float  6 bits: as kQ4 with fp32 low and scale (Q4_K)
-//   kInt8Low  12 bits: blocks of 16 along a row, low + value * scale, fp32 (Q5_0, Q5_1, Q5_K, Q6_K;
-//             rows of several types in one matrix)
-enum class WeightStorage { kFp32, kBf16, kInt8, kQ4, kExact, kF16, kQ4Float, kInt8Low };
-const char* WeightStorageName(WeightStorage storage);  // "fp32", "bf16", "int8", "q4", "exact", ..
-// Of those that one asks for: kFp32, kBf16, kInt8, kQ4. False: no such name.
+//   kExact  each matrix in a form (block_form.h) that gives the file's numbers back: of BF16, F16
+//           and GGUF's blocks. As kFp32 where a matrix of the base has none
+enum class WeightStorage { kFp32, kBf16, kInt8, kQ4, kExact };
+const char* WeightStorageName(WeightStorage storage);  // "fp32", "bf16", "int8", "q4", "exact"
+// False: no such name, or "exact", which rounds nothing and which nobody asks for.
 bool ParseWeightStorage(absl::string_view name, WeightStorage& storage);
 
 }  // namespace evolora
