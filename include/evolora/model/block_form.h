@@ -44,9 +44,9 @@ struct Q4FloatWeights {  // likewise
 
 // Bytes of a block.
 constexpr int64_t BlockBytes(BlockForm form) {
-  constexpr int64_t kBytes[kBlockForms] = {sizeof(Bf16Weights),    sizeof(F16Weights),
-                                           sizeof(Int8Weights),    sizeof(Int8LowWeights),
-                                           sizeof(Q4Weights),      sizeof(Q4FloatWeights)};
+  constexpr int64_t kBytes[kBlockForms] = {sizeof(Bf16Weights), sizeof(F16Weights),
+                                           sizeof(Int8Weights), sizeof(Int8LowWeights),
+                                           sizeof(Q4Weights),   sizeof(Q4FloatWeights)};
   return kBytes[static_cast<int>(form)];
 }
 
