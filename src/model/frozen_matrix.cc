@@ -32,7 +32,8 @@ FrozenMatrix::FrozenMatrix(const std::vector<at::Tensor>& parts, WeightFormat fo
 }
 
 FrozenMatrix::FrozenMatrix(const CompactMatrix& weight, WeightFormat format) {
-  const bool rounds = format == WeightFormat::kInt8 && weight.form() == BlockForm::kBf16;
+  const bool is_half = weight.form() == BlockForm::kBf16 || weight.form() == BlockForm::kF16;
+  const bool rounds = format == WeightFormat::kInt8 && is_half;
   matrix_ = FewBitsMatrix(rounds ? RoundToInt8({weight.Widen(0, weight.out_features())}) : weight);
 }
 

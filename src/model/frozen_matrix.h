@@ -16,7 +16,7 @@ class FrozenMatrix {
   FrozenMatrix() = default;
   // Parts as PackedMatrix takes them.
   FrozenMatrix(const std::vector<at::Tensor>& parts, WeightFormat format);
-  // Kept as it is, but bf16 rounded to int8 where `format` says so.
+  // Kept as it is, but 16 bits rounded to int8 where `format` says so.
   FrozenMatrix(const CompactMatrix& weight, WeightFormat format);
 
   void Apply(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy) const {

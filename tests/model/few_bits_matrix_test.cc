@@ -207,9 +207,10 @@ TEST(FewBitsMatrix, AnEngineOfABaseInFewBitsIsTheEngineOfItsNumbers) {
 TEST(FewBitsMatrix, AnInt8EngineIsTheEngineOfTheRoundedBase) {
   const LlamaConfig config = SmallConfig();
   const auto weights = RandomWeights(config, 7);
-  const auto bf16 =
-      std::make_shared<const LlamaWeights>(CompactCopy(*weights, WeightStorage::kBf16));
-  for (const auto& base : {weights, bf16}) {
+  const auto few = [&](BlockForm form) {
+    return std::make_shared<const LlamaWeights>(InFewBits(*weights, form));
+  };
+  for (const auto& base : {weights, few(BlockForm::kBf16), few(BlockForm::kF16)}) {
     const LlamaWeights wide = base->compact ? WidenedCopy(*base) : *base;
     LlamaWeights rounded = WidenedCopy(CompactCopy(wide, WeightStorage::kInt8));
     rounded.embedding = wide.embedding;  // whose rows are read as they are

@@ -50,7 +50,7 @@ void AddInputOptions(CLI::App* command, InputOptions& input) {
       ->excludes(chat);
   command
       ->add_option("--weights", input.weights,
-                   "fp32, or int8: rounds weights that the file has not in 4 or 8 bits already")
+                   "fp32: as the file has them, or int8: rounds those of 16 and 32 bits")
       ->check(CLI::IsMember({"fp32", "int8"}))
       ->capture_default_str();
 }

@@ -24,9 +24,9 @@ class Decoder;
 class PrefixStore;
 struct PackedLora;
 
-// How the engine keeps the frozen weights, beside those that come in few bits (LoadBase with
-// kExact): these stay as they are, but bf16 under kInt8. kInt8 reads a quarter of the bytes of fp32
-// for each token and computes in fp32: its results are those of a base with rounded matrices.
+// How the engine keeps frozen weights that come in fp32 or 16 bits; those in fewer (LoadBase with
+// kExact) stay as they are. kFp32 rounds nothing. kInt8 reads 9 bits a weight for each token and
+// computes in fp32: its results are those of a base with rounded matrices.
 enum class WeightFormat { kFp32, kInt8 };
 
 struct EngineOptions {
