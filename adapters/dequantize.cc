@@ -26,8 +26,8 @@ float LoadHalf(const uint8_t* p) { return HalfToFloat(Load<uint16_t>(p)); }
 //   Q8_0 (32): d:f16 q:i8[32]          Q4_0 (32): d:f16 q4[16]     Q4_1 (32): d:f16 m:f16 q4[16]
 //   Q5_0, Q5_1 (32): likewise, with the elements' fifth bits as a u32 before q4
 //   Q4_K (256): d:f16 dmin:f16 scales[12] q4[128]    8 groups of 32, 6-bit scale and minimum each
-//   Q5_K (256): d:f16 dmin:f16 scales[12] high[32] q4[128]     bit g of high[i]: element i of group
-//   g
+//   Q5_K (256): d:f16 dmin:f16 scales[12] high[32] q4[128]     bit g of high[i]: of element i of
+//                                                              group g, the fifth
 //   Q6_K (256): low[128] high[64] scales:i8[16] d:f16                   16 groups of 16
 
 void BlockQ8_0(const uint8_t* block, float* __restrict out) {

@@ -2,14 +2,12 @@
 
 #include <algorithm>
 
-#include "c10/util/Half.h"
+#include "evolora/adapters/dequantize.h"
 #include "evolora/model/products.h"
 #include "evolora/model/share_out.h"
 
 namespace evolora {
 namespace {
-
-float HalfToFloat(uint16_t bits) { return c10::Half(bits, c10::Half::from_bits()); }
 
 // A value of a block, of those with bits of their own.
 uint8_t ValueOf(const Int8Weights& block, int64_t k) {

@@ -199,6 +199,7 @@ __attribute__((always_inline)) inline void GemmBlock(const GemmArgs& args, int64
 }
 
 #include "kernel_pairs_body.h"
+#include "kernel_widen_body.h"
 
 // Runs the block of exactly `rows` <= kRows rows.
 template <int kRows, int kVectors, typename Args>

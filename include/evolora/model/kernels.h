@@ -101,10 +101,10 @@ struct Bf16x3GemmArgs {
 //   kBf16, kF16      weight[k][j] = values[k * 32 + j], of 16 bits
 //   kInt8            values[k * 32 + j] * scales[k / 32 * 32 + j]
 //   kInt8Low         lows[k / 16 * 32 + j] + values[k * 32 + j] * scales[k / 16 * 32 + j]
-//   kQ4, kQ4Float    lows[k / 32 * 32 + j] + value * scales[k / 32 * 32 + j], whose value for j <
-//   16
-//                    is the low half of values[k * 16 + j], for the others the high half of
-//                    values[k * 16 + j - 16]
+//   kQ4, kQ4Float    lows[k / 32 * 32 + j] + value * scales[k / 32 * 32 + j]
+//                    The value is for j < 16 the low half of values[k * 16 + j],
+//                    for the others the high half of values[k * 16 + j - 16];
+//                    it has no sign.
 struct FewBitsPanel {
   const uint8_t* values = nullptr;
   const float* scales = nullptr;
