@@ -26,15 +26,15 @@ void ForTokens(int64_t count, const Body& body) {
 
 }  // namespace
 
-Decoder::Decoder(std::shared_ptr<const LlamaWeights> weights, WeightFormat format)
+Decoder::Decoder(std::shared_ptr<const LlamaWeights> weights, const FrozenOptions& options)
     : weights_(std::move(weights)),
-      format_(format),
+      options_(options),
       rope_frequencies_(RopeInverseFrequencies(weights_->config)) {
   const CompactWeights* compact = weights_->compact.get();
   for (size_t i = 0; i < weights_->layers.size(); ++i) {
     const LlamaLayer& layer = weights_->layers[i];
-    layers_.push_back(compact != nullptr ? PackCompact(compact->layers[i], format)
-                                         : PackTensors(layer, format));
+    layers_.push_back(compact != nullptr ? PackCompact(compact->layers[i], options)
+                                         : PackTensors(layer, options));
     layers_.back().qkv_bias = JoinedQkvBias(layer);
   }
   head_ = PackHead();
@@ -42,28 +42,28 @@ Decoder::Decoder(std::shared_ptr<const LlamaWeights> weights, WeightFormat forma
 
 Decoder::Decoder(const Decoder& base, const std::map<std::string, at::Tensor>& modules)
     : weights_(std::make_shared<const LlamaWeights>(WithModules(base.weights(), modules))),
-      format_(base.format_),
+      options_(base.options_),
       layers_(base.layers_),
       head_(modules.contains("lm_head") ? PackHead() : base.head_),
       rope_frequencies_(base.rope_frequencies_) {}
 
-Decoder::Layer Decoder::PackTensors(const LlamaLayer& layer, WeightFormat format) {
-  return {.qkv = FrozenMatrix({layer.q, layer.k, layer.v}, format),
-          .o = FrozenMatrix({layer.o}, format),
-          .gate_up = FrozenMatrix({layer.gate, layer.up}, format),
-          .down = FrozenMatrix({layer.down}, format)};
+Decoder::Layer Decoder::PackTensors(const LlamaLayer& layer, const FrozenOptions& options) {
+  return {.qkv = FrozenMatrix({layer.q, layer.k, layer.v}, options),
+          .o = FrozenMatrix({layer.o}, options),
+          .gate_up = FrozenMatrix({layer.gate, layer.up}, options),
+          .down = FrozenMatrix({layer.down}, options)};
 }
 
-Decoder::Layer Decoder::PackCompact(const CompactLayer& layer, WeightFormat format) {
-  return {.qkv = FrozenMatrix(layer.qkv, format),
-          .o = FrozenMatrix(layer.o, format),
-          .gate_up = FrozenMatrix(layer.gate_up, format),
-          .down = FrozenMatrix(layer.down, format)};
+Decoder::Layer Decoder::PackCompact(const CompactLayer& layer, const FrozenOptions& options) {
+  return {.qkv = FrozenMatrix(layer.qkv, options),
+          .o = FrozenMatrix(layer.o, options),
+          .gate_up = FrozenMatrix(layer.gate_up, options),
+          .down = FrozenMatrix(layer.down, options)};
 }
 
 FrozenMatrix Decoder::PackHead() const {
-  return weights_->head.defined() ? FrozenMatrix({weights_->head}, format_)
-                                  : FrozenMatrix(weights_->compact->head, format_);
+  return weights_->head.defined() ? FrozenMatrix({weights_->head}, options_)
+                                  : FrozenMatrix(weights_->compact->head, options_);
 }
 
 void Decoder::Embed(TokenId id, float* x) const {

@@ -25,8 +25,7 @@ struct CompactLayer;
 // threads inside. Throws as LibTorch does.
 class Decoder {
  public:
-  explicit Decoder(std::shared_ptr<const LlamaWeights> weights,
-                   WeightFormat format = WeightFormat::kFp32);
+  explicit Decoder(std::shared_ptr<const LlamaWeights> weights, const FrozenOptions& options = {});
   // `base` with other modules (WithModules); what they leave in place is shared.
   Decoder(const Decoder& base, const std::map<std::string, at::Tensor>& modules);
 
@@ -52,8 +51,8 @@ class Decoder {
     FrozenMatrix qkv, o, gate_up, down;
     std::vector<float> qkv_bias;  // empty: none
   };
-  static Layer PackTensors(const LlamaLayer& layer, WeightFormat format);
-  static Layer PackCompact(const CompactLayer& layer, WeightFormat format);
+  static Layer PackTensors(const LlamaLayer& layer, const FrozenOptions& options);
+  static Layer PackCompact(const CompactLayer& layer, const FrozenOptions& options);
   // Tokens [begin, begin + count) share one adapter.
   struct AdapterRun {
     const PackedLora* lora;
@@ -80,7 +79,7 @@ class Decoder {
   void GrowRope(int64_t positions);
 
   std::shared_ptr<const LlamaWeights> weights_;
-  WeightFormat format_;
+  FrozenOptions options_;
   std::vector<Layer> layers_;
   FrozenMatrix head_;
   at::Tensor rope_frequencies_, rope_cos_, rope_sin_;  // tables [positions, head_dim / 2]

@@ -52,7 +52,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(std::shared_ptr<const Lla
 
 Engine::Engine(std::shared_ptr<const LlamaWeights> weights, const EngineOptions& options)
     : options_(options),
-      decoder_(std::make_unique<Decoder>(std::move(weights), options.weights)),
+      decoder_(std::make_unique<Decoder>(std::move(weights),
+                                         FrozenOptions{options.weights, options.rows_of_steps})),
       prefixes_(std::make_unique<PrefixStore>(decoder_->config(), options.max_prefix_bytes)) {}
 
 Engine::~Engine() = default;

@@ -2,12 +2,19 @@
 
 #include <algorithm>
 
+#include "ATen/Parallel.h"
+#include "absl/types/span.h"
 #include "evolora/adapters/dequantize.h"
+#include "evolora/model/buffer.h"
 #include "evolora/model/products.h"
 #include "evolora/model/share_out.h"
+#include "pair_side.h"
 
 namespace evolora {
 namespace {
+
+// As many as gemm_split multiplies a block of x with at once.
+constexpr int64_t kPanelsOfSplit = 4;
 
 // A value of a block, of those with bits of their own.
 uint8_t ValueOf(const Int8Weights& block, int64_t k) {
@@ -75,8 +82,11 @@ void TakeBlocks(const CompactMatrix& weight, int64_t row, int64_t column, uint8_
 
 }  // namespace
 
-FewBitsMatrix::FewBitsMatrix(const CompactMatrix& weight)
-    : form_(weight.form()), out_(weight.out_features()), in_(weight.in_features()) {
+FewBitsMatrix::FewBitsMatrix(const CompactMatrix& weight, RowsOfSteps rows)
+    : form_(weight.form()),
+      out_(weight.out_features()),
+      in_(weight.in_features()),
+      splits_(rows == RowsOfSteps::kMany && Kernels().Of(form_).gemm_split != nullptr) {
   if (FactorsOfWidth(Fp32Factors(), std::min(in_, out_)) != Factors::kFp32) weight_ = weight;
   const auto room = [&](int64_t of_panel) { return static_cast<size_t>(num_panels() * of_panel); };
   std::shared_ptr<uint8_t[]> values(new uint8_t[room(panel_bytes())]());
@@ -95,7 +105,7 @@ FewBitsMatrix::FewBitsMatrix(const CompactMatrix& weight)
 }
 
 int64_t FewBitsMatrix::panel_bytes() const {
-  const int64_t count = in_ * kPanelColumns;
+  const int64_t count = num_blocks() * kCompactBlock * kPanelColumns;
   switch (form_) {
     case BlockForm::kBf16:
     case BlockForm::kF16:
@@ -118,7 +128,7 @@ int64_t FewBitsMatrix::scales_per_block() const {
 bool FewBitsMatrix::has_lows() const { return scales_per_block() > 0 && form_ != BlockForm::kInt8; }
 
 int64_t FewBitsMatrix::panel_scales() const {
-  return scales_per_block() * ((in_ + kCompactBlock - 1) / kCompactBlock) * kPanelColumns;
+  return scales_per_block() * num_blocks() * kPanelColumns;
 }
 
 int64_t FewBitsMatrix::bytes() const {
@@ -179,6 +189,44 @@ FewBitsPanel FewBitsMatrix::PanelAt(int64_t panel) const {
 
 void FewBitsMatrix::Run(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy,
                         GemmStore store) const {
+  splits_ ? RunSplit(x, ldx, rows, y, ldy, store) : RunPanels(x, ldx, rows, y, ldy, store);
+}
+
+void FewBitsMatrix::RunSplit(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy,
+                             GemmStore store) const {
+  const Product product = {.left = x, .ldl = ldx, .depth = in_};
+  const Bf16Lefts<kBf16Parts> lefts(absl::MakeConstSpan(&product, 1), rows);
+  const Bf16Lefts<kBf16Parts>::Left& left = lefts.Of(product);
+  thread_local Buffer room;
+  float* sums = room.Reserve(rows * num_blocks());
+  for (int64_t m = 0; m < rows; ++m) {
+    Kernels().sum_blocks(x + m * ldx, in_, sums + m * num_blocks());
+  }
+  const auto gemm = Kernels().Of(form_).gemm_split;
+  // As many groups for each thread, and panels for each group, as for the others.
+  const int64_t threads = at::get_num_threads();
+  const int64_t most = (num_panels() + kPanelsOfSplit - 1) / kPanelsOfSplit;
+  const int64_t groups = std::min(num_panels(), (most + threads - 1) / threads * threads);
+  ShareOut(groups, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t group = begin; group < end; ++group) {
+      const int64_t first = group * num_panels() / groups;
+      const int64_t count = (group + 1) * num_panels() / groups - first;
+      FewBitsPanel panels[kPanelsOfSplit];
+      for (int64_t i = 0; i < count; ++i) panels[i] = PanelAt(first + i);
+      const int64_t column = first * kPanelColumns;
+      gemm({.x = {.parts = left.data, .ld = left.ld, .part = left.part, .sums = sums, .depth = in_},
+            .rows = rows,
+            .y = y + column,
+            .ldy = ldy,
+            .columns = std::min(count * kPanelColumns, out_ - column),
+            .store = store},
+           panels);
+    }
+  });
+}
+
+void FewBitsMatrix::RunPanels(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy,
+                              GemmStore store) const {
   // Below about 64k multiply-adds a task costs less than waking a thread.
   const int64_t work = std::max<int64_t>(1, rows * in_ * kPanelColumns);
   const int64_t grain = std::max<int64_t>(1, (int64_t{1} << 16) / work);

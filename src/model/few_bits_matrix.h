@@ -4,20 +4,22 @@
 #include <memory>
 
 #include "evolora/model/compact_matrix.h"
+#include "evolora/model/engine.h"
 #include "evolora/model/kernels.h"
 
 namespace evolora {
 
 // A frozen weight in few bits as the panels that decoding reads whole for each step: 6 to 16 bits a
 // weight in place of 32. Results are, bit for bit, those of a PackedMatrix over the widened
-// weight. Immutable; copies share the memory, and threads may.
+// weight; with kManyRows, on CPUs with gemm_split (kernels.h), as exact. Immutable; copies share
+// the memory, and threads may.
 class FewBitsMatrix {
  public:
   FewBitsMatrix() = default;
   // Shares the bytes of `weight`, where products with many rows read them. Uses all threads.
-  explicit FewBitsMatrix(const CompactMatrix& weight);
+  explicit FewBitsMatrix(const CompactMatrix& weight, RowsOfSteps rows = RowsOfSteps::kFew);
 
-  // As PackedMatrix.
+  // As PackedMatrix: equal rows give equal bits, in one of the two.
   void Apply(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy) const;
   void ApplyAdd(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy) const;
   void ApplyToMany(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy,
@@ -30,6 +32,11 @@ class FewBitsMatrix {
                  float* lows) const;
   FewBitsPanel PanelAt(int64_t panel) const;
   void Run(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy, GemmStore store) const;
+  void RunPanels(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy,
+                 GemmStore store) const;
+  void RunSplit(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy,
+                GemmStore store) const;
+  int64_t num_blocks() const { return (in_ + kCompactBlock - 1) / kCompactBlock; }
   int64_t num_panels() const { return (out_ + kPanelColumns - 1) / kPanelColumns; }
   int64_t panel_bytes() const;       // of values
   int64_t panel_scales() const;      // 0: none
@@ -39,6 +46,7 @@ class FewBitsMatrix {
   BlockForm form_ = BlockForm::kBf16;
   int64_t out_ = 0;
   int64_t in_ = 0;
+  bool splits_ = false;                      // rows into their parts
   CompactMatrix weight_;                     // empty where nothing reads it
   std::shared_ptr<const uint8_t[]> values_;  // of each panel as kernels.h has them
   std::shared_ptr<const float[]> scales_;    // [panels][blocks][scales_per_block()][32]

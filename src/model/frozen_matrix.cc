@@ -23,18 +23,19 @@ CompactMatrix RoundToInt8(const std::vector<at::Tensor>& parts) {
 
 }  // namespace
 
-FrozenMatrix::FrozenMatrix(const std::vector<at::Tensor>& parts, WeightFormat format) {
-  if (format == WeightFormat::kInt8) {
-    matrix_ = FewBitsMatrix(RoundToInt8(parts));
+FrozenMatrix::FrozenMatrix(const std::vector<at::Tensor>& parts, const FrozenOptions& options) {
+  if (options.format == WeightFormat::kInt8) {
+    matrix_ = FewBitsMatrix(RoundToInt8(parts), options.rows);
   } else {
     matrix_ = PackedMatrix(parts);
   }
 }
 
-FrozenMatrix::FrozenMatrix(const CompactMatrix& weight, WeightFormat format) {
+FrozenMatrix::FrozenMatrix(const CompactMatrix& weight, const FrozenOptions& options) {
   const bool is_half = weight.form() == BlockForm::kBf16 || weight.form() == BlockForm::kF16;
-  const bool rounds = format == WeightFormat::kInt8 && is_half;
-  matrix_ = FewBitsMatrix(rounds ? RoundToInt8({weight.Widen(0, weight.out_features())}) : weight);
+  const bool rounds = options.format == WeightFormat::kInt8 && is_half;
+  matrix_ = FewBitsMatrix(rounds ? RoundToInt8({weight.Widen(0, weight.out_features())}) : weight,
+                          options.rows);
 }
 
 }  // namespace evolora

@@ -10,14 +10,19 @@
 
 namespace evolora {
 
+struct FrozenOptions {
+  WeightFormat format = WeightFormat::kFp32;
+  RowsOfSteps rows = RowsOfSteps::kFew;
+};
+
 // A frozen weight in the format that the engine keeps it in. Copies share the memory.
 class FrozenMatrix {
  public:
   FrozenMatrix() = default;
   // Parts as PackedMatrix takes them.
-  FrozenMatrix(const std::vector<at::Tensor>& parts, WeightFormat format);
-  // Kept as it is, but 16 bits rounded to int8 where `format` says so.
-  FrozenMatrix(const CompactMatrix& weight, WeightFormat format);
+  FrozenMatrix(const std::vector<at::Tensor>& parts, const FrozenOptions& options);
+  // Kept as it is, but 16 bits rounded to int8 where the options say so.
+  FrozenMatrix(const CompactMatrix& weight, const FrozenOptions& options);
 
   void Apply(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy) const {
     std::visit([&](const auto& m) { m.Apply(x, ldx, rows, y, ldy); }, matrix_);

@@ -1,6 +1,7 @@
 // The loops behind one KernelTable. Included by kernels_<isa>.cc after EVOLORA_KERNEL_TABLE (name
-// of the table), EVOLORA_KERNEL_NAME and EVOLORA_GEMM_ROWS (rows of one register block) are
-// defined, and compiled with that instruction set's flags. Everything has internal linkage and no
+// of the table), EVOLORA_KERNEL_NAME, EVOLORA_GEMM_ROWS (rows of one register block) and, where
+// there are tiles, EVOLORA_TILES (their class, kernel_tile_body.h) are defined, and compiled with
+// that instruction set's flags. Everything has internal linkage and no
 // standard function is called, so that no code compiled for a newer CPU can be merged into other
 // files.
 
@@ -12,8 +13,7 @@
 
 #include "evolora/model/kernels.h"
 
-#if defined(EVOLORA_AMX_TILES)
-#include "kernel_amx_tiles.h"
+#if defined(EVOLORA_TILES)
 #include "kernel_tile_body.h"
 #endif
 
@@ -230,8 +230,8 @@ void Gemm(const GemmArgs& args) {
 }
 
 void GemmPairs(const PairGemmArgs& args) {
-#if defined(EVOLORA_AMX_TILES)
-  GemmPairsByTiles<AmxTiles>(args);
+#if defined(EVOLORA_TILES)
+  GemmPairsByTiles<EVOLORA_TILES>(args);
 #else
   return args.columns > kLanes ? GemmRows<2>(args) : GemmRows<1>(args);
 #endif
@@ -323,15 +323,17 @@ double LogSumExp(const float* x, int64_t n) {
 #include "kernel_transpose_body.h"
 #include "kernel_word_pairs_body.h"
 #include "kernel_word_parts_body.h"
+#include "kernel_word_split_body.h"
 
 template <typename Columns, typename Block>
 constexpr BlockKernels KernelsOf() {
   constexpr bool kIsOnePart = __is_same(Block, Bf16Weights);
-  return {GemmColumns<Columns>, WidenBlocks<Block>, kIsOnePart ? nullptr : SplitBlocks<Block>};
+  return {GemmColumns<Columns>, SplitGemmOf<Block>(), WidenBlocks<Block>,
+          kIsOnePart ? nullptr : SplitBlocks<Block>};
 }
 template <typename Block>
 constexpr BlockKernels KernelsOfQ4() {
-  return {GemmColumns<Q4Columns>, LookUpBlocks<Block>, SplitLookedUp<Block>};
+  return {GemmColumns<Q4Columns>, SplitGemmOf<Block>(), LookUpBlocks<Block>, SplitLookedUp<Block>};
 }
 
 }  // namespace
@@ -364,6 +366,7 @@ const KernelTable EVOLORA_KERNEL_TABLE = {
     kPrefersBf16x3,
     GemmBf16x3,
     SplitBf16x3,
+    SumBlocks,
     SplitPairs};
 
 }  // namespace evolora

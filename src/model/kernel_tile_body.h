@@ -172,6 +172,16 @@ inline void AddTermByTiles(Tiles& tiles, const Bf16x3Term& term, int64_t first_r
 }
 
 template <int kRowTiles, typename Tiles>
+inline void ZeroSums(Tiles& tiles) {
+  tiles.template Zero<0>();
+  tiles.template Zero<1>();
+  if constexpr (kRowTiles == 2) {
+    tiles.template Zero<2>();
+    tiles.template Zero<3>();
+  }
+}
+
+template <int kRowTiles, typename Tiles>
 inline void StoreTiles(Tiles& tiles, float* y, int64_t ldy) {
   const int64_t stride = ldy * static_cast<int64_t>(sizeof(float));
   tiles.template Store<0>(y, stride);
@@ -192,12 +202,7 @@ inline void TileBlock(Tiles& tiles, const Args& args, int64_t first_row, int64_t
     __builtin_prefetch(args.y + m * args.ldy, 1);
     __builtin_prefetch(args.y + m * args.ldy + kPanelColumns / 2, 1);
   }
-  tiles.template Zero<0>();
-  tiles.template Zero<1>();
-  if constexpr (kRowTiles == 2) {
-    tiles.template Zero<2>();
-    tiles.template Zero<3>();
-  }
+  ZeroSums<kRowTiles>(tiles);
   for (int64_t t = 0; t < args.num_terms; ++t) {
     AddTermByTiles<kRowTiles>(tiles, args.terms[t], first_row, rows, room);
   }

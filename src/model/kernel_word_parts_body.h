@@ -39,6 +39,20 @@ void SplitBf16x3(const float* x, int64_t n, int64_t part, uint16_t* y) {
   });
 }
 
+void SumBlocks(const float* x, int64_t n, float* sums) {
+  for (int64_t k = 0; k < n; k += kCompactBlock) {
+    Lanes sum = {};
+    ForLanes(n - k < kCompactBlock ? n - k : kCompactBlock,
+             [&](int64_t i, int64_t count) { sum += LoadAny(x + k + i, count); });
+    float halves[kLanes];
+    StoreLanes(halves, sum);
+    for (int width = kLanes / 2; width > 0; width /= 2) {
+      for (int j = 0; j < width; ++j) halves[j] += halves[j + width];
+    }
+    sums[k / kCompactBlock] = halves[0];
+  }
+}
+
 // Writes the pairs of 16 columns of two rows; `any` becomes the bits that any part has.
 inline void StorePartPairs(Lanes even, Lanes odd, int64_t part, uint16_t* panel, Parts& any) {
   const Parts low = PartsOf(even), high = PartsOf(odd);
@@ -151,11 +165,11 @@ int SplitBlocks(const uint8_t* first, int64_t step, int64_t count, int64_t part,
   return AnyBit(last) ? kBf16Parts : kBf16Parts - 1;
 }
 
-#if defined(EVOLORA_AMX_TILES)
+#if defined(EVOLORA_TILES)
 
 constexpr bool kPrefersBf16x3 = true;
 
-void GemmBf16x3(const Bf16x3GemmArgs& args) { GemmBf16x3ByTiles<AmxTiles>(args); }
+void GemmBf16x3(const Bf16x3GemmArgs& args) { GemmBf16x3ByTiles<EVOLORA_TILES>(args); }
 
 #else
 

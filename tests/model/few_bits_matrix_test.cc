@@ -38,7 +38,8 @@ at::Tensor Apply(const auto& matrix, const at::Tensor& x, int64_t out, bool add)
   return y;
 }
 
-// Columns that fill no panel, inputs that fill no block, a row of zeros and one of equal numbers.
+// Columns that fill no panel, inputs that fill no block (96 do), a row of zeros and one of equal
+// numbers.
 TEST(FewBitsMatrix, IsThePackedMatrixOfTheWidenedWeightBitForBit) {
   at::manual_seed(3);
   at::Tensor weight = at::randn({52, 70});
@@ -48,7 +49,7 @@ TEST(FewBitsMatrix, IsThePackedMatrixOfTheWidenedWeightBitForBit) {
     SCOPED_TRACE(BlockFormName(form));
     const CompactMatrix compact = Stored(form, weight);
     const FewBitsMatrix few(compact);
-    EXPECT_LE(few.bytes(), 2 * 64 * 70);
+    EXPECT_LE(few.bytes(), 2 * 64 * 96);
     const PackedMatrix packed({compact.Widen(0, 52)});
     for (const int64_t rows : {1, 2, 3, 4, 5, 7, 8, 9, 21}) {
       const at::Tensor x = at::randn({rows, 70});
@@ -62,16 +63,16 @@ TEST(FewBitsMatrix, IsThePackedMatrixOfTheWidenedWeightBitForBit) {
 // Wide enough for products by parts, where there are such.
 TEST(FewBitsMatrix, ToManyGivesWhatAPackedMatrixGives) {
   at::manual_seed(4);
-  const at::Tensor weight = at::randn({170, 192}), x = at::randn({40, 192});
+  const at::Tensor weight = at::randn({270, 288}), x = at::randn({40, 288});
   for (const BlockForm form : kAllBlockForms) {
     SCOPED_TRACE(BlockFormName(form));
     const CompactMatrix compact = Stored(form, weight);
-    at::Tensor y = at::zeros({40, 170}), expected = at::zeros({40, 170});
+    at::Tensor y = at::zeros({40, 270}), expected = at::zeros({40, 270});
     for (const GemmStore store : {GemmStore::kSet, GemmStore::kAdd}) {
-      FewBitsMatrix(compact).ApplyToMany(x.const_data_ptr<float>(), 192, 40,
-                                         y.mutable_data_ptr<float>(), 170, store);
-      PackedMatrix({compact.Widen(0, 170)})
-          .ApplyToMany(x.const_data_ptr<float>(), 192, 40, expected.mutable_data_ptr<float>(), 170,
+      FewBitsMatrix(compact).ApplyToMany(x.const_data_ptr<float>(), 288, 40,
+                                         y.mutable_data_ptr<float>(), 270, store);
+      PackedMatrix({compact.Widen(0, 270)})
+          .ApplyToMany(x.const_data_ptr<float>(), 288, 40, expected.mutable_data_ptr<float>(), 270,
                        store);
       EXPECT_TRUE(at::equal(y, expected));
     }
@@ -104,8 +105,9 @@ struct Panels {
 
 Panels MakePanels() {
   Panels panels;
-  // As 16 bits: the high bytes are those of numbers of a moderate size, of either sign.
-  for (int64_t i = 0; i < kDepth * 64; ++i) {
+  // As 16 bits: the high bytes are those of numbers of a moderate size, of either sign. Whole
+  // blocks.
+  for (int64_t i = 0; i < (kDepth + 31) / 32 * 32 * 64; ++i) {
     const int64_t high = 0x3b + i * 37 % 8 + (i % 3 == 0 ? 0x80 : 0);
     panels.bytes.push_back(static_cast<uint8_t>(i % 2 == 0 ? i * 37 : high));
   }
@@ -147,6 +149,157 @@ TEST(FewBitsMatrix, KernelsGiveTheBitsOfProductsOverFp32Panels) {
         }
       }
     });
+  }
+}
+
+// x [rows, kDepth] as `table` splits it.
+struct SplitX {
+  SplitX(const KernelTable& table, const at::Tensor& x)
+      : rows(x.size(0)),
+        parts(static_cast<size_t>(kBf16Parts * (rows + 15) * kStride)),
+        sums(static_cast<size_t>(rows * kBlocks)) {
+    for (int64_t m = 0; m < rows; ++m) {
+      const float* row = x.const_data_ptr<float>() + m * kDepth;
+      table.split_bf16x3(row, kDepth, part(), &parts[static_cast<size_t>(m * kStride)]);
+      table.sum_blocks(row, kDepth, &sums[static_cast<size_t>(m * kBlocks)]);
+    }
+  }
+  // From row `first` on.
+  SplitRows From(int64_t first) const {
+    return {.parts = &parts[static_cast<size_t>(first * kStride)],
+            .ld = kStride,
+            .part = part(),
+            .sums = &sums[static_cast<size_t>(first * kBlocks)],
+            .depth = kDepth};
+  }
+
+ private:
+  static constexpr int64_t kBlocks = (kDepth + 31) / 32, kStride = kBlocks * 32 + 32;
+  int64_t part() const { return (rows + 15) * kStride; }
+  int64_t rows;
+  std::vector<uint16_t> parts;
+  std::vector<float> sums;
+};
+
+// Panels of the same values, and of scales that are not.
+constexpr int kNumPanels = 6;
+std::vector<FewBitsPanel> ManyPanels(const Panels& panels) {
+  std::vector<FewBitsPanel> many;
+  for (int i = 0; i < kNumPanels; ++i) {
+    many.push_back(panels.panel());
+    many.back().scales += i;
+    many.back().lows += 2 * i;
+  }
+  return many;
+}
+
+at::Tensor GemmSplit(const KernelTable& table, BlockForm form, const SplitRows& x, int64_t rows,
+                     int64_t columns, GemmStore store) {
+  static const Panels panels = MakePanels();
+  at::Tensor y = at::full({rows, columns}, 2.0f);
+  table.Of(form).gemm_split({.x = x,
+                             .rows = rows,
+                             .y = y.mutable_data_ptr<float>(),
+                             .ldy = columns,
+                             .columns = columns,
+                             .store = store},
+                            ManyPanels(panels).data());
+  return y;
+}
+
+// The weights of ManyPanels [columns, kDepth], and the sizes of the terms that a kernel adds for
+// them: of 4 bits a value less 8, and the low of a block with 8 scales.
+struct SplitWeights {
+  explicit SplitWeights(BlockForm form)
+      : values(at::empty({kNumPanels * 32, kDepth}, at::kDouble)), sizes(values.clone()) {
+    Panels panels = MakePanels();
+    const bool has_lows = form == BlockForm::kQ4 || form == BlockForm::kQ4Float;
+    for (int64_t n = 0; n < values.size(0); ++n) {
+      if (n > 0 && n % 32 == 0) {
+        panels.scales.erase(panels.scales.begin());
+        panels.lows.erase(panels.lows.begin(), panels.lows.begin() + 2);
+      }
+      for (int64_t k = 0; k < kDepth; ++k) {
+        const auto place = static_cast<size_t>(k / 32 * 32 + n % 32);
+        const double weight = static_cast<double>(panels.Weight(form, k, n % 32));
+        const double scales = 8 * static_cast<double>(panels.scales[place]);
+        const double low = static_cast<double>(panels.lows[place]) + scales;
+        values.mutable_data_ptr<double>()[n * kDepth + k] = weight;
+        sizes.mutable_data_ptr<double>()[n * kDepth + k] =
+            has_lows ? std::abs(low) + std::abs(weight - low) : std::abs(weight);
+      }
+    }
+  }
+  at::Tensor values, sizes;
+};
+
+// Against sums in float64, of all of x, and of single values: there a part left out would be off by
+// 2^-17 of the only product.
+TEST(FewBitsMatrix, KernelsForSplitRowsAreAsExactAsInFp32) {
+  const at::Tensor all = at::randn({70, kDepth});
+  at::Tensor single = at::zeros_like(all);
+  for (int64_t m = 0; m < 70; ++m) single[m][(m * 37) % kDepth] = all[m][0];
+  for (const BlockForm form : kAllBlockForms) {
+    SCOPED_TRACE(BlockFormName(form));
+    const SplitWeights weights(form);
+    for (const auto& [x, additions] : {std::pair{all, 24}, std::pair{single, 5}}) {
+      const at::Tensor exact = at::mm(x.to(at::kDouble), weights.values.t());
+      const double unit = std::ldexp(additions, -24);
+      const at::Tensor sizes = at::mm(x.to(at::kDouble).abs(), weights.sizes.t());
+      testing::ForEachTileTable([&, x = x](const KernelTable& table) {
+        if (table.Of(form).gemm_split == nullptr) return;
+        const SplitX split(table, x);
+        for (const auto& [rows, columns] : std::vector<std::pair<int64_t, int64_t>>{
+                 {1, 5}, {7, 192}, {16, 32}, {17, 61}, {64, 32}, {70, 160}}) {
+          for (const double before : {0.0, 2.0}) {  // of y
+            const auto part = [rows = rows, columns = columns](const at::Tensor& t) {
+              return t.slice(0, 0, rows).slice(1, 0, columns);
+            };
+            const at::Tensor y = GemmSplit(table, form, split.From(0), rows, columns,
+                                           before > 0 ? GemmStore::kAdd : GemmStore::kSet);
+            const at::Tensor off = (y - part(exact) - before).abs();
+            EXPECT_TRUE((off <= unit * (part(sizes) + before)).all().item<bool>())
+                << rows << " " << columns;
+          }
+        }
+      });
+    }
+  }
+}
+
+TEST(FewBitsMatrix, SplitRowsBitsDependNeitherOnOtherRowsNorOnOtherPanels) {
+  const at::Tensor x = at::randn({70, kDepth});
+  for (const BlockForm form : kAllBlockForms) {
+    SCOPED_TRACE(BlockFormName(form));
+    testing::ForEachTileTable([&](const KernelTable& table) {
+      if (table.Of(form).gemm_split == nullptr) return;
+      const SplitX split(table, x);
+      const at::Tensor all = GemmSplit(table, form, split.From(0), 70, 192, GemmStore::kSet);
+      for (const int64_t first : {0, 1, 15, 40, 69}) {
+        for (const int64_t columns : {32, 70, 192}) {
+          const at::Tensor alone =
+              GemmSplit(table, form, split.From(first), 1, columns, GemmStore::kSet);
+          EXPECT_TRUE(at::equal(alone[0], all[first].slice(0, 0, columns))) << first;
+        }
+      }
+    });
+  }
+}
+
+TEST(FewBitsMatrix, ForManyRowsIsAsExactAndARowIsTheSameAlone) {
+  at::manual_seed(6);
+  const at::Tensor weight = at::randn({300, 1100}), x = at::randn({40, 1100});
+  for (const BlockForm form : kAllBlockForms) {
+    SCOPED_TRACE(BlockFormName(form));
+    const CompactMatrix compact = Stored(form, weight);
+    const FewBitsMatrix few(compact), many(compact, RowsOfSteps::kMany);
+    for (const bool add : {false, true}) {
+      const at::Tensor all = Apply(many, x, 300, add);
+      EXPECT_TRUE(at::allclose(all, Apply(few, x, 300, add), 0, 2e-4));
+      for (const int64_t m : {0, 17, 39}) {
+        EXPECT_TRUE(at::equal(Apply(many, x.slice(0, m, m + 1), 300, add)[0], all[m])) << m;
+      }
+    }
   }
 }
 
@@ -200,6 +353,30 @@ TEST(FewBitsMatrix, AnEngineOfABaseInFewBitsIsTheEngineOfItsNumbers) {
         EXPECT_EQ(MaxRelativeNorm(*few, adapter).value(), MaxRelativeNorm(*wide, adapter).value());
       }
       ExpectSame(*ours, *expected, adapters);
+    }
+  }
+}
+
+TEST(FewBitsMatrix, AnEngineForManyRowsGivesARowTheSameBitsAlone) {
+  const LlamaConfig config = SmallConfig();
+  for (const BlockForm form : kAllBlockForms) {
+    SCOPED_TRACE(BlockFormName(form));
+    const auto weights =
+        std::make_shared<const LlamaWeights>(InFewBits(*RandomWeights(config, 7), form));
+    ASSERT_OK_AND_ASSIGN(const auto few, Engine::Create(weights));
+    ASSERT_OK_AND_ASSIGN(const auto many,
+                         Engine::Create(weights, {.rows_of_steps = RowsOfSteps::kMany}));
+    const std::vector<EngineRequest> requests = Requests(config, {"", "", "", "", "", ""});
+    ASSERT_OK_AND_ASSIGN(const auto together, many->Generate(requests));
+    for (size_t i = 0; i < requests.size(); ++i) {
+      ASSERT_OK_AND_ASSIGN(const auto alone, many->Generate({&requests[i], 1}));
+      EXPECT_EQ(alone[0].ids, together[i].ids);
+      EXPECT_EQ(alone[0].logprobs, together[i].logprobs);
+      ASSERT_OK_AND_ASSIGN(const auto other, few->Generate({&requests[i], 1}));
+      EXPECT_EQ(other[0].ids, together[i].ids);
+      for (size_t t = 0; t < other[0].logprobs.size(); ++t) {
+        EXPECT_NEAR(other[0].logprobs[t], together[i].logprobs[t], 1e-4);
+      }
     }
   }
 }

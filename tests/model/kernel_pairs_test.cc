@@ -1,5 +1,5 @@
 // Products of bf16 factors against scalar sums, in every table that this CPU runs, and by tiles
-// that are emulated: the loops of AMX's kernel on any CPU.
+// that are emulated.
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -10,7 +10,6 @@
 #include "evolora/model/compact_matrix.h"
 #include "evolora/model/kernels.h"
 #include "gtest/gtest.h"
-#include "kernel_tile_body.h"
 #include "model/kernel_tables.h"
 #include "model/random_model.h"
 
@@ -18,6 +17,7 @@ namespace evolora {
 namespace {
 
 using testing::ForEachTable;
+using testing::ForEachTileTable;
 using testing::Values;
 
 uint16_t Bits(float value) { return c10::BFloat16(value).x; }
@@ -45,66 +45,6 @@ std::vector<uint16_t> Panel(const std::vector<uint16_t>& weight, int64_t depth) 
     }
   }
   return panel;
-}
-
-// What AMX's tiles do, in the order of its instructions.
-class EmulatedTiles {
- public:
-  template <int kTile>
-  void Zero() {
-    std::memset(tiles_[kTile], 0, sizeof tiles_[kTile]);
-  }
-  template <int kTile>
-  void Load(const void* from, int64_t stride) {
-    for (int64_t m = 0; m < 16; ++m) {
-      std::memcpy(tiles_[kTile][m], static_cast<const char*>(from) + m * stride, 64);
-    }
-  }
-  template <int kSum, int kLeft, int kRight>
-  void Dot() {
-    for (int m = 0; m < 16; ++m) {
-      for (int n = 0; n < 16; ++n) {
-        float sums[2] = {};
-        for (int k = 0; k < 16; ++k) {
-          for (int i = 0; i < 2; ++i) {
-            sums[i] = std::fma(Value(tiles_[kLeft][m], 2 * k + i),
-                               Value(tiles_[kRight][k], 2 * n + i), sums[i]);
-          }
-        }
-        float sum;
-        char* place = tiles_[kSum][m] + 4 * n;
-        std::memcpy(&sum, place, 4);
-        sum += sums[0] + sums[1];
-        std::memcpy(place, &sum, 4);
-      }
-    }
-  }
-  template <int kTile>
-  void Store(void* to, int64_t stride) {
-    for (int64_t m = 0; m < 16; ++m) {
-      std::memcpy(static_cast<char*>(to) + m * stride, tiles_[kTile][m], 64);
-    }
-  }
-
- private:
-  static float Value(const char* row, int i) {
-    uint16_t bits;
-    std::memcpy(&bits, row + 2 * i, 2);
-    return static_cast<float>(Wide(bits));
-  }
-  char tiles_[8][16][64];
-};
-
-// As ForEachTable, and with one that multiplies by emulated tiles.
-template <typename Body>
-void ForEachKernel(const Body& body) {
-  ForEachTable(body);
-  KernelTable emulated = Kernels();
-  emulated.name = "emulated tiles";
-  emulated.gemm_pairs = GemmPairsByTiles<EmulatedTiles>;
-  emulated.gemm_bf16x3 = GemmBf16x3ByTiles<EmulatedTiles>;
-  SCOPED_TRACE(emulated.name);
-  body(emulated);
 }
 
 struct Sizes {
@@ -163,7 +103,7 @@ std::vector<float> Multiply(const KernelTable& table, const std::vector<PairTerm
 // than the sum of the terms' sizes. Rounding the factors is not in it: a product that is rounded
 // once more or not at all is off by 2^-9.
 TEST(KernelPairs, GemmEqualsTheScalarSumOfRoundedFactors) {
-  ForEachKernel([](const KernelTable& table) {
+  ForEachTileTable([](const KernelTable& table) {
     for (const Sizes& s : kSizes) {
       const Problem one(s, 1), other({s.rows, s.depth + 3, s.columns}, 5);
       for (const GemmStore store : {GemmStore::kSet, GemmStore::kAdd}) {
@@ -185,7 +125,7 @@ TEST(KernelPairs, GemmEqualsTheScalarSumOfRoundedFactors) {
 }
 
 TEST(KernelPairs, ARowsBitsDoNotDependOnTheOthers) {
-  ForEachKernel([](const KernelTable& table) {
+  ForEachTileTable([](const KernelTable& table) {
     for (const int64_t depth : {33, 64}) {
       const Problem all({40, depth, 32}, 3);
       const std::vector<float> y = Multiply(table, {all.term()}, all.sizes, GemmStore::kSet);
@@ -298,6 +238,25 @@ TEST(KernelBf16x3, PartsAddUpToTheNumber) {
       }
     }
     EXPECT_EQ(parts[static_cast<size_t>(n)], 7);
+  });
+}
+
+TEST(KernelBf16x3, BlocksAreAddedTheSameInEveryTable) {
+  const int64_t n = 101;
+  const std::vector<float> x = Values(n, 13);
+  float first[4];
+  Kernels().sum_blocks(x.data(), n, first);
+  ForEachTable([&](const KernelTable& table) {
+    float sums[5] = {0, 0, 0, 0, 7};
+    table.sum_blocks(x.data(), n, sums);
+    for (int64_t b = 0; b < 4; ++b) {
+      double sum = 0;
+      for (int64_t k = 32 * b; k < std::min(n, 32 * b + 32); ++k)
+        sum += static_cast<double>(x[static_cast<size_t>(k)]);
+      EXPECT_NEAR(sums[b], sum, 32 * std::ldexp(6, -24));
+      EXPECT_EQ(sums[b], first[b]);
+    }
+    EXPECT_EQ(sums[4], 7);
   });
 }
 
@@ -414,7 +373,7 @@ std::vector<float> Multiply(const KernelTable& table, const std::vector<Bf16x3Te
 // The bound is that of fp32 sums of fp32 products, one rounding for each product and each addition;
 // a part left out would be off by 2^-9 or 2^-17 of a product.
 TEST(KernelBf16x3, GemmIsAsExactAsInFp32) {
-  ForEachKernel([](const KernelTable& table) {
+  ForEachTileTable([](const KernelTable& table) {
     for (const Sizes& s : kSizes) {
       const SplitProblem one(table, s, 1), other(table, {s.rows, s.depth + 3, s.columns}, 5);
       for (const GemmStore store : {GemmStore::kSet, GemmStore::kAdd}) {
@@ -436,7 +395,7 @@ TEST(KernelBf16x3, GemmIsAsExactAsInFp32) {
 }
 
 TEST(KernelBf16x3, FewerPartsOfAPanelGiveTheBitsOfAllThree) {
-  ForEachKernel([](const KernelTable& table) {
+  ForEachTileTable([](const KernelTable& table) {
     for (const int parts : {1, 2}) {
       SplitProblem problem(table, {40, 96, 32}, 3);
       std::fill(problem.panel.begin() + parts * problem.padded * 32, problem.panel.end(),
@@ -450,7 +409,7 @@ TEST(KernelBf16x3, FewerPartsOfAPanelGiveTheBitsOfAllThree) {
 }
 
 TEST(KernelBf16x3, ARowsBitsDoNotDependOnTheOthers) {
-  ForEachKernel([](const KernelTable& table) {
+  ForEachTileTable([](const KernelTable& table) {
     const SplitProblem all(table, {70, 96, 32}, 3);
     const std::vector<float> y = Multiply(table, {all.term()}, all.sizes, GemmStore::kSet);
     for (int64_t m = 0; m < 55; ++m) {

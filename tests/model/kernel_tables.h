@@ -7,6 +7,10 @@
 #include "evolora/model/kernels.h"
 #include "gtest/gtest.h"
 
+namespace evolora {
+extern const KernelTable kEmulatedTileKernels;  // emulated_kernels.cc
+}
+
 namespace evolora::testing {
 
 // Uniform in [-scale, scale).
@@ -25,6 +29,14 @@ void ForEachTable(const Body& body) {
     SCOPED_TRACE(list.tables[i]->name);
     body(*list.tables[i]);
   }
+}
+
+// And once by emulated tiles.
+template <typename Body>
+void ForEachTileTable(const Body& body) {
+  ForEachTable(body);
+  SCOPED_TRACE(kEmulatedTileKernels.name);
+  body(kEmulatedTileKernels);
 }
 
 }  // namespace evolora::testing

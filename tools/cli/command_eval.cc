@@ -55,7 +55,7 @@ absl::Status Eval(const GlobalOptions& global, const EvalCommand& command) {
     ASSIGN_OR_RETURN(const VersionRecord record, home->registry().Resolve(command.version));
     base = record.manifest.base.name;
   }
-  ASSIGN_OR_RETURN(ModelSession session, OpenModel(global, base));
+  ASSIGN_OR_RETURN(ModelSession session, OpenModel(global, base, ManyRows()));
   ASSIGN_OR_RETURN(const OpenedVersion opened,
                    OpenVersion(*home, command.version, AdapterLoader(session)));
   ASSIGN_OR_RETURN(const std::vector<Case> cases, CasesOf(*home, stream, command.split));

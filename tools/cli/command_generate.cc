@@ -1,4 +1,5 @@
 // generate and score: a base, a version or an adapter folder on prompts, chats or ids.
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <utility>
@@ -124,11 +125,15 @@ absl::StatusOr<std::vector<InputRow>> ReadInput(const InputOptions& input) {
 // Where requests go: a base with a version's state, an adapter of its own, or nothing.
 class Target {
  public:
-  static absl::StatusOr<Target> Open(const GlobalOptions& global, const InputOptions& input) {
+  // For `rows` requests at once.
+  static absl::StatusOr<Target> Open(const GlobalOptions& global, const InputOptions& input,
+                                     size_t rows) {
+    constexpr size_t kMany = 5;  // RowsOfSteps
+    const EngineOptions options = {
+        .weights = input.weights == "int8" ? WeightFormat::kInt8 : WeightFormat::kFp32,
+        .rows_of_steps = rows < kMany ? RowsOfSteps::kFew : RowsOfSteps::kMany};
     Target target;
-    ASSIGN_OR_RETURN(target.session_, OpenModel(global, input.base,
-                                                input.weights == "int8" ? WeightFormat::kInt8
-                                                                        : WeightFormat::kFp32));
+    ASSIGN_OR_RETURN(target.session_, OpenModel(global, input.base, options));
     if (!input.adapter.empty()) {
       ASSIGN_OR_RETURN(const PeftAdapter peft, ReadPeftFolder(PosixFileSystem(), input.adapter));
       for (const std::string& warning : peft.warnings) {
@@ -213,7 +218,10 @@ void PrintTiming(const GlobalOptions& global, absl::Span<const TextSample> sampl
 
 absl::Status Generate(const GlobalOptions& global, const GenerateOptions& options) {
   ASSIGN_OR_RETURN(const std::vector<InputRow> rows, ReadInput(options.input));
-  ASSIGN_OR_RETURN(Target target, Target::Open(global, options.input));
+  const size_t batch_rows =
+      options.batch_rows > 0 ? static_cast<size_t>(options.batch_rows) : rows.size();
+  ASSIGN_OR_RETURN(Target target,
+                   Target::Open(global, options.input, std::min(batch_rows, rows.size())));
   std::vector<GenerateRequest> requests;
   for (const InputRow& row : rows) {
     ASSIGN_OR_RETURN(GenerateRequest request, target.Request(row));
@@ -223,8 +231,6 @@ absl::Status Generate(const GlobalOptions& global, const GenerateOptions& option
     request.ignore_eos = options.ignore_eos;
     requests.push_back(std::move(request));
   }
-  const size_t batch_rows =
-      options.batch_rows > 0 ? static_cast<size_t>(options.batch_rows) : requests.size();
   absl::Span<const GenerateRequest> left = requests;
   while (!left.empty()) {
     const double started = SystemClock().MonotonicSeconds();
@@ -240,7 +246,7 @@ absl::Status Generate(const GlobalOptions& global, const GenerateOptions& option
 
 absl::Status Score(const GlobalOptions& global, const InputOptions& input, bool want_logits) {
   ASSIGN_OR_RETURN(const std::vector<InputRow> rows, ReadInput(input));
-  ASSIGN_OR_RETURN(Target target, Target::Open(global, input));
+  ASSIGN_OR_RETURN(Target target, Target::Open(global, input, rows.size()));
   std::vector<ScoreRequest> requests;
   for (const InputRow& row : rows) {
     ASSIGN_OR_RETURN(const GenerateRequest routed, target.Request(row));

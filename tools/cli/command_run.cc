@@ -224,7 +224,7 @@ class RunJob {
     RETURN_IF_ERROR(CheckTrainingDevice(command_.device));
     ASSIGN_OR_RETURN(const Stream stream, LoadStream(PosixFileSystem(), command_.stream));
     ASSIGN_OR_RETURN(home_, OpenHome(global_));
-    ASSIGN_OR_RETURN(session_, OpenModel(global_, command_.base));
+    ASSIGN_OR_RETURN(session_, OpenModel(global_, command_.base, ManyRows()));
     ASSIGN_OR_RETURN(options_, OptionsOf(command_, session_, global_));
     const std::string run_id = RunId(options_, stream);
     Announce(stream, run_id);

@@ -10,12 +10,12 @@
 namespace evolora::cli {
 
 absl::StatusOr<ModelSession> OpenModel(const GlobalOptions& global, const std::string& base_name,
-                                       WeightFormat weights) {
+                                       const EngineOptions& options) {
   RETURN_IF_ERROR(InitTorch(NumThreads(global)));
   ASSIGN_OR_RETURN(LoadedBase base, LoadStoredBase(PosixFileSystem(), global.home, base_name,
                                                    WeightStorage::kExact));
   ModelSession session{.base = std::move(base.stored), .weights = base.model.weights};
-  ASSIGN_OR_RETURN(session.model, TextModel::Create(base.model, {.weights = weights}));
+  ASSIGN_OR_RETURN(session.model, TextModel::Create(base.model, options));
   return session;
 }
 

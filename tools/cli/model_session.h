@@ -18,7 +18,10 @@ struct ModelSession {
   std::unique_ptr<TextModel> model;
 };
 absl::StatusOr<ModelSession> OpenModel(const GlobalOptions& global, const std::string& base_name,
-                                       WeightFormat weights = WeightFormat::kFp32);
+                                       const EngineOptions& options);
+
+// For cases by the dozen.
+inline EngineOptions ManyRows() { return {.rows_of_steps = RowsOfSteps::kMany}; }
 
 // Loads adapters of versions into the session's model.
 LoadAdapterFn AdapterLoader(ModelSession& session);

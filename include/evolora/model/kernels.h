@@ -111,11 +111,38 @@ struct FewBitsPanel {
   const float* lows = nullptr;
 };
 
+// Rows of fp32 numbers by their bf16 parts, for products with panels in few bits.
+struct SplitRows {
+  // Part p of (m, k) is parts[p * part + m * ld + k]; zeros behind `depth` up to a multiple of 32.
+  // 15 rows behind the last are readable.
+  const uint16_t* parts = nullptr;
+  int64_t ld = 0;
+  int64_t part = 0;
+  // [rows, ceil(depth / 32)]: the sums of the 32 numbers of a block (sum_blocks).
+  const float* sums = nullptr;
+  int64_t depth = 0;
+};
+// As GemmArgs, of one or several panels.
+struct SplitGemmArgs {
+  SplitRows x;
+  int64_t rows = 0;
+  float* y = nullptr;  // row stride ldy
+  int64_t ldy = 0;
+  int64_t columns = 0;  // 32 of each panel but the last
+  GemmStore store = GemmStore::kSet;
+};
+
 // What is done with weights of one form.
 struct BlockKernels {
   // gemm of one term over the panel (the term's own is not read): the bits that gemm gives over the
   // panel's weights in fp32.
   void (*gemm)(const GemmArgs& args, const FewBitsPanel& panel);
+  // The same with one or several panels, as exact but not its bits: the values of a panel are bf16
+  // numbers, so that three products of parts are all there are; each block's are added, then
+  // scaled. Reads whole blocks: behind the depth stand finite weights. Null where it is no faster
+  // for any number of rows. (AMX, one core: about 2 times as fast as gemm from 8 rows on, half as
+  // fast for 1 to 4.)
+  void (*gemm_split)(const SplitGemmArgs& args, const FewBitsPanel* panels);
   // `count` blocks, each `step` bytes behind the one before, as fp32: out [count, 32]. The same
   // bits from every table, as the following.
   void (*widen)(const uint8_t* first, int64_t step, int64_t count, float* out);
@@ -206,6 +233,8 @@ struct KernelTable {
   // one that is not finite, or within 2^-9 of the greatest, to NaN or to an infinity. The same bits
   // from every table, as the following.
   void (*split_bf16x3)(const float* x, int64_t n, int64_t part, uint16_t* y);
+  // sums[b] = the sum of x[32 b] and the up to 31 numbers behind it.
+  void (*sum_blocks)(const float* x, int64_t n, float* sums);
   // Rows [depth, columns <= 32] with stride ld as a panel of pairs of each part, `part` apart;
   // zeros behind the last column and up to a multiple of 2 kBf16x3Pairs rows. Returns how many
   // parts are needed, the further ones being zeros.

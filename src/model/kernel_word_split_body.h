@@ -1,0 +1,230 @@
+// Products of split rows over panels in few bits, by tiles: a part of kernel_body.h, inside its
+// unnamed namespace.
+
+#if defined(EVOLORA_TILES)
+
+// The values of one block of a panel as a panel of pairs of bf16 numbers, [16, 32, 2], which are
+// exact. kScaled: a product of the block counts `scale` times; kLows: and the sum of x as often as
+// a value of 0 is worth.
+struct Bf16Tiles {
+  static constexpr bool kScaled = false, kLows = false;
+  static void Write(const FewBitsPanel& panel, int64_t block, uint16_t* pairs) {
+    const auto* rows = reinterpret_cast<const uint16_t*>(panel.values);
+    JoinPairs(rows + block * kCompactBlock * kPanelColumns, kPanelColumns, kCompactBlock, pairs);
+  }
+};
+
+struct Int8Tiles {
+  static constexpr bool kScaled = true, kLows = false;
+  static void Write(const FewBitsPanel& panel, int64_t block, uint16_t* pairs) {
+    const auto* row =
+        reinterpret_cast<const int8_t*>(panel.values) + block * kCompactBlock * kPanelColumns;
+    for (int64_t k = 0; k < kTilePairs; ++k, row += 2 * kPanelColumns) {
+      __builtin_prefetch(row + kRowsFetched * kPanelColumns);
+      for (int64_t j = 0; j < kPanelColumns; j += kLanes) {
+        const auto even = (Words)WidenBytes(row + j);
+        const auto odd = (Words)WidenBytes(row + kPanelColumns + j);
+        *reinterpret_cast<Words*>(pairs + k * kPanelWords + 2 * j) = even >> 16 | odd;
+      }
+    }
+  }
+};
+
+// 4 bits, less 8: what is left of the sum of x is small where a weight's sign is any.
+struct Q4Tiles {
+  static constexpr bool kScaled = true, kLows = true;
+  static constexpr float kShift = 8;
+  static void Write(const FewBitsPanel& panel, int64_t block, uint16_t* pairs) {
+    const uint8_t* row = panel.values + block * kCompactBlock * kLanes;
+    for (int64_t k = 0; k < kTilePairs; ++k, row += 2 * kLanes, pairs += kPanelWords) {
+      __builtin_prefetch(row + kRowsFetched * kLanes);
+      WritePair(row, pairs);
+    }
+  }
+  // Of two rows.
+  static void WritePair(const uint8_t* row, uint16_t* pairs) {
+#if defined(__AVX512BW__)
+    // Where two rows of 16 words stand behind each other, the words of a pair are 16 apart.
+    static constexpr uint16_t kPairs[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
+                                            21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
+                                            11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    // Of an index the low 5 bits count; the fifth is of the other half.
+    static constexpr uint16_t kValues[32] = {
+        0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80, 0,      0x3f80, 0x4000,
+        0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0, 0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040,
+        0xc000, 0xbf80, 0,      0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0};
+    const __m256i rows = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row));
+    const __m512i words =
+        _mm512_permutexvar_epi16(_mm512_loadu_si512(kPairs), _mm512_cvtepu8_epi16(rows));
+    const __m512i values = _mm512_loadu_si512(kValues);
+    _mm512_storeu_si512(pairs, _mm512_permutexvar_epi16(words, values));
+    _mm512_storeu_si512(pairs + kPanelColumns,
+                        _mm512_permutexvar_epi16(_mm512_srli_epi16(words, 4), values));
+#else
+    for (int j = 0; j < kLanes; ++j) {
+      for (int i = 0; i < 2; ++i) {
+        const uint8_t both = row[i * kLanes + j];
+        pairs[2 * j + i] =
+            static_cast<uint16_t>(RoundedBits(static_cast<float>(both & 15) - kShift));
+        pairs[kPanelColumns + 2 * j + i] =
+            static_cast<uint16_t>(RoundedBits(static_cast<float>(both >> 4) - kShift));
+      }
+    }
+#endif
+  }
+};
+
+// A product takes groups of so many panels and tiles of rows at once: a block of x, whose parts do
+// not fit into the first-level cache as a whole, is loaded once for all panels, and a block of a
+// panel is written once for all rows.
+constexpr int kSplitTiles = 4;
+// Products are added so many steps after they were stored: stored tiles are read from memory alone.
+constexpr int kStepsBehind = 2;
+
+struct SplitRoom {
+  alignas(64) uint16_t right[kSplitTiles][kTilePairs * kPanelWords];
+  alignas(64) float products[kStepsBehind + 1][kTileRows * kPanelColumns];
+  alignas(64) float sums[kSplitTiles][kTileRows * kPanelColumns];
+};
+
+// One tile of rows of one panel of a group, in one block.
+struct SplitStep {
+  const FewBitsPanel* panel;
+  int64_t block;
+  int64_t rows;           // <= 16
+  const float* products;  // [16, 32]
+  const float* x_sums;    // the block's of the first row
+  int64_t num_blocks;     // between those of neighbouring rows
+  float* sums;            // [16, 32]
+};
+
+template <typename Block>
+inline void AddProducts(const SplitStep& step) {
+  if (step.rows == 0) return;
+  Lanes scales[2] = {}, lows[2] = {};
+  if constexpr (Block::kScaled) {
+    LoadScales(step.panel->scales + step.block * kPanelColumns, scales[0], scales[1]);
+  }
+  if constexpr (Block::kLows) {
+    LoadScales(step.panel->lows + step.block * kPanelColumns, lows[0], lows[1]);
+    for (int v = 0; v < 2; ++v) lows[v] += scales[v] * Block::kShift;
+  }
+  for (int64_t m = 0; m < step.rows; ++m) {
+    for (int v = 0; v < 2; ++v) {
+      const int64_t place = m * kPanelColumns + v * kLanes;
+      const Lanes products = LoadLanes(step.products + place);
+      Lanes sum = LoadLanes(step.sums + place);
+      sum += Block::kScaled ? scales[v] * products : products;
+      if constexpr (Block::kLows) sum += lows[v] * step.x_sums[m * step.num_blocks];
+      StoreLanes(step.sums + place, sum);
+    }
+  }
+}
+
+// Tiles 0 and 1 are the sums, 2 to 4 the parts of x, 5 and 6 the panel's.
+template <typename Tiles>
+inline void LoadParts(Tiles& tiles, const SplitRows& x, const uint16_t* parts) {
+  const int64_t stride = x.ld * static_cast<int64_t>(sizeof(uint16_t));
+  tiles.template Load<2>(parts, stride);
+  tiles.template Load<3>(parts + x.part, stride);
+  tiles.template Load<4>(parts + 2 * x.part, stride);
+}
+
+// The smallest parts first.
+template <typename Tiles>
+inline void DotParts(Tiles& tiles, const uint16_t* right) {
+  constexpr int64_t kStride = kPanelWords * static_cast<int64_t>(sizeof(uint16_t));
+  tiles.template Zero<0>();
+  tiles.template Zero<1>();
+  tiles.template Load<5>(right, kStride);
+  tiles.template Load<6>(right + kPanelWords / 2, kStride);
+  tiles.template Dot<0, 4, 5>();
+  tiles.template Dot<1, 4, 6>();
+  tiles.template Dot<0, 3, 5>();
+  tiles.template Dot<1, 3, 6>();
+  tiles.template Dot<0, 2, 5>();
+  tiles.template Dot<1, 2, 6>();
+}
+
+// Of a group: `panels` panels and `rows` rows from first_row on. While tiles are multiplied, the
+// panel's next block is written and earlier products are added.
+template <typename Block, typename Tiles>
+inline void SplitGroup(Tiles& tiles, const SplitGemmArgs& args, const FewBitsPanel* panels,
+                       int64_t num_panels, int64_t first_row, int64_t rows, SplitRoom& room) {
+  const SplitRows& x = args.x;
+  const int64_t num_blocks = (x.depth + kCompactBlock - 1) / kCompactBlock;
+  const uint16_t* parts = x.parts + first_row * x.ld;
+  for (int64_t p = 0; p < num_panels; ++p) Block::Write(panels[p], 0, room.right[p]);
+  __builtin_memset(room.sums, 0, sizeof room.sums);
+  SplitStep behind[kStepsBehind] = {};
+  int64_t count = 0;
+  for (int64_t b = 0; b < num_blocks; ++b, parts += kCompactBlock) {
+    for (int64_t row = 0; row < rows; row += kTileRows) {
+      LoadParts(tiles, x, parts + row * x.ld);
+      const bool is_last = row + kTileRows >= rows && b + 1 < num_blocks;
+      for (int64_t p = 0; p < num_panels; ++p, ++count) {
+        DotParts(tiles, room.right[p]);
+        if (is_last) Block::Write(panels[p], b + 1, room.right[p]);
+        SplitStep& step = behind[count % kStepsBehind];
+        AddProducts<Block>(step);
+        float* products = room.products[count % (kStepsBehind + 1)];
+        StoreTiles<1>(tiles, products, kPanelColumns);
+        step = {.panel = panels + p,
+                .block = b,
+                .rows = rows - row < kTileRows ? rows - row : kTileRows,
+                .products = products,
+                .x_sums = x.sums + (first_row + row) * num_blocks + b,
+                .num_blocks = num_blocks,
+                .sums = room.sums[row / kTileRows * num_panels + p]};
+      }
+    }
+  }
+  for (int64_t i = 0; i < kStepsBehind; ++i) {
+    AddProducts<Block>(behind[(count + i) % kStepsBehind]);
+  }
+}
+
+inline void StoreGroup(const SplitGemmArgs& args, int64_t first_column, int64_t num_panels,
+                       int64_t first_row, int64_t rows, const SplitRoom& room) {
+  for (int64_t p = 0; p < num_panels; ++p) {
+    SplitGemmArgs part = args;
+    part.y += first_column + p * kPanelColumns;
+    const int64_t left = args.columns - first_column - p * kPanelColumns;
+    part.columns = left < kPanelColumns ? left : kPanelColumns;
+    for (int64_t row = 0; row < rows; row += kTileRows) {
+      const int64_t some = rows - row < kTileRows ? rows - row : kTileRows;
+      StoreTileSums(part, first_row + row, some, room.sums[row / kTileRows * num_panels + p]);
+    }
+  }
+}
+
+template <typename Block>
+void GemmSplit(const SplitGemmArgs& args, const FewBitsPanel* panels) {
+  EVOLORA_TILES tiles;
+  SplitRoom room;
+  constexpr int64_t kMostRows = kSplitTiles * kTileRows;
+  for (int64_t row = 0; row < args.rows; row += kMostRows) {
+    const int64_t rows = args.rows - row < kMostRows ? args.rows - row : kMostRows;
+    const int64_t at_once = kSplitTiles / ((rows + kTileRows - 1) / kTileRows);
+    for (int64_t first = 0; first < args.columns; first += at_once * kPanelColumns) {
+      const int64_t left = (args.columns - first + kPanelColumns - 1) / kPanelColumns;
+      const int64_t num_panels = left < at_once ? left : at_once;
+      SplitGroup<Block>(tiles, args, panels + first / kPanelColumns, num_panels, row, rows, room);
+      StoreGroup(args, first, num_panels, row, rows, room);
+    }
+  }
+}
+
+#endif
+
+// BlockKernels::gemm_split of a form.
+template <typename Block>
+constexpr void (*SplitGemmOf())(const SplitGemmArgs&, const FewBitsPanel*) {
+#if defined(EVOLORA_TILES)
+  if constexpr (__is_same(Block, Bf16Weights)) return GemmSplit<Bf16Tiles>;
+  if constexpr (__is_same(Block, Int8Weights)) return GemmSplit<Int8Tiles>;
+  if constexpr (__is_same(Block, Q4Weights)) return GemmSplit<Q4Tiles>;
+  if constexpr (__is_same(Block, Q4FloatWeights)) return GemmSplit<Q4Tiles>;
+#endif
+  return nullptr;
+}
