@@ -20,7 +20,9 @@ int64_t NumRows(const TokenLayout& layout) {
 
 // The head's parts are taken anew for every chunk of rows.
 Factors HeadFactors(Factors factors, int64_t width, int64_t rows_per_chunk) {
-  return FactorsOfWidth(factors, std::min(width, rows_per_chunk / 2));
+  constexpr int64_t kMinRows = 256;
+  const bool is_few = factors == Factors::kBf16x3 && rows_per_chunk < kMinRows;
+  return is_few ? Factors::kFp32 : FactorsOfWidth(factors, width);
 }
 
 }  // namespace

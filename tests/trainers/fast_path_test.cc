@@ -46,11 +46,11 @@ std::vector<Case> VariantCases() {
                  c.config.output_bias = true;
                  c.config.qk_norm = true;
                }),
-      MakeCase("rank 20, 131 wide",
+      MakeCase("rank 20, 259 wide",
                [](Case& c) {
                  c.recipe.rank = 20;
-                 c.config.hidden_size = 131;
-                 c.config.intermediate_size = 157;
+                 c.config.hidden_size = 259;
+                 c.config.intermediate_size = 277;
                }),
       MakeCase("equal rows and shared prefixes", [](Case& c) { c.rows = SharingRows(c.config); }),
   };
@@ -74,9 +74,9 @@ TEST(FastPath, EqualsAutogradOnABaseInFewBits) {
                    c.config.output_bias = true;
                    c.config.qk_norm = true;
                  }),
-        MakeCase(name + ", 131 wide, MLP of 1,700",
+        MakeCase(name + ", 259 wide, MLP of 1,700",
                  [](Case& c) {
-                   c.config.hidden_size = 131;
+                   c.config.hidden_size = 259;
                    c.config.intermediate_size = 1700;
                  }),
         MakeCase(name + ", vocabulary 1,601", [](Case& c) { c.config.vocab_size = 1601; }),

@@ -117,7 +117,7 @@ TEST(FullPath, SharedPrefixesAndMicroBatchesAddUp) {
 // Logits of several chunks, products of more than one block of the depth.
 TEST(FullPath, LargerThanOneTile) {
   ExpectAllGradientsEqual(Full(MakeCase("wide", [](Case& c) {
-    c.config.hidden_size = 200;
+    c.config.hidden_size = 260;
     c.config.intermediate_size = 331;
     c.config.vocab_size = 517;
     c.config.tied_head = true;
