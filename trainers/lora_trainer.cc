@@ -5,8 +5,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "device/device_errors.h"
-#include "device/device_optimizer.h"
-#include "device/device_path.h"
 #include "device/device_stream.h"
 #include "device/open_device.h"
 #include "evolora/core/status_macros.h"
@@ -14,37 +12,13 @@
 #include "evolora/trainers/full_trainer.h"
 #include "gradient_path.h"
 #include "shared_path.h"
+#include "training_path.h"
 #include "training_run.h"
 
 namespace evolora {
 namespace {
 
-// The path that the recipe means on the device.
-absl::StatusOr<TrainingPath> PathOn(c10::Device device, const LoraRecipe& recipe) {
-  const bool fast_on_gpu = device.is_cuda() && recipe.path == TrainingPath::kFast;
-  const TrainingPath path = fast_on_gpu ? TrainingPath::kDevice : recipe.path;
-  if (device.is_cuda() && path == TrainingPath::kReference) {
-    return absl::InvalidArgumentError("recipe.path: reference runs on the CPU only");
-  }
-  const bool adapts_otherwise = recipe.use_dora || recipe.init_lora_weights != LoraInit::kKaiming;
-  if (recipe.precision != TrainingPrecision::kFp32 && path == TrainingPath::kFast &&
-      adapts_otherwise) {
-    return absl::InvalidArgumentError(
-        "recipe.precision: on the fast path bf16 is not computed with use_dora or another "
-        "init_lora_weights, which read the base's own numbers");
-  }
-  if (recipe.precision == TrainingPrecision::kBf16Autocast && path == TrainingPath::kDevice) {
-    return absl::InvalidArgumentError(
-        "recipe.precision: bf16-autocast is of the paths fast (on the CPU) and reference; the "
-        "device path has bf16");
-  }
-  if (path == TrainingPath::kDevice && recipe.method == TrainingMethod::kFull) {
-    return absl::UnimplementedError("recipe.method: 'full' is not computed by the device path");
-  }
-  return path;
-}
-
-// The gradient path of a run; of the device path its optimiser, too.
+// The gradient path of a run.
 std::unique_ptr<GradientPath> MakePath(TrainingPath kind, c10::Device device,
                                        const LoraRecipe& recipe, const TrainOptions& options,
                                        TrainingRun& run) {
@@ -54,12 +28,7 @@ std::unique_ptr<GradientPath> MakePath(TrainingPath kind, c10::Device device,
   } else if (kind == TrainingPath::kFast) {
     path = MakeFastPath(run.inputs());
   } else {
-    run.adapter_parameters().MoveTo(device);
-    const bool bf16 = recipe.precision == TrainingPrecision::kBf16;
-    path = MakeDevicePath(run.inputs(), {.device = device,
-                                         .dtype = bf16 ? at::kBFloat16 : at::kFloat,
-                                         .graphs = options.device_graphs && device.is_cuda()});
-    run.set_optimizer(std::make_unique<DeviceOptimizer>(recipe, run.adapter_parameters()));
+    path = StartDevicePath(device, recipe, options, nullptr, run);
   }
   if (options.group == nullptr) return path;
   return MakeSharedPath(std::move(path), run.parameters().gradient, *options.group);

@@ -1,19 +1,26 @@
 #include "evolora/trainers/resident_trainer.h"
 
 #include <algorithm>
+#include <numeric>
 #include <optional>
 #include <utility>
 
 #include "ATen/core/grad_mode.h"
 #include "absl/strings/str_cat.h"
 #include "bf16_base.h"
+#include "device/device_base.h"
 #include "device/device_errors.h"
+#include "device/device_limits.h"
+#include "device/device_stream.h"
+#include "device/open_device.h"
 #include "evolora/core/status_macros.h"
 #include "evolora/model/compact_weights.h"
 #include "evolora/model/torch_status.h"
 #include "fast_adapter.h"
 #include "fast_model.h"
+#include "log_probs.h"
 #include "step_cost.h"
+#include "training_path.h"
 #include "training_run.h"
 
 namespace evolora {
@@ -24,10 +31,14 @@ absl::Status Refused(const char* what) {
       absl::StrCat(what, ": not beside other adapters; train it alone"));
 }
 
-absl::Status CheckShareable(const QueuedJob& queued) {
-  if (queued.options.device != "cpu") return Refused("a device but cpu");
+absl::Status CheckShareable(const QueuedJob& queued, const std::string& device) {
+  if (queued.options.device != device) {
+    return absl::InvalidArgumentError(absl::StrCat("job ", queued.name, ": its device is ",
+                                                   queued.options.device, ", the trainer's is ",
+                                                   device));
+  }
   if (queued.options.group != nullptr) return Refused("a process group");
-  return CheckResident(queued.job);
+  return CheckResident(queued.job, device);
 }
 
 // What a job that trains modules of the base as a whole has for itself: a model with these in
@@ -52,15 +63,31 @@ struct ActiveJob {
 
   QueuedJob queued;
   TrainingRun run;
-  std::unique_ptr<OwnModel> own;  // null: the one of all
-  std::unique_ptr<FastAdapter> adapter;
-  int64_t step_tokens = 0;  // of a mean step
+  std::unique_ptr<OwnModel> own;         // null: the one of all
+  std::unique_ptr<FastAdapter> adapter;  // one of these two
+  std::unique_ptr<GradientPath> path;    // on the device
+  int64_t step_tokens = 0;               // of a mean step
   double join_seconds = 0;
   TrainingRun::Step step;
   double loss_sum = 0;
 };
 
 const char* RegimeOf(Factors factors) { return factors == Factors::kBf16 ? "bf16" : "fp32"; }
+const char* RegimeOf(at::ScalarType type) { return type == at::kBFloat16 ? "bf16" : "fp32"; }
+
+// Mean cross entropy of the rows' labels under the adapter as it is.
+absl::StatusOr<double> MeanLoss(FrozenPass& model, absl::Span<const TrainingRow> rows) {
+  std::vector<int64_t> all(rows.size());
+  std::iota(all.begin(), all.end(), 0);
+  ASSIGN_OR_RETURN(const auto log_probs, FrozenLogProbs(model, rows, all, FrozenModel::kInit, {}));
+  double sum = 0;
+  int64_t num_labels = 0;
+  for (const std::vector<double>& row : log_probs) {
+    sum -= std::accumulate(row.begin(), row.end(), 0.0);
+    num_labels += static_cast<int64_t>(row.size());
+  }
+  return sum / static_cast<double>(num_labels);
+}
 
 int64_t StepTokensOf(const TrainingJob& job) {
   return MeanStepTokens(job.rows, job.recipe.rows_per_step);
@@ -68,11 +95,16 @@ int64_t StepTokensOf(const TrainingJob& job) {
 
 class Trainer : public ResidentTrainer {
  public:
-  Trainer(std::shared_ptr<const LlamaWeights> base, const ResidentLimits& limits)
-      : limits_(limits), base_(std::move(base)) {}
+  Trainer(std::shared_ptr<const LlamaWeights> base, const ResidentLimits& limits,
+          std::string device_name, c10::Device device)
+      : limits_(limits),
+        base_(std::move(base)),
+        device_name_(std::move(device_name)),
+        device_(device) {}
 
   absl::Status Run(const NextJob& next, const TakeOutcome& take, FileSystem& fs, const Clock& clock,
                    std::stop_token stop) override {
+    const DeviceStream stream(device_);
     const absl::Status ended = CatchTorch("train", [&] {
       return NameOutOfMemory([&] { return Work(next, take, fs, clock, stop); });
     });
@@ -92,7 +124,7 @@ class Trainer : public ResidentTrainer {
       if (active_.empty()) {
         return stop.stop_requested() ? CancelAll(take) : absl::OkStatus();
       }
-      StepTogether();
+      RETURN_IF_ERROR(StepTogether());
       for (size_t i = 0; i < active_.size();) {
         const absl::Status taken = FinishStep(*active_[i]);
         if (taken.ok() && !active_[i]->ready_to_leave()) {
@@ -137,8 +169,15 @@ class Trainer : public ResidentTrainer {
     }
   }
 
+  // Jobs on the device path work one after the other.
+  bool RunsOnDevice(const TrainingJob& job) const {
+    const absl::StatusOr<TrainingPath> path = PathOn(device_, job.recipe);
+    return path.ok() && *path == TrainingPath::kDevice;
+  }
+
   bool Fits(const TrainingJob& job) const {
     if (active_.empty()) return true;
+    if (RunsOnDevice(job) || active_.front()->path != nullptr) return false;
     int64_t tokens = StepTokensOf(job);
     for (const std::unique_ptr<ActiveJob>& other : active_) tokens += other->step_tokens;
     return static_cast<int64_t>(active_.size()) < limits_.max_adapters &&
@@ -150,8 +189,10 @@ class Trainer : public ResidentTrainer {
       return absl::InvalidArgumentError(
           absl::StrCat("job ", job.queued.name, ": its base is not the one in memory"));
     }
-    RETURN_IF_ERROR(CheckShareable(job.queued));
-    RETURN_IF_ERROR(ShareModel(job.queued.job.recipe));
+    RETURN_IF_ERROR(CheckShareable(job.queued, device_name_));
+    const LoraRecipe& recipe = job.queued.job.recipe;
+    const bool on_device = RunsOnDevice(job.queued.job);
+    RETURN_IF_ERROR(on_device ? ShareDeviceBase(recipe) : ShareModel(recipe));
     for (const std::unique_ptr<ActiveJob>& other : active_) {
       const std::string& folder = other->queued.options.work_dir;
       if (folder.empty() || folder != job.queued.options.work_dir) continue;
@@ -159,14 +200,44 @@ class Trainer : public ResidentTrainer {
           "job ", job.queued.name, ": ", other->queued.name, " works in its folder ", folder));
     }
     RETURN_IF_ERROR(job.run.Start());
+    job.step_tokens = StepTokensOf(job.queued.job);
+    if (on_device) {
+      job.path = StartDevicePath(device_, recipe, job.queued.options, device_base_, job.run);
+    } else {
+      StartAdapter(job);
+    }
+    RETURN_IF_ERROR(job.run.Prepare(FrozenPassOf(job), stop));
+    return job.run.LoadProgress();
+  }
+
+  void StartAdapter(ActiveJob& job) {
     const GradientPathInputs inputs = job.run.inputs();
     if (!inputs.lora->saved.empty()) {
       job.own = std::make_unique<OwnModel>(*base_, *inputs.lora);
     }
     job.adapter = std::make_unique<FastAdapter>(job.own ? job.own->model : *model_, inputs);
-    job.step_tokens = StepTokensOf(job.queued.job);
-    RETURN_IF_ERROR(job.run.Prepare(job.adapter.get(), stop));
-    return job.run.LoadProgress();
+  }
+
+  static FrozenPass* FrozenPassOf(ActiveJob& job) {
+    if (job.path != nullptr) return job.path->frozen_pass();
+    return job.adapter.get();
+  }
+
+  // The first job's regime is that of all.
+  absl::Status ShareDeviceBase(const LoraRecipe& recipe) {
+    const at::ScalarType type = DeviceTypeOf(recipe);
+    if (device_base_ == nullptr) {
+      device_base_ = std::make_shared<const ResidentBase>(*base_, device_, type,
+                                                          DeviceLimits().widened_at_once);
+    }
+    const at::ScalarType others = device_base_->math.dtype();
+    return type == others ? absl::OkStatus() : AnotherRegime(RegimeOf(type), RegimeOf(others));
+  }
+
+  static absl::Status AnotherRegime(const char* own, const char* others) {
+    return absl::InvalidArgumentError(absl::StrCat("recipe.precision: this job computes in ", own,
+                                                   ", those before it in ", others,
+                                                   "; all jobs of a list agree"));
   }
 
   // The first job's regime is that of all.
@@ -177,20 +248,23 @@ class Trainer : public ResidentTrainer {
       if (factors == Factors::kBf16) rounded_.emplace(Bf16Base(*base_));
       model_.emplace(rounded_ ? *rounded_ : *base_, factors);
     }
-    if (factors == factors_) return absl::OkStatus();
-    return absl::InvalidArgumentError(
-        absl::StrCat("recipe.precision: this job computes in ", RegimeOf(factors),
-                     ", those before it in ", RegimeOf(factors_), "; all jobs of a list agree"));
+    return factors == factors_ ? absl::OkStatus()
+                               : AnotherRegime(RegimeOf(factors), RegimeOf(factors_));
   }
 
   // The gradients of one optimiser step of every job.
-  void StepTogether() {
+  absl::Status StepTogether() {
     const at::NoGradGuard no_grad;
     std::vector<FastModel::MicroBatch> batches;
     std::vector<ActiveJob*> owners;
     for (const std::unique_ptr<ActiveJob>& job : active_) {
       job->step = job->run.BeginStep();
       job->loss_sum = 0;
+      if (job->path != nullptr) {
+        job->path->set_step(job->step.index);
+        RETURN_IF_ERROR(job->path->EnqueueGradient(job->step.rows, job->step.factor));
+        continue;
+      }
       for (FastModel::MicroBatch& batch :
            job->adapter->BeginStep(job->step.index, job->step.rows, job->step.factor)) {
         if (job->own) {
@@ -207,6 +281,7 @@ class Trainer : public ResidentTrainer {
       model_->AddGradients(absl::MakeSpan(batches).subspan(first, end - first));
       for (; first < end; ++first) owners[first]->loss_sum += batches[first].loss_sum;
     }
+    return absl::OkStatus();
   }
 
   size_t EndOfPass(const std::vector<FastModel::MicroBatch>& batches, size_t first) const {
@@ -221,14 +296,31 @@ class Trainer : public ResidentTrainer {
 
   static absl::Status FinishStep(ActiveJob& job) {
     job.run.Update(job.step);
+    if (job.path != nullptr) {
+      const absl::StatusOr<double> loss_sum = job.path->LossSum();
+      if (!loss_sum.ok()) return job.run.Failed(loss_sum.status());
+      job.loss_sum = *loss_sum;
+    }
     const absl::Status taken = job.run.FinishStep(job.step, job.loss_sum);
     return taken.ok() ? taken : job.run.Failed(taken);
+  }
+
+  // Of the rows that the job is compared by.
+  static absl::StatusOr<double> HeldOutLoss(ActiveJob& job) {
+    const std::vector<TrainingRow>& rows = job.queued.held_out;
+    return job.path != nullptr ? MeanLoss(*job.path->frozen_pass(), rows)
+                               : job.adapter->MeanLoss(rows);
   }
 
   static JobOutcome Leave(ActiveJob& job) {
     JobOutcome outcome{.name = job.queued.name, .join_seconds = job.join_seconds};
     if (!job.queued.held_out.empty()) {
-      outcome.held_out_loss = job.adapter->MeanLoss(job.queued.held_out);
+      const absl::StatusOr<double> loss = HeldOutLoss(job);
+      if (!loss.ok()) {
+        outcome.trained = loss.status();
+        return outcome;
+      }
+      outcome.held_out_loss = *loss;
     }
     const absl::Status saved = job.queued.stop_after > 0 ? job.run.Save() : absl::OkStatus();
     outcome.trained = saved.ok() ? job.run.Finish() : saved;
@@ -237,29 +329,31 @@ class Trainer : public ResidentTrainer {
 
   const ResidentLimits limits_;
   const std::shared_ptr<const LlamaWeights> base_;
+  const std::string device_name_;
+  const c10::Device device_;
   // From the first job on.
   Factors factors_ = Fp32Factors();
   std::optional<LlamaWeights> rounded_;  // the base in bf16
   std::optional<FastModel> model_;
-  std::optional<QueuedJob> waiting_;  // taken from the queue, does not fit yet
+  std::shared_ptr<const ResidentBase> device_base_;  // null: no job on the device path so far
+  std::optional<QueuedJob> waiting_;                 // taken from the queue, does not fit yet
   std::vector<std::unique_ptr<ActiveJob>> active_;
 };
 
 }  // namespace
 
-absl::Status CheckResident(const TrainingJob& job) {
+absl::Status CheckResident(const TrainingJob& job, absl::string_view device) {
   const LoraRecipe& recipe = job.recipe;
   if (recipe.method != TrainingMethod::kLora) return Refused("recipe.method full");
-  if (recipe.path != TrainingPath::kFast) return Refused("recipe.path but fast");
-  if (recipe.use_dora && recipe.precision != TrainingPrecision::kFp32) {
-    return absl::InvalidArgumentError("recipe.precision: bf16 is not computed with use_dora");
-  }
+  if (recipe.path == TrainingPath::kReference) return Refused("recipe.path reference");
+  const at::DeviceType type = device == "cpu" ? at::kCPU : at::kCUDA;
+  RETURN_IF_ERROR(PathOn(type, recipe).status());
   if (recipe.init_lora_weights != LoraInit::kKaiming) {
     return Refused("recipe.init_lora_weights pissa or olora");
   }
   const WeightStorage storage =
       job.base->compact ? job.base->compact->storage : WeightStorage::kFp32;
-  if (TakesBase(recipe, "cpu", storage)) return absl::OkStatus();
+  if (TakesBase(recipe, device, storage)) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(
       "recipe.base_weights: ", WeightStorageName(recipe.base_weights), ", the base in memory is ",
       WeightStorageName(storage), "; all jobs of a list share one"));
@@ -277,10 +371,12 @@ absl::Status ValidateLimits(const ResidentLimits& limits) {
 }
 
 absl::StatusOr<std::unique_ptr<ResidentTrainer>> ResidentTrainer::Create(
-    std::shared_ptr<const LlamaWeights> base, const ResidentLimits& limits) {
+    std::shared_ptr<const LlamaWeights> base, const ResidentLimits& limits,
+    const std::string& device) {
   RETURN_IF_ERROR(ValidateLimits(limits));
   return CatchTorch("train", [&]() -> absl::StatusOr<std::unique_ptr<ResidentTrainer>> {
-    return std::make_unique<Trainer>(std::move(base), limits);
+    ASSIGN_OR_RETURN(const c10::Device opened, OpenDevice(device));
+    return std::make_unique<Trainer>(std::move(base), limits, device, opened);
   });
 }
 

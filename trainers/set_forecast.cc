@@ -42,6 +42,7 @@ class SetWalk {
  private:
   bool Fits(const RunForecast& job) const {
     if (active_.empty()) return true;
+    if (job.device_memory || active_.front().run->device_memory) return false;
     int64_t tokens = job.mean_step_tokens;
     for (const JobSteps& other : active_) tokens += other.run->mean_step_tokens;
     return static_cast<int64_t>(active_.size()) < limits_.max_adapters &&
@@ -76,11 +77,17 @@ class SetWalk {
       now.checkpoint = std::max(now.checkpoint, own.checkpoint);
       now.rows += own.rows;
       parameters += job.run->trainable_parameters;
+      LookAtDevice(job.run->device_memory);
     }
     now.arena = Arena();
     out.most_at_once = std::max(out.most_at_once, static_cast<int64_t>(active_.size()));
     out.trainable_parameters = std::max(out.trainable_parameters, parameters);
     if (now.total() > out.memory.total()) out.memory = now;
+  }
+
+  void LookAtDevice(const std::optional<DeviceMemoryForecast>& own) {
+    const bool is_most = own && (!out.device_memory || own->total() > out.device_memory->total());
+    if (is_most) out.device_memory = own;
   }
 
   // Of passes that jobs share no more than the most demanding one's buffers for as many tokens as a
@@ -125,6 +132,10 @@ void SayBasis(SetForecast& forecast) {
   forecast.memory_basis =
       "the base once, and of the jobs at work at the same time the most; counted from shapes, of "
       "activations an upper bound; the program and its libraries come on top";
+  if (!forecast.device_memory) return;
+  forecast.memory_basis +=
+      "; on the device jobs work one after the other, and the driver's context, the libraries' "
+      "workspaces and gaps between tensors come on top";
 }
 
 // One forward pass, as half of a step without the adapter's own products.
@@ -154,7 +165,8 @@ absl::StatusOr<SetForecast> ForecastSweep(const std::vector<SweepTrial>& trials,
   std::vector<RunForecast> runs;
   int64_t rows = 0;
   for (const SweepTrial& trial : trials) {
-    absl::StatusOr<RunForecast> run = ForecastRun(trial.job);
+    absl::StatusOr<RunForecast> run =
+        ForecastRun(trial.job, {.device = options.device, .device_graphs = options.device_graphs});
     if (!run.ok()) return Annotate(run.status(), absl::StrCat("trial ", trial.name));
     rows += run->memory.rows;
     runs.push_back(*std::move(run));

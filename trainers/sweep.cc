@@ -77,7 +77,8 @@ class Sweep {
     RETURN_IF_ERROR(fs_.CreateDirectories(options_.folder));
     digest_ = SweepDigest(trials_, options_);
     RETURN_IF_ERROR(Load());
-    ASSIGN_OR_RETURN(trainer_, ResidentTrainer::Create(trials_.front().job.base, options_.limits));
+    ASSIGN_OR_RETURN(trainer_, ResidentTrainer::Create(trials_.front().job.base, options_.limits,
+                                                       options_.device));
     while (progress_.rungs_done < options_.num_rungs) {
       RETURN_IF_ERROR(RunRung(Alive(), stop));
       ++progress_.rungs_done;
@@ -119,7 +120,9 @@ class Sweep {
     const std::string work_dir = JoinPath(options_.folder, name);
     QueuedJob queued{.name = name,
                      .job = trials_[i].job,
-                     .options = {.work_dir = work_dir,
+                     .options = {.device = options_.device,
+                                 .device_graphs = options_.device_graphs,
+                                 .work_dir = work_dir,
                                  .resume = true,  // the sweep is this one, the folder its own
                                  .metrics_dir = JoinPath(work_dir, "metrics")},
                      .stop_after = steps,

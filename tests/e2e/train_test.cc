@@ -144,6 +144,26 @@ TEST_F(TrainCommand, AListOfJobsKilledAndResumedWritesWhatEachJobWritesAlone) {
   EXPECT_EQ(Losses("c"), Losses("alone-c"));
 }
 
+TEST_F(TrainCommand, JobsOnTheDevicePathWriteWhatEachWritesAlone) {
+  Write("device.json", R"({"rank": 3, "rows_per_step": 3, "epochs": 2, "path": "device"})");
+  const auto job = [&](const std::string& out) {
+    return CanonicalJson(Json{
+               {"data", Path("rows.jsonl")}, {"recipe", Path("device.json")}, {"out", Path(out)}}) +
+           "\n";
+  };
+  Write("jobs.jsonl", job("a") + job("b"));
+  const std::vector<std::string> list = {"train", "--base", "tiny", "--jobs", Path("jobs.jsonl")};
+  ASSERT_EQ(Run(list).first, 0);
+  ASSERT_EQ(Run(Train("alone", "rows.jsonl", "device.json")).first, 0);
+  const std::string weights = "/adapter_model.safetensors";
+  ASSERT_FALSE(Read("alone" + weights).empty());
+  EXPECT_EQ(Read("a" + weights), Read("alone" + weights));
+  EXPECT_EQ(Read("b" + weights), Read("alone" + weights));
+  std::vector<std::string> elsewhere = list;
+  elsewhere.insert(elsewhere.end(), {"--device", "tpu"});
+  EXPECT_THAT(Run(elsewhere).second, HasSubstr("device 'tpu' is not one of"));
+}
+
 TEST_F(TrainCommand, ASweepWritesTheBestOfItsRecipesAndTellsOfAll) {
   std::vector<std::string> arguments = Train("best");
   arguments.insert(arguments.end(), {"--sweep", "learning_rate=1e-6,1e-3", "--sweep", "rank=4,40",

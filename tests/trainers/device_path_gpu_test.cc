@@ -27,6 +27,7 @@
 #include "support/status_matchers.h"
 #include "trainers/device_cases.h"
 #include "trainers/rank_threads.h"
+#include "trainers/resident_jobs.h"
 
 namespace evolora {
 namespace {
@@ -327,6 +328,15 @@ TEST_F(CudaPathTest, InBfloat16ARunRepeatsBitForBit) {
 }
 
 // A base whose copy no device holds; the status says so and the process goes on.
+TEST_F(CudaPathTest, JobsOverOneBaseHaveTheBytesTheyHaveAlone) {
+  const auto base = testing::WideBase();
+  std::vector<QueuedJob> jobs = testing::OddJobs(base);
+  jobs[1].job.recipe.modules_to_save = {"lm_head", "norm"};
+  jobs[1].job.recipe.weight_decay = 0;
+  for (QueuedJob& job : jobs) job.options.device = "cuda";
+  testing::ExpectAllAsAlone(jobs, testing::RunAll(base, jobs, {}, {}, PosixFileSystem(), "cuda"));
+}
+
 TEST_F(CudaPathTest, OutOfMemoryIsResourceExhausted) {
   TrainingJob job = testing::DeviceJob();
   auto large = std::make_shared<LlamaWeights>(*job.base);

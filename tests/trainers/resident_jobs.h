@@ -81,12 +81,60 @@ inline std::vector<QueuedJob> OddJobs(const std::shared_ptr<const LlamaWeights>&
   return jobs;
 }
 
+// Those that need more of the fast path.
+inline std::vector<QueuedJob> SpecialJobs(const std::shared_ptr<const LlamaWeights>& base) {
+  std::vector<QueuedJob> jobs = {MakeJob(base, "dropout", 4, 8), MakeJob(base, "dora", 2, 6),
+                                 MakeJob(base, "dpo", 3, 6), MakeJob(base, "plain", 5, 8)};
+  jobs[0].job.recipe.lora_dropout = 0.3;
+  jobs[1].job.recipe.use_dora = true;
+  jobs[1].job.recipe.exclude_modules = {"gate_proj"};
+  jobs[2].job.recipe.objective.kind = ObjectiveKind::kDpo;
+  for (TrainingRow& row : jobs[2].job.rows) {
+    row.counterpart = {.ids = row.ids, .labels = row.labels};
+    for (size_t t = 8; t < row.ids.size(); ++t) {
+      row.counterpart.ids[t] = row.counterpart.labels[t] = (row.ids[t] + 5) % 37;
+    }
+  }
+  return jobs;
+}
+
+// Those that ask a frozen model, before the first step of others and between their steps.
+inline std::vector<QueuedJob> FrozenModelJobs(const std::shared_ptr<const LlamaWeights>& base) {
+  std::vector<QueuedJob> jobs = {MakeJob(base, "distill", 4, 8), MakeJob(base, "plain", 2, 9),
+                                 MakeJob(base, "few tokens", 3, 6), MakeJob(base, "policy", 5, 8),
+                                 MakeJob(base, "held to init", 2, 7)};
+  for (const size_t i : {0, 2}) {
+    ObjectiveSettings& objective = jobs[i].job.recipe.objective;
+    objective.kind = ObjectiveKind::kDistill;
+    objective.distill_top_k = i == 0 ? 0 : 5;
+    objective.distill_temperature = 1.5;
+    for (TrainingRow& row : jobs[i].job.rows) {
+      row.counterpart = {.ids = row.ids, .labels = row.labels};
+      row.counterpart.ids.insert(row.counterpart.ids.begin(), {3, 1, 4});
+      row.counterpart.labels.insert(row.counterpart.labels.begin(), 3, kIgnoreLabel);
+    }
+  }
+  for (const size_t i : {3, 4}) {
+    ObjectiveSettings& objective = jobs[i].job.recipe.objective;
+    objective.kind = ObjectiveKind::kPolicy;
+    objective.policy_loss = i == 3 ? PolicyLoss::kGrpo : PolicyLoss::kCispo;
+    objective.policy_kl_beta = i == 3 ? 0 : 0.2;
+    for (size_t r = 0; r < jobs[i].job.rows.size(); ++r) {
+      jobs[i].job.rows[r].sample.advantage = r % 2 == 0 ? 1.0 : -0.5;
+    }
+  }
+  jobs[4].job.recipe.objective.reference = FrozenModel::kInit;
+  jobs[4].job.init = RandomAdapter(base->config, 2, 5);
+  return jobs;
+}
+
 inline std::vector<JobOutcome> RunAll(const std::shared_ptr<const LlamaWeights>& base,
                                       std::vector<QueuedJob> jobs,
                                       const ResidentLimits& limits = {}, std::stop_token stop = {},
-                                      FileSystem& fs = PosixFileSystem()) {
+                                      FileSystem& fs = PosixFileSystem(),
+                                      const std::string& device = "cpu") {
   const FakeClock clock;
-  auto trainer = ResidentTrainer::Create(base, limits);
+  auto trainer = ResidentTrainer::Create(base, limits, device);
   EXPECT_THAT(trainer.status(), IsOk());
   return (*trainer)->RunAll(std::move(jobs), fs, clock, stop);
 }

@@ -76,6 +76,24 @@ TEST(ForecastJobs, TheBaseCountsOnceAndWhatWorksTogetherAddsUp) {
   EXPECT_EQ(both.trainable_parameters, 2 * each[0].trainable_parameters);
 }
 
+TEST(ForecastJobs, OnADeviceOneJobWorksAtATime) {
+  const auto base = WideBase();
+  std::vector<QueuedJob> jobs = OddJobs(base);
+  for (const size_t i : {1, 2, 4}) jobs[i].job.recipe.path = TrainingPath::kDevice;
+  const std::vector<RunForecast> alone = ForecastsOf(jobs);
+  const SetForecast forecast = ForecastJobs(alone, {});
+  EXPECT_EQ(forecast.most_at_once, 1);  // none beside another
+  int64_t steps = 0, most = 0;
+  for (const RunForecast& job : alone) {
+    steps += job.total_steps;
+    if (job.device_memory) most = std::max(most, job.device_memory->total());
+  }
+  EXPECT_EQ(forecast.steps, steps);
+  ASSERT_TRUE(forecast.device_memory.has_value());
+  EXPECT_EQ(forecast.device_memory->total(), most);
+  EXPECT_FALSE(ForecastJobs(absl::MakeConstSpan(alone).first(1), {}).device_memory.has_value());
+}
+
 TEST(ForecastJobs, SavedModulesHavePassesOfTheirOwn) {
   const auto base = WideBase();
   std::vector<QueuedJob> jobs = {MakeJob(base, "a", 4, 8), MakeJob(base, "b", 4, 8)};

@@ -129,6 +129,22 @@ TEST(Sweep, TheBestAdapterIsTheOneThatItsTrialGivesAlone) {
   EXPECT_TRUE(PosixFileSystem().Exists(folder.path() + "/rate0/metrics/metrics.h5"));
 }
 
+TEST(Sweep, OnTheDevicePathTheSameTrialsGoOn) {
+  const TempDir fast_folder, device_folder;
+  std::vector<SweepTrial> trials = Trials();
+  ASSERT_OK_AND_ASSIGN(const SweepReport fast, RunTrials(trials, Options(fast_folder.path())));
+  for (SweepTrial& trial : trials) trial.job.recipe.path = TrainingPath::kDevice;
+  ASSERT_OK_AND_ASSIGN(const SweepReport device, RunTrials(trials, Options(device_folder.path())));
+  EXPECT_EQ(device.best, fast.best);
+  for (size_t i = 0; i < trials.size(); ++i) {
+    const std::vector<double>&losses = device.trials[i].held_out_losses,
+          &expected = fast.trials[i].held_out_losses;
+    EXPECT_EQ(device.trials[i].steps, fast.trials[i].steps) << i;
+    ASSERT_EQ(losses.size(), expected.size()) << i;
+    for (size_t k = 0; k < losses.size(); ++k) EXPECT_NEAR(losses[k] / expected[k], 1, 1e-4);
+  }
+}
+
 TEST(Sweep, LimitsDoNotChangeTheReport) {
   const TempDir folder, other;
   const std::vector<SweepTrial> trials = Trials();

@@ -178,8 +178,8 @@ absl::Status CheckMany(const CLI::App& app, const TrainCommand& command) {
   if (!many) return absl::OkStatus();
   ASSIGN_OR_RETURN(const ProcessGroupOptions ranks,
                    ProcessGroupOptionsFromEnvironment(&Environment));
-  if (command.device == "cpu" && ranks.size == 1) return absl::OkStatus();
-  return absl::UnimplementedError("--jobs and --sweep train on the CPU in one process");
+  if (ranks.size > 1) return absl::UnimplementedError("--jobs and --sweep train in one process");
+  return command.dry_run ? absl::OkStatus() : CheckTrainingDevice(command.device);
 }
 
 absl::Status Dispatch(const GlobalOptions& global, const CLI::App& app, TrainCommand& command) {
@@ -189,6 +189,8 @@ absl::Status Dispatch(const GlobalOptions& global, const CLI::App& app, TrainCom
     command.jobs.resume = command.resume;
     command.jobs.dry_run = command.dry_run;
     command.jobs.gflops = command.gflops;
+    command.jobs.device = command.device;
+    command.jobs.device_graphs = !command.no_graphs;
     return TrainJobs(global, command.jobs);
   }
   if (command.files.data.empty()) throw CLI::RequiredError("--data");
@@ -203,6 +205,8 @@ absl::Status Dispatch(const GlobalOptions& global, const CLI::App& app, TrainCom
     command.sweep.files = command.files;
     command.sweep.resume = command.resume;
     command.sweep.sweep.limits = command.jobs.limits;
+    command.sweep.sweep.device = command.device;
+    command.sweep.sweep.device_graphs = !command.no_graphs;
     return TrainSweep(global, command.sweep);
   }
   return Train(global, command);

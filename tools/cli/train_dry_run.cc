@@ -136,21 +136,23 @@ void ShowSetDryRun(const GlobalOptions& global, const TrainingJob& any, const Se
                    bool upper_bound, double gflops) {
   const TimeEstimate time = EstimateTime(any, f.computed_flops, gflops);
   if (global.json) {
-    return PrintJson(Json{{"dry_run", true},
-                          {"jobs", f.num_jobs},
-                          {"most_at_once", f.most_at_once},
-                          {"steps", f.steps},
-                          {"tokens", f.tokens},
-                          {"labelled_tokens", f.labelled_tokens},
-                          {"computed_tokens", f.computed_tokens},
-                          {"trainable_parameters", f.trainable_parameters},
-                          {"computed_flops", f.computed_flops},
-                          {"memory_bytes", MemoryJson(f.memory)},
-                          {"memory_basis", f.memory_basis},
-                          {"upper_bound", upper_bound},
-                          {"gflops", time.gflops},
-                          {"seconds", time.seconds},
-                          {"seconds_basis", time.basis}});
+    Json json{{"dry_run", true},
+              {"jobs", f.num_jobs},
+              {"most_at_once", f.most_at_once},
+              {"steps", f.steps},
+              {"tokens", f.tokens},
+              {"labelled_tokens", f.labelled_tokens},
+              {"computed_tokens", f.computed_tokens},
+              {"trainable_parameters", f.trainable_parameters},
+              {"computed_flops", f.computed_flops},
+              {"memory_bytes", MemoryJson(f.memory)},
+              {"memory_basis", f.memory_basis},
+              {"upper_bound", upper_bound},
+              {"gflops", time.gflops},
+              {"seconds", time.seconds},
+              {"seconds_basis", time.basis}};
+    if (f.device_memory) json["device_memory_bytes"] = DeviceMemoryJson(*f.device_memory);
+    return PrintJson(json);
   }
   Table table({upper_bound ? "dry run of all: at most, whichever trials go on"
                            : "dry run of all: nothing was trained or written",
@@ -162,6 +164,7 @@ void ShowSetDryRun(const GlobalOptions& global, const TrainingJob& any, const Se
   table.Add({"computed tokens", absl::StrCat(f.computed_tokens)});
   table.Add({"trained at once", absl::StrCat(f.trainable_parameters, " parameters")});
   AddMemory(f.memory, table);
+  if (f.device_memory) AddDeviceMemory(*f.device_memory, table);
   table.Add({"time", absl::StrFormat("%.1f s", time.seconds)});
   std::printf("%smemory: %s\ntime: %s\n", table.ToText().c_str(), f.memory_basis.c_str(),
               time.basis.c_str());

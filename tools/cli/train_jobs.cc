@@ -115,7 +115,9 @@ class JobList {
     working_.emplace(files.out, Working{&files, std::move(lock)});
     return QueuedJob{.name = files.out,
                      .job = std::move(checked.job),
-                     .options = {.work_dir = work_dir,
+                     .options = {.device = options_.device,
+                                 .device_graphs = options_.device_graphs,
+                                 .work_dir = work_dir,
                                  .resume = options_.resume,
                                  .metrics_dir = metrics_dir,
                                  .on_step = [this, name = files.out](const StepReport& step) {
@@ -172,19 +174,21 @@ class JobList {
 
 // How the base lies in memory: as suits the recipes that can be read. A job that says otherwise
 // fails at its turn, and so does a recipe that cannot be read.
-static WeightStorage StorageOf(const std::vector<JobFiles>& jobs) {
+static WeightStorage StorageOf(const std::vector<JobFiles>& jobs, const std::string& device) {
   std::vector<LoraRecipe> recipes;
   for (const JobFiles& files : jobs) {
     absl::StatusOr<LoraRecipe> recipe = ReadRecipe(files);
     if (recipe.ok()) recipes.push_back(*std::move(recipe));
   }
-  return StorageToLoad(recipes, "cpu");
+  return StorageToLoad(recipes, device);
 }
 
-static absl::StatusOr<RunForecast> ForecastOf(const absl::StatusOr<CheckedJob>& checked) {
+static absl::StatusOr<RunForecast> ForecastOf(const absl::StatusOr<CheckedJob>& checked,
+                                              const JobListOptions& options) {
   RETURN_IF_ERROR(checked.status());
-  RETURN_IF_ERROR(CheckResident(checked->job));
-  return ForecastRun(checked->job);
+  RETURN_IF_ERROR(CheckResident(checked->job, options.device));
+  return ForecastRun(checked->job,
+                     {.device = options.device, .device_graphs = options.device_graphs});
 }
 
 // Jobs that cannot be trained are told and left out, as when they are trained.
@@ -194,7 +198,7 @@ static absl::Status DryRunJobs(const GlobalOptions& global, const JobListOptions
   std::optional<TrainingJob> any;
   for (const JobFiles& files : jobs) {
     absl::StatusOr<CheckedJob> checked = BuildJob(base, files);
-    const absl::StatusOr<RunForecast> forecast = ForecastOf(checked);
+    const absl::StatusOr<RunForecast> forecast = ForecastOf(checked, options);
     if (!forecast.ok()) {
       std::fprintf(stderr, "evolora: %s: %s\n", files.out.c_str(),
                    forecast.status().ToString().c_str());
@@ -230,10 +234,11 @@ absl::Status TrainJobs(const GlobalOptions& global, const JobListOptions& option
   RETURN_IF_ERROR(ValidateLimits(options.limits));
   ASSIGN_OR_RETURN(std::vector<JobFiles> jobs, ReadJobs(options.path));
   ASSIGN_OR_RETURN(const LoadedBase base,
-                   LoadStoredBase(PosixFileSystem(), global.home, options.base, StorageOf(jobs)));
+                   LoadStoredBase(PosixFileSystem(), global.home, options.base,
+                                  StorageOf(jobs, options.device)));
   if (options.dry_run) return DryRunJobs(global, options, base, jobs);
   ASSIGN_OR_RETURN(const std::unique_ptr<ResidentTrainer> trainer,
-                   ResidentTrainer::Create(base.model.weights, options.limits));
+                   ResidentTrainer::Create(base.model.weights, options.limits, options.device));
   JobList list(global, options, base, std::move(jobs));
   const Interrupt interrupt;
   RETURN_IF_ERROR(trainer->Run([&] { return list.Next(); },

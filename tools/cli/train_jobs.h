@@ -16,6 +16,8 @@ struct JobListOptions {
   // Adapters that are complete are left as they are, the others go on from their checkpoints.
   bool resume = false;
   ResidentLimits limits;
+  std::string device = "cpu";  // these two as in TrainOptions
+  bool device_graphs = true;
   bool dry_run = false;
   double gflops = 0;  // of a dry run; 0 = measured
 };

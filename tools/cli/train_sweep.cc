@@ -94,9 +94,9 @@ absl::StatusOr<Prepared> Prepare(const GlobalOptions& global, const SweepCommand
   ASSIGN_OR_RETURN(std::vector<SweepPoint> points, ReadPoints(command));
   std::vector<LoraRecipe> recipes;
   for (const SweepPoint& point : points) recipes.push_back(point.recipe);
-  ASSIGN_OR_RETURN(
-      const LoadedBase base,
-      LoadStoredBase(PosixFileSystem(), global.home, command.base, StorageToLoad(recipes, "cpu")));
+  ASSIGN_OR_RETURN(const LoadedBase base,
+                   LoadStoredBase(PosixFileSystem(), global.home, command.base,
+                                  StorageToLoad(recipes, command.sweep.device)));
   Prepared prepared;
   const uint64_t seed = points.front().recipe.seed;  // one choice of rows for all trials
   for (SweepPoint& point : points) {

@@ -28,6 +28,15 @@ at::Tensor CopyOf(const at::Tensor& tensor, const at::TensorOptions& options) {
   return tensor.defined() ? Join({tensor}, options) : at::Tensor();
 }
 
+bool HeadIsEmbedding(const LlamaWeights& weights) {
+  const at::Tensor &head = weights.head, &embedding = weights.embedding;
+  if (head.defined() != embedding.defined()) return false;
+  if (!head.defined()) return weights.config.tied_head;
+  return head.is_same(embedding) || head.const_data_ptr() == embedding.const_data_ptr();
+}
+
+bool IsTrained(const at::Tensor& tensor) { return tensor.defined() && tensor.requires_grad(); }
+
 // Copies tensors that may be trained.
 class TrainedCopies {
  public:
@@ -35,7 +44,7 @@ class TrainedCopies {
 
   at::Tensor Copy(const at::Tensor& from, const at::TensorOptions& options, at::Tensor& gradient) {
     const at::Tensor to = CopyOf(from, options);
-    if (!from.defined() || !from.requires_grad()) return to;
+    if (!IsTrained(from)) return to;
     copies_.to.push_back(to);
     copies_.from.push_back(from.detach());
     gradient = from.grad();
@@ -44,6 +53,23 @@ class TrainedCopies {
 
  private:
   DeviceCopies& copies_;
+};
+
+// Takes copies of what is trained alone.
+class TrainedInPlace {
+ public:
+  TrainedInPlace(const DeviceMath& math, DeviceCopies& copies) : math_(math), trained_(copies) {}
+
+  void Norm(const at::Tensor& from, at::Tensor& to, at::Tensor& gradient) {
+    if (IsTrained(from)) to = trained_.Copy(from, math_.fp32(), gradient);
+  }
+  void Matrix(const at::Tensor& from, DeviceMatrix& to, at::Tensor& gradient) {
+    if (IsTrained(from)) to = DeviceMatrix(trained_.Copy(from, math_.options(), gradient));
+  }
+
+ private:
+  const DeviceMath& math_;
+  TrainedCopies trained_;
 };
 
 // Makes the matrices of a base on a device.
@@ -59,9 +85,10 @@ class MatrixCopies {
     const CompactWeights* compact = weights_.compact.get();
     base.embedding = Vocabulary(weights_.embedding, compact ? &compact->embedding : nullptr,
                                 base.embedding_gradient);
-    base.head = HeadIsEmbedding() ? base.embedding
-                                  : Vocabulary(weights_.head, compact ? &compact->head : nullptr,
-                                               base.head_gradient);
+    base.head =
+        HeadIsEmbedding(weights_)
+            ? base.embedding
+            : Vocabulary(weights_.head, compact ? &compact->head : nullptr, base.head_gradient);
   }
 
   void AddLayer(size_t i, DeviceBaseLayer& layer) const {
@@ -86,13 +113,6 @@ class MatrixCopies {
                           at::Tensor& gradient) {
     if (dense.defined()) return DeviceMatrix(trained_.Copy(dense, math_.options(), gradient));
     return DeviceMatrix(math_, *compact, wide_);
-  }
-
-  bool HeadIsEmbedding() const {
-    const at::Tensor &head = weights_.head, &embedding = weights_.embedding;
-    if (head.defined() != embedding.defined()) return false;
-    if (!head.defined()) return weights_.config.tied_head;
-    return head.is_same(embedding) || head.const_data_ptr() == embedding.const_data_ptr();
   }
 
   const LlamaWeights& weights_;
@@ -125,6 +145,34 @@ DeviceBase CopyBase(const LlamaWeights& weights, const DeviceMath& math, int64_t
     base.layers.push_back(std::move(layer));
   }
   return base;
+}
+
+void CopyTrained(const LlamaWeights& weights, const DeviceMath& math, DeviceCopies& copies,
+                 DeviceBase& base) {
+  const at::NoGradGuard no_grad;
+  TrainedInPlace trained(math, copies);
+  trained.Matrix(weights.embedding, base.embedding, base.embedding_gradient);
+  if (HeadIsEmbedding(weights)) {
+    base.head = base.embedding;
+  } else {
+    trained.Matrix(weights.head, base.head, base.head_gradient);
+  }
+  trained.Norm(weights.final_norm, base.final_norm, base.final_norm_gradient);
+  for (size_t i = 0; i < base.layers.size(); ++i) {
+    const LlamaLayer& from = weights.layers[i];
+    DeviceBaseLayer& to = base.layers[i];
+    trained.Norm(from.input_norm, to.input_norm, to.gradients.input);
+    trained.Norm(from.post_norm, to.post_norm, to.gradients.post);
+    trained.Norm(from.q_norm, to.query_norm, to.gradients.query);
+    trained.Norm(from.k_norm, to.key_norm, to.gradients.key);
+  }
+}
+
+ResidentBase::ResidentBase(const LlamaWeights& weights, at::Device device, at::ScalarType dtype,
+                           int64_t values_at_once)
+    : math(device, dtype) {
+  DeviceCopies none;  // nothing is trained
+  base = CopyBase(weights, math, values_at_once, none);
 }
 
 void AddNormGradient(const at::Tensor& dy, const at::Tensor& unit, const at::Tensor& gradient) {

@@ -47,6 +47,23 @@ struct DeviceBase {
 DeviceBase CopyBase(const LlamaWeights& weights, const DeviceMath& math, int64_t values_at_once,
                     DeviceCopies& copies);
 
+// Copies what of `weights` requires a gradient in place of what `base` has of it.
+void CopyTrained(const LlamaWeights& weights, const DeviceMath& math, DeviceCopies& copies,
+                 DeviceBase& base);
+
+// A frozen base on a device for one path after the other, in the order of one stream, with the math
+// that its matrices are widened by.
+struct ResidentBase {
+  // As CopyBase.
+  ResidentBase(const LlamaWeights& weights, at::Device device, at::ScalarType dtype,
+               int64_t values_at_once);
+  ResidentBase(const ResidentBase&) = delete;
+  ResidentBase& operator=(const ResidentBase&) = delete;
+
+  const DeviceMath math;
+  DeviceBase base;
+};
+
 // gradient += sum over rows of dy unit, of y = weight * unit [rows, width]; undefined: nothing.
 void AddNormGradient(const at::Tensor& dy, const at::Tensor& unit, const at::Tensor& gradient);
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <utility>
 
 #include "ATen/Functions.h"
 #include "ATen/core/List.h"
@@ -10,12 +11,14 @@
 
 namespace evolora {
 
-DeviceModel::DeviceModel(const LlamaWeights& base, const LoraTensors& lora,
-                         const AdapterDropout* dropout, const DeviceMath& math,
-                         const PackedAttention* packed, const DeviceLimits& limits)
-    : config_(base.config),
+DeviceModel::DeviceModel(const LlamaConfig& config, DeviceBase base, DeviceCopies copies,
+                         const LoraTensors& lora, const AdapterDropout* dropout,
+                         const DeviceMath& math, const PackedAttention* packed,
+                         const DeviceLimits& limits)
+    : config_(config),
       math_(math),
-      base_(CopyBase(base, math_, limits.widened_at_once, copies_)),
+      copies_(std::move(copies)),
+      base_(std::move(base)),
       head_(math_, base_.head, base_.head_gradient, limits.logits_per_chunk),
       rope_frequencies_(RopeInverseFrequencies(config_)) {
   for (int64_t i = 0; i < config_.num_layers; ++i) {

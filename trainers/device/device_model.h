@@ -19,11 +19,12 @@ namespace evolora {
 // on lies on the device: the same calls with tokens of the same shape start the same work there.
 class DeviceModel {
  public:
-  // `base` is copied; its embedding, head and norms are trained where they require a gradient.
-  // `lora`, on the device of `math` as such tensors are, and the others outlive the object.
-  // `dropout` null: none; `packed` null: plain attention.
-  DeviceModel(const LlamaWeights& base, const LoraTensors& lora, const AdapterDropout* dropout,
-              const DeviceMath& math, const PackedAttention* packed, const DeviceLimits& limits);
+  // `base` and `copies` are CopyBase's, or a ResidentBase's after CopyTrained: the embedding, head
+  // and norms with a gradient are trained. `lora`, on the device of `math` as such tensors are, and
+  // the others outlive the object. `dropout` null: none; `packed` null: plain attention.
+  DeviceModel(const LlamaConfig& config, DeviceBase base, DeviceCopies copies,
+              const LoraTensors& lora, const AdapterDropout* dropout, const DeviceMath& math,
+              const PackedAttention* packed, const DeviceLimits& limits);
 
   // Takes over the adapter's present values: before its first pass and after every update.
   void TakeAdapter() const;

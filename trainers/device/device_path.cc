@@ -2,6 +2,7 @@
 
 #include <optional>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "ATen/Functions.h"
@@ -39,8 +40,8 @@ class DevicePath : public GradientPath, public FrozenPass {
         math_(options.device, options.dtype),
         attention_(options.attention != nullptr ? options.attention
                                                 : MakeFlashAttention(inputs.base->config, math_)),
-        model_(WithModules(*inputs.base, inputs.lora->saved), *inputs.lora,
-               dropout_ ? &*dropout_ : nullptr, math_, attention_.get(), options.limits),
+        resident_(options.base),
+        model_(MakeModel(options)),
         upload_(math_, {.places = attention_ == nullptr, .dropout = dropout_.has_value()}),
         frozen_upload_(math_, {.places = attention_ == nullptr}),
         device_loss_(MakeDeviceLoss(loss_, math_, model_.head().weight())),
@@ -116,6 +117,26 @@ class DevicePath : public GradientPath, public FrozenPass {
   int64_t vocabulary() const override { return model_.config().vocab_size; }
 
  private:
+  DeviceModel MakeModel(const DevicePathOptions& options) const {
+    const LlamaWeights weights = WithModules(*inputs_.base, inputs_.lora->saved);
+    DeviceCopies copies;
+    DeviceBase base;
+    if (resident_ != nullptr) {
+      base = resident_->base;
+      CopyTrained(weights, math_, copies, base);
+    } else {
+      base = CopyBase(weights, math_, options.limits.widened_at_once, copies);
+    }
+    return {weights.config,
+            std::move(base),
+            std::move(copies),
+            *inputs_.lora,
+            dropout_ ? &*dropout_ : nullptr,
+            math_,
+            attention_.get(),
+            options.limits};
+  }
+
   DeviceBatchLimits Limits() const { return {.tokens = inputs_.recipe->tokens_per_micro_batch}; }
 
   void MicroBatch(const TokenLayout& layout, absl::Span<const uint64_t> keys, double factor) {
@@ -151,6 +172,7 @@ class DevicePath : public GradientPath, public FrozenPass {
   const bool share_prefixes_;
   const DeviceMath math_;
   const std::shared_ptr<const PackedAttention> attention_;
+  const std::shared_ptr<const ResidentBase> resident_;  // null: the model's own
   DeviceModel model_;
   TokenUpload upload_, frozen_upload_;
   const std::unique_ptr<DeviceLoss> device_loss_;

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "ATen/core/Tensor.h"
+#include "device/device_base.h"
 #include "device/device_limits.h"
 #include "device/graph_cache.h"
 #include "device/packed_attention.h"
@@ -22,6 +23,8 @@ struct DevicePathOptions {
   bool share_prefixes = true;
   // Null: LibTorch's flash attention where it computes, else plain attention.
   std::shared_ptr<const PackedAttention> attention;
+  // The base as it lies on the device, of the same dtype; null: it is copied there.
+  std::shared_ptr<const ResidentBase> base;
   // What records them; null: MakeCudaGraphRecorder, which the CPU has not.
   std::shared_ptr<GraphRecorder> recorder;
 };

@@ -30,15 +30,16 @@ struct ResidentLimits {
 // InvalidArgument names the limit and its value.
 absl::Status ValidateLimits(const ResidentLimits& limits);
 
-// Whether a resident trainer over job.base takes the job: what ResidentTrainer says it refuses, but
-// devices and groups.
-absl::Status CheckResident(const TrainingJob& job);
+// Whether a resident trainer over job.base on `device` (as in TrainOptions) takes the job: what
+// ResidentTrainer says it refuses, but groups.
+absl::Status CheckResident(const TrainingJob& job, absl::string_view device = "cpu");
 
 // One job among many.
 struct QueuedJob {
   std::string name;        // its outcome's
   TrainingJob job;         // of the trainer's base
-  TrainOptions options;    // its own; device "cpu", no group. Work folders differ from job to job.
+  TrainOptions options;    // its own; the trainer's device, no group. Work folders differ from job
+                           // to job.
   int64_t stop_after = 0;  // > 0: leaves after that many steps in all, if not done before, with a
                            // checkpoint (also when done): resumed, it goes on exactly
   std::vector<TrainingRow> held_out;  // their loss is measured when the job leaves; may be empty
@@ -60,21 +61,26 @@ struct JobOutcome {
 // Exact:    a job's losses, gradients and adapter have the bytes that TrainLora gives it alone,
 //           whatever works beside it; only StepReport::seconds tells of the others. No prefix is
 //           shared between jobs.
+// Device:   jobs on the device path work one after the other, each with its micro-batches and
+// graphs
+//           as alone, over the base that the first of them brought to the device.
 // Apart:    a job with modules_to_save shares the base's memory and runs passes of its own: its
 //           embedding, norms or head are not those of the others.
-// Refused:  Unimplemented for what the fast path on the CPU does not share: recipe.method kFull,
-//           path but kFast, init_lora_weights kPissa or kOlora (they change the base), another
-//           device, a process group. InvalidArgument: base_weights that are not those of the
-//           trainer's base, which may be in few bits; a bf16 precision beside fp32 (the first job's
-//           holds for all; kBf16Autocast and kBf16 go together), or with use_dora.
+// Refused:  Unimplemented for what is not shared: recipe.method kFull, path kReference,
+//           init_lora_weights kPissa or kOlora (they change the base), a process group.
+//           InvalidArgument: another device than the trainer's; base_weights that are not those of
+//           the trainer's base, which may be in few bits; a bf16 precision beside fp32 (the first
+//           job's holds for all; on the fast path kBf16Autocast and kBf16 go together), or on the
+//           fast path with use_dora.
 // Cost:     joining: one adapter's start and the digest of its rows; no pass over the
 //           base. Adapters with magnitudes (use_dora) run their forward frozen products apart.
 // Threads:  one call at a time, on the calling thread, which uses all threads of LibTorch.
 class ResidentTrainer {
  public:
-  // InvalidArgument: limits.
+  // InvalidArgument: limits; and the errors of CheckTrainingDevice.
   static absl::StatusOr<std::unique_ptr<ResidentTrainer>> Create(
-      std::shared_ptr<const LlamaWeights> base, const ResidentLimits& limits);
+      std::shared_ptr<const LlamaWeights> base, const ResidentLimits& limits,
+      const std::string& device = "cpu");
   virtual ~ResidentTrainer() = default;
 
   // The next job in order; nullopt: none for now. Asked again between steps.

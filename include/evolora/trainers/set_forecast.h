@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,8 @@ struct SetForecast {
   // Peak: the base once, what the jobs at work have of their own, one checkpoint; of activations an
   // upper bound.
   MemoryForecast memory;
+  std::optional<DeviceMemoryForecast>
+      device_memory;  // of jobs on the device path: the dearest one's
   std::string memory_basis;
 };
 

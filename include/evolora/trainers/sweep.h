@@ -48,6 +48,8 @@ struct SweepOptions {
   int64_t num_rungs = 3;  // times that trials are compared, the end included
   double keep = 0.5;      // share that goes on from each rung but the last, at least one
   ResidentLimits limits;
+  std::string device = "cpu";  // these two as in TrainOptions; no part of a sweep's identity
+  bool device_graphs = true;
   std::string folder;   // holds sweep.json and each trial's work folder, named as the trial
   bool resume = false;  // go on from what `folder` holds
   // A trial's step; may be empty.
