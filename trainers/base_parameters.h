@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "evolora/model/llama_weights.h"
@@ -18,13 +19,29 @@ class BaseParameters : public FlatParameters {
 
   // Leaves over `value` whose gradients accumulate in `gradient`.
   const LlamaWeights& weights() const { return weights_; }
-  // The values as they are now, sharing their memory, without gradients.
+  // The values as they are now, on the CPU, without gradients; sharing their memory if they are
+  // there.
   LlamaWeights Values() const;
+  // The first so many values are those of matrices.
+  int64_t num_decayed() const { return num_decayed_; }
+  // Moves everything to a device (open: open_device.h). Earlier weights() stay behind.
+  void MoveTo(c10::Device device);
 
   // Matrices decay by recipe.weight_decay, norms and biases do not: as Transformers' Trainer.
   std::vector<ParameterGroup> Groups(const LoraRecipe& recipe) const;
 
  private:
+  struct Slot {
+    std::string name;
+    std::vector<int64_t> shape;
+    int64_t offset;
+    int64_t count;
+  };
+  static at::Tensor PartOf(const at::Tensor& flat, const Slot& slot);
+  void MakeLeaves();
+
+  LlamaConfig config_;
+  std::vector<Slot> slots_;
   int64_t num_decayed_ = 0;
   LlamaWeights weights_;
 };

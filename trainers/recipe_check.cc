@@ -65,7 +65,6 @@ absl::Status CheckFull(const LoraRecipe& r) {
   if (r.precision != TrainingPrecision::kFp32) {
     return refused("precision", PrecisionName(r.precision));
   }
-  if (r.path == TrainingPath::kDevice) return refused("path", "device");
   if (r.objective.reference == FrozenModel::kInit) return refused("reference", "init");
   const bool keeps_hidden =
       r.objective.kind == ObjectiveKind::kDistill && r.objective.distill_top_k == 0;

@@ -25,9 +25,6 @@ absl::StatusOr<TrainingPath> PathOn(c10::Device device, const LoraRecipe& recipe
         "recipe.precision: bf16-autocast is of the paths fast (on the CPU) and reference; the "
         "device path has bf16");
   }
-  if (path == TrainingPath::kDevice && recipe.method == TrainingMethod::kFull) {
-    return absl::UnimplementedError("recipe.method: 'full' is not computed by the device path");
-  }
   return path;
 }
 
@@ -39,13 +36,15 @@ std::unique_ptr<GradientPath> StartDevicePath(c10::Device device, const LoraReci
                                               const TrainOptions& options,
                                               std::shared_ptr<const ResidentBase> base,
                                               TrainingRun& run) {
-  run.adapter_parameters().MoveTo(device);
+  const bool full = recipe.method == TrainingMethod::kFull;
+  full ? run.base_parameters().MoveTo(device) : run.adapter_parameters().MoveTo(device);
   std::unique_ptr<GradientPath> path =
       MakeDevicePath(run.inputs(), {.device = device,
                                     .dtype = DeviceTypeOf(recipe),
                                     .graphs = options.device_graphs && device.is_cuda(),
                                     .base = std::move(base)});
-  run.set_optimizer(std::make_unique<DeviceOptimizer>(recipe, run.adapter_parameters()));
+  run.set_optimizer(full ? std::make_unique<DeviceOptimizer>(recipe, run.base_parameters())
+                         : std::make_unique<DeviceOptimizer>(recipe, run.adapter_parameters()));
   return path;
 }
 

@@ -12,7 +12,7 @@
 
 namespace evolora {
 
-// The path that the recipe means on a device. InvalidArgument, Unimplemented: it does not run there.
+// The path that the recipe means on a device. InvalidArgument: it does not run there.
 absl::StatusOr<TrainingPath> PathOn(c10::Device device, const LoraRecipe& recipe);
 
 // What the device path computes in: the recipe's precision.

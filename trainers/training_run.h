@@ -38,6 +38,7 @@ class TrainingRun {
   GradientPathInputs inputs() const;
   FlatParameters& parameters() { return *flat_; }
   AdapterParameters& adapter_parameters() { return *parameters_; }  // of the method kLora
+  BaseParameters& base_parameters() { return *base_parameters_; }   // of the method kFull
   // In place of the one on the host.
   void set_optimizer(std::unique_ptr<Optimizer> optimizer) { optimizer_ = std::move(optimizer); }
 

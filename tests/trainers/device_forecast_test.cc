@@ -12,6 +12,7 @@
 #include "c10/core/Allocator.h"
 #include "c10/util/ThreadLocalDebugInfo.h"
 #include "evolora/core/file_system.h"
+#include "evolora/trainers/full_trainer.h"
 #include "evolora/trainers/lora_trainer.h"
 #include "evolora/trainers/run_forecast.h"
 #include "gtest/gtest.h"
@@ -71,6 +72,11 @@ TrainingJob Job(const std::function<void(LlamaConfig&, LoraRecipe&)>& change) {
   return job;
 }
 
+void MakeFull(LlamaConfig& /*config*/, LoraRecipe& recipe) {
+  recipe.method = TrainingMethod::kFull;
+  recipe.rank = LoraRecipe().rank;
+}
+
 struct Row {
   const char* name;
   std::function<void(LlamaConfig&, LoraRecipe&)> change;
@@ -97,6 +103,15 @@ TEST(ForecastDeviceMemory, IsNearWhatARunAllocates) {
        }},
       {"saved head", [](LlamaConfig&, LoraRecipe& r) { r.modules_to_save = {"lm_head"}; }},
       {"wide MLP", [](LlamaConfig& c, LoraRecipe&) { c.intermediate_size = 1500; }},
+      {"all weights", MakeFull},
+      {"all weights, tied, biases, few tokens",
+       [](LlamaConfig& c, LoraRecipe& r) {
+         MakeFull(c, r);
+         c.tied_head = true;
+         c.qkv_bias = true;
+         c.qk_norm = true;
+         r.tokens_per_micro_batch = 200;
+       }},
   };
   for (const Row& row : rows) {
     SCOPED_TRACE(row.name);
@@ -105,8 +120,13 @@ TEST(ForecastDeviceMemory, IsNearWhatARunAllocates) {
     ASSERT_TRUE(forecast.device_memory.has_value());
     EXPECT_EQ(forecast.memory.optimiser, 0);
     const testing::FakeClock clock;
-    const int64_t peak = PeakOf(
-        [&] { EXPECT_THAT(TrainLora(job, {}, PosixFileSystem(), clock, {}), testing::IsOk()); });
+    const int64_t peak = PeakOf([&] {
+      const auto train = [&](auto trainer) {
+        return trainer(job, {}, PosixFileSystem(), clock, {}).status();
+      };
+      const bool full = job.recipe.method == TrainingMethod::kFull;
+      EXPECT_THAT(full ? train(TrainFull) : train(TrainLora), testing::IsOk());
+    });
     const double ratio =
         static_cast<double>(forecast.device_memory->total()) / static_cast<double>(peak);
     EXPECT_GT(ratio, 0.9) << peak;

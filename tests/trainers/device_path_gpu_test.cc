@@ -21,6 +21,7 @@
 #include "evolora/adapters/lora_adapter.h"
 #include "evolora/core/clock.h"
 #include "evolora/core/file_system.h"
+#include "evolora/trainers/full_trainer.h"
 #include "evolora/trainers/lora_trainer.h"
 #include "evolora/trainers/process_group.h"
 #include "gtest/gtest.h"
@@ -327,7 +328,26 @@ TEST_F(CudaPathTest, InBfloat16ARunRepeatsBitForBit) {
   EXPECT_EQ(AdapterDigest(first.adapter), AdapterDigest(second.adapter));
 }
 
-// A base whose copy no device holds; the status says so and the process goes on.
+TEST_F(CudaPathTest, TrainsEveryWeightAsTheCpuDoes) {
+  TrainingJob job = testing::DeviceJob();
+  job.recipe = {.method = TrainingMethod::kFull, .learning_rate = 1e-3, .rows_per_step = 2};
+  job.recipe.weight_decay = 0.1;
+  job.recipe.epsilon = 1e-6;
+  const auto train = [&](const char* device) {
+    return TrainFull(job, {.device = device}, PosixFileSystem(), SystemClock(), {});
+  };
+  ASSERT_OK_AND_ASSIGN(const TrainedBase on_cpu, train("cpu"));
+  ASSERT_OK_AND_ASSIGN(const TrainedBase on_cuda, train("cuda"));
+  ASSERT_EQ(on_cuda.history.size(), on_cpu.history.size());
+  for (size_t i = 0; i < on_cpu.history.size(); ++i) {
+    EXPECT_NEAR(on_cuda.history[i].loss / on_cpu.history[i].loss, 1, 1e-4) << i;
+    EXPECT_NEAR(on_cuda.history[i].grad_norm / on_cpu.history[i].grad_norm, 1, 1e-3) << i;
+  }
+  for (const NamedTensor& named : NamedTensors(*on_cuda.weights)) {
+    EXPECT_TRUE(named.tensor.is_cpu()) << named.name;
+  }
+}
+
 TEST_F(CudaPathTest, JobsOverOneBaseHaveTheBytesTheyHaveAlone) {
   const auto base = testing::WideBase();
   std::vector<QueuedJob> jobs = testing::OddJobs(base);
@@ -337,6 +357,7 @@ TEST_F(CudaPathTest, JobsOverOneBaseHaveTheBytesTheyHaveAlone) {
   testing::ExpectAllAsAlone(jobs, testing::RunAll(base, jobs, {}, {}, PosixFileSystem(), "cuda"));
 }
 
+// A base whose copy no device holds; the status says so and the process goes on.
 TEST_F(CudaPathTest, OutOfMemoryIsResourceExhausted) {
   TrainingJob job = testing::DeviceJob();
   auto large = std::make_shared<LlamaWeights>(*job.base);

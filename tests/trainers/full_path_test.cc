@@ -1,11 +1,14 @@
 // Gradients of every weight of a base, by hand against autograd.
+#include <memory>
 #include <numeric>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "ATen/ops/norm.h"
 #include "absl/strings/str_cat.h"
 #include "base_parameters.h"
+#include "device/device_path.h"
 #include "gradient_path.h"
 #include "support/status_matchers.h"
 #include "trainers/gradient_case.h"
@@ -46,10 +49,14 @@ FullGradient GradientOfAll(const Case& c, const PathFactory& factory) {
   return {loss_sum.value_or(0), std::move(parameters)};
 }
 
-void ExpectAllGradientsEqual(const Case& c) {
-  SCOPED_TRACE(c.name);
-  const FullGradient fast = GradientOfAll(c, MakeFastPath);
-  const FullGradient reference = GradientOfAll(c, MakeReferencePath);
+// The device path, on the CPU.
+std::unique_ptr<GradientPath> DevicePathOnHost(const GradientPathInputs& inputs) {
+  return MakeDevicePath(inputs, {});
+}
+const std::pair<const char*, PathFactory> kPaths[] = {{"fast", MakeFastPath},
+                                                      {"device", DevicePathOnHost}};
+
+void ExpectAllGradientsEqual(const FullGradient& fast, const FullGradient& reference) {
   EXPECT_NEAR(fast.loss_sum, reference.loss_sum, kTolerance * std::abs(reference.loss_sum));
   const std::vector<NamedTensor> ours = NamedTensors(fast.parameters.weights());
   const std::vector<NamedTensor> theirs = NamedTensors(reference.parameters.weights());
@@ -59,6 +66,14 @@ void ExpectAllGradientsEqual(const Case& c) {
     const double error = ours[i].tensor.grad().sub(theirs[i].tensor.grad()).norm().item<double>();
     EXPECT_GT(norm, 0) << ours[i].name;
     EXPECT_LE(error, kTolerance * norm) << ours[i].name;
+  }
+}
+
+void ExpectAllGradientsEqual(const Case& c) {
+  const FullGradient reference = GradientOfAll(c, MakeReferencePath);
+  for (const auto& [name, factory] : kPaths) {
+    SCOPED_TRACE(absl::StrCat(c.name, ", ", name));
+    ExpectAllGradientsEqual(GradientOfAll(c, factory), reference);
   }
 }
 
@@ -82,21 +97,24 @@ TEST(FullPath, BiasesAreTrainedToo) {
     change.config.qkv_bias = true;
     change.config.output_bias = true;
   }));
-  const FullGradient fast = GradientOfAll(c, MakeFastPath);
   const FullGradient reference = GradientOfAll(c, MakeReferencePath);
-  for (size_t i = 0; i < fast.parameters.weights().layers.size(); ++i) {
-    const LlamaLayer& ours = fast.parameters.weights().layers[i];
-    const LlamaLayer& theirs = reference.parameters.weights().layers[i];
-    for (const auto member : {&LlamaLayer::q_bias, &LlamaLayer::v_bias, &LlamaLayer::o_bias}) {
-      const at::Tensor expected = (theirs.*member).grad();
-      const double norm = expected.norm().item<double>();
-      EXPECT_GT(norm, 0);
-      EXPECT_LE((ours.*member).grad().sub(expected).norm().item<double>(), kTolerance * norm);
+  for (const auto& [name, factory] : kPaths) {
+    SCOPED_TRACE(name);
+    const FullGradient own = GradientOfAll(c, factory);
+    for (size_t i = 0; i < own.parameters.weights().layers.size(); ++i) {
+      const LlamaLayer& ours = own.parameters.weights().layers[i];
+      const LlamaLayer& theirs = reference.parameters.weights().layers[i];
+      for (const auto member : {&LlamaLayer::q_bias, &LlamaLayer::v_bias, &LlamaLayer::o_bias}) {
+        const at::Tensor expected = (theirs.*member).grad();
+        const double norm = expected.norm().item<double>();
+        EXPECT_GT(norm, 0);
+        EXPECT_LE((ours.*member).grad().sub(expected).norm().item<double>(), kTolerance * norm);
+      }
+      // A key's bias shifts all scores of a query alike, but for RoPE, which turns it.
+      const at::Tensor keys = theirs.k_bias.grad();
+      EXPECT_LE(ours.k_bias.grad().sub(keys).norm().item<double>(),
+                kTolerance * theirs.q_bias.grad().norm().item<double>());
     }
-    // A key's bias shifts all scores of a query alike, but for RoPE, which turns it.
-    const at::Tensor keys = theirs.k_bias.grad();
-    EXPECT_LE(ours.k_bias.grad().sub(keys).norm().item<double>(),
-              kTolerance * theirs.q_bias.grad().norm().item<double>());
   }
 }
 

@@ -45,13 +45,32 @@ class TrainedCopies {
   at::Tensor Copy(const at::Tensor& from, const at::TensorOptions& options, at::Tensor& gradient) {
     const at::Tensor to = CopyOf(from, options);
     if (!IsTrained(from)) return to;
-    copies_.to.push_back(to);
-    copies_.from.push_back(from.detach());
+    Add(from, to);
     gradient = from.grad();
     return to;
   }
 
+  // The tensors above each other; undefined as the first is.
+  at::Tensor CopyJoined(const std::vector<at::Tensor>& parts, const at::TensorOptions& options,
+                        std::vector<at::Tensor>& gradients) {
+    if (!parts.front().defined()) return {};
+    const at::Tensor joined = Join(parts, options);
+    if (!IsTrained(parts.front())) return joined;
+    int64_t row = 0;
+    for (const at::Tensor& part : parts) {
+      Add(part, joined.narrow(0, row, part.size(0)));
+      gradients.push_back(part.grad());
+      row += part.size(0);
+    }
+    return joined;
+  }
+
  private:
+  void Add(const at::Tensor& from, const at::Tensor& to) {
+    copies_.to.push_back(to);
+    copies_.from.push_back(from.detach());
+  }
+
   DeviceCopies& copies_;
 };
 
@@ -85,13 +104,15 @@ class MatrixCopies {
     const CompactWeights* compact = weights_.compact.get();
     base.embedding = Vocabulary(weights_.embedding, compact ? &compact->embedding : nullptr,
                                 base.embedding_gradient);
-    base.head =
-        HeadIsEmbedding(weights_)
-            ? base.embedding
-            : Vocabulary(weights_.head, compact ? &compact->head : nullptr, base.head_gradient);
+    if (HeadIsEmbedding(weights_)) {
+      base.head = base.embedding;
+      base.head_gradient = base.embedding_gradient;
+      return;
+    }
+    base.head = Vocabulary(weights_.head, compact ? &compact->head : nullptr, base.head_gradient);
   }
 
-  void AddLayer(size_t i, DeviceBaseLayer& layer) const {
+  void AddLayer(size_t i, DeviceBaseLayer& layer) {
     if (weights_.compact != nullptr) {
       const CompactLayer& from = weights_.compact->layers[i];
       layer.qkv = DeviceMatrix(math_, from.qkv, wide_);
@@ -101,10 +122,14 @@ class MatrixCopies {
       return;
     }
     const LlamaLayer& from = weights_.layers[i];
-    layer.qkv = DeviceMatrix(Join({from.q, from.k, from.v}, math_.options()));
-    layer.o = DeviceMatrix(CopyOf(from.o, math_.options()));
-    layer.gate_up = DeviceMatrix(Join({from.gate, from.up}, math_.options()));
-    layer.down = DeviceMatrix(CopyOf(from.down, math_.options()));
+    const auto matrix = [&](const std::vector<at::Tensor>& parts,
+                            DeviceBaseLayer::GroupGradients& gradients) {
+      return DeviceMatrix(trained_.CopyJoined(parts, math_.options(), gradients.weights));
+    };
+    layer.qkv = matrix({from.q, from.k, from.v}, layer.qkv_gradients);
+    layer.o = matrix({from.o}, layer.o_gradients);
+    layer.gate_up = matrix({from.gate, from.up}, layer.gate_up_gradients);
+    layer.down = matrix({from.down}, layer.down_gradients);
   }
 
  private:
@@ -132,16 +157,16 @@ DeviceBase CopyBase(const LlamaWeights& weights, const DeviceMath& math, int64_t
   matrices.AddVocabulary(base);
   base.final_norm = trained.Copy(weights.final_norm, math.fp32(), base.final_norm_gradient);
   for (const LlamaLayer& from : weights.layers) {
-    DeviceBaseLayer layer{.o_bias = CopyOf(from.o_bias, math.options())};
+    DeviceBaseLayer layer;
     matrices.AddLayer(base.layers.size(), layer);
     DeviceBaseLayer::NormGradients& gradients = layer.gradients;
     layer.input_norm = trained.Copy(from.input_norm, math.fp32(), gradients.input);
     layer.post_norm = trained.Copy(from.post_norm, math.fp32(), gradients.post);
     layer.query_norm = trained.Copy(from.q_norm, math.fp32(), gradients.query);
     layer.key_norm = trained.Copy(from.k_norm, math.fp32(), gradients.key);
-    if (from.q_bias.defined()) {
-      layer.qkv_bias = Join({from.q_bias, from.k_bias, from.v_bias}, math.options());
-    }
+    layer.qkv_bias = trained.CopyJoined({from.q_bias, from.k_bias, from.v_bias}, math.options(),
+                                        layer.qkv_gradients.biases);
+    layer.o_bias = trained.CopyJoined({from.o_bias}, math.options(), layer.o_gradients.biases);
     base.layers.push_back(std::move(layer));
   }
   return base;
@@ -154,6 +179,7 @@ void CopyTrained(const LlamaWeights& weights, const DeviceMath& math, DeviceCopi
   trained.Matrix(weights.embedding, base.embedding, base.embedding_gradient);
   if (HeadIsEmbedding(weights)) {
     base.head = base.embedding;
+    base.head_gradient = base.embedding_gradient;
   } else {
     trained.Matrix(weights.head, base.head, base.head_gradient);
   }

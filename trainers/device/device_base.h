@@ -28,6 +28,11 @@ struct DeviceBaseLayer {
     at::Tensor input, post, query, key;
   };
   NormGradients gradients;
+  // The same of the matrices' parts and of their biases; no part: frozen.
+  struct GroupGradients {
+    std::vector<at::Tensor> weights, biases;
+  };
+  GroupGradients qkv_gradients, o_gradients, gate_up_gradients, down_gradients;
 };
 
 // A base on a device, frozen but for what has a gradient. The head shares the embedding's memory
@@ -40,14 +45,15 @@ struct DeviceBase {
   at::Tensor embedding_gradient, final_norm_gradient, head_gradient;  // undefined: frozen
 };
 
-// Copies, and rounds to the math's dtype what is not in few bits. What requires a gradient
-// (embedding, head, norms) is trained: its gradient tensor is where gradients are added, its values
-// are copied again by `copies`. Matrices in few bits are widened into one buffer, of those of the
-// vocabulary `values_at_once`. Throws c10::OutOfMemoryError.
+// Copies, and rounds to the math's dtype what is not in few bits. What requires a gradient is
+// trained: its gradient tensor is where gradients are added, its values are copied again by
+// `copies`. Of matrices that stand in one all do or none. Matrices in few bits are widened into one
+// buffer, of those of the vocabulary `values_at_once`. Throws c10::OutOfMemoryError.
 DeviceBase CopyBase(const LlamaWeights& weights, const DeviceMath& math, int64_t values_at_once,
                     DeviceCopies& copies);
 
-// Copies what of `weights` requires a gradient in place of what `base` has of it.
+// Copies what of `weights` outside the layers' matrices requires a gradient in place of what `base`
+// has of it.
 void CopyTrained(const LlamaWeights& weights, const DeviceMath& math, DeviceCopies& copies,
                  DeviceBase& base);
 

@@ -52,7 +52,9 @@ class DeviceSum {
   int64_t heads() const { return c_.num_heads * c_.head_dim; }
   int64_t keys() const { return c_.num_kv_heads * c_.head_dim; }
 
+  bool TrainsBase() const { return run_.recipe.method == TrainingMethod::kFull; }
   bool IsTrained(int64_t layer) const {
+    if (TrainsBase()) return true;
     const LayerShapes& g = layers_[static_cast<size_t>(layer)];
     if (g.qkv.rank + g.out.rank + g.gate_up.rank + g.down.rank > 0) return true;
     const std::string prefix = absl::StrCat("model.layers.", layer, ".");
@@ -154,8 +156,14 @@ class DeviceSum {
     const int64_t n = s_.tokens, m = s_.predicting;
     int64_t bytes = (2 * n + 5 * m) * c_.hidden_size * bytes_ + n * heads() * bytes_;
     bytes += run_.packed ? PackedMoment() : PlainMoment();
-    if (!run_.saved.empty()) bytes += 2 * n * c_.hidden_size * kFp32;
-    return bytes;
+    if (TrainsBase() || !run_.saved.empty()) bytes += 2 * n * c_.hidden_size * kFp32;
+    return bytes + WeightGradientMoment();
+  }
+
+  // The gradient of a matrix behind a norm, before the norm's weight is multiplied in.
+  int64_t WeightGradientMoment() const {
+    const int64_t widest = std::max(heads(), c_.intermediate_size);
+    return TrainsBase() ? widest * c_.hidden_size * kFp32 : 0;
   }
 
   // Flash attention adds up the gradients of queries in fp32, those of keys by query head. To add
@@ -187,7 +195,8 @@ class DeviceSum {
     const int64_t logits = std::min(s_.predicting, at_once) * c_.vocab_size * bytes_;
     const ObjectiveSettings& objective = run_.recipe.objective;
     const bool teacher = objective.kind == ObjectiveKind::kDistill && objective.distill_top_k == 0;
-    const int64_t head_gradient = IsSaved("lm_head") ? c_.vocab_size * c_.hidden_size * bytes_ : 0;
+    const bool trains_head = TrainsBase() || IsSaved("lm_head");
+    const int64_t head_gradient = trains_head ? c_.vocab_size * c_.hidden_size * bytes_ : 0;
     return (teacher ? 2 : 1) * logits + head_gradient +
            (teacher ? s_.predicting * c_.hidden_size * (kFp32 + bytes_) : 0);
   }

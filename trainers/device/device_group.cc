@@ -14,8 +14,13 @@ constexpr int64_t kNormRows = 1024;
 }  // namespace
 
 DeviceGroup::DeviceGroup(const DeviceMath& math, DeviceMatrix weight, at::Tensor bias,
-                         const std::vector<Part>& parts, const AdapterDropout* dropout)
-    : math_(math), weight_(std::move(weight)), bias_(std::move(bias)), dropout_(dropout) {
+                         const std::vector<Part>& parts, const AdapterDropout* dropout,
+                         DeviceBaseLayer::GroupGradients gradients)
+    : math_(math),
+      weight_(std::move(weight)),
+      bias_(std::move(bias)),
+      dropout_(dropout),
+      gradients_(std::move(gradients)) {
   int64_t out_offset = 0;
   bool has_magnitude = false;
   for (const Part& part : parts) {
@@ -154,9 +159,29 @@ void DeviceGroup::InputGradient(const at::Tensor& dz, const at::Tensor& d_low, c
   }
 }
 
+void DeviceGroup::AddBaseGradients(const at::Tensor& x, const at::Tensor& column_scale,
+                                   const at::Tensor& dz) const {
+  int64_t first = 0;
+  for (const at::Tensor& gradient : gradients_.weights) {
+    const at::Tensor d_part = dz.narrow(1, first, gradient.size(0));
+    if (column_scale.defined()) {
+      gradient.addcmul_(at::mm(d_part.t(), x), column_scale);
+    } else {
+      gradient.addmm_(d_part.t(), x);
+    }
+    first += gradient.size(0);
+  }
+  first = 0;
+  for (const at::Tensor& gradient : gradients_.biases) {
+    gradient.add_(dz.narrow(1, first, gradient.size(0)).sum(0));
+    first += gradient.size(0);
+  }
+}
+
 void DeviceGroup::ParameterGradients(const at::Tensor& x, const at::Tensor& column_scale,
                                      const Rows& rows, const Kept& kept, const at::Tensor& dz,
                                      const at::Tensor& d_low, TensorBuffer& scratch) const {
+  AddBaseGradients(x, column_scale, dz);
   if (!adapted()) return;
   const at::Tensor d_a = Drops(rows) ? at::Tensor() : at::mm(d_low.t(), x);  // [rank, in]
   for (const AdaptedPart& part : parts_) {

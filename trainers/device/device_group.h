@@ -18,6 +18,7 @@ namespace evolora {
 //   low = x A^T   (the A matrices stacked)      z = x W^T + scale low B^T, part by part
 //   d_low = scale dz B                          dx = dz W + d_low A
 //   dA += d_low^T x                             dB += scale dz^T low
+//   dW += dz^T x                                d bias += sum over rows of dz      (where trained)
 // y = z + bias, and dz = dy, but for a part with magnitude m (DoRA): y = z m / n + bias, n the
 // norms of the rows of W + scale B A without gradient, dz = dy m / n, dm += sum over rows of dy z /
 // n. With dropout the A of each part reads x with that part's own features dropped (x f): low = (x
@@ -32,10 +33,15 @@ class DeviceGroup {
   };
   // weight [out, in]: the parts' rows one after the other; bias [out] or undefined. `math` and
   // `dropout` (null: none; not beside magnitudes) outlive the group.
+  // `gradients`: where those of the weight's parts and biases are added.
   DeviceGroup(const DeviceMath& math, DeviceMatrix weight, at::Tensor bias,
-              const std::vector<Part>& parts, const AdapterDropout* dropout);
+              const std::vector<Part>& parts, const AdapterDropout* dropout,
+              DeviceBaseLayer::GroupGradients gradients = {});
 
   bool adapted() const { return rank_ > 0; }
+  bool trained() const {
+    return adapted() || !gradients_.weights.empty() || !gradients_.biases.empty();
+  }
   int64_t rank() const { return rank_; }  // of all parts together
   int64_t in_features() const { return weight_.in_features(); }
   int64_t out_features() const { return weight_.out_features(); }
@@ -69,7 +75,8 @@ class DeviceGroup {
   // dx [rows, in].
   void InputGradient(const at::Tensor& dz, const at::Tensor& d_low, const Rows& rows,
                      const at::Tensor& dx, TensorBuffer& scratch) const;
-  // Adds to the gradients of the adapters. The input was x * column_scale [in] (undefined: x).
+  // Adds to the gradients of the adapters, the weight and the bias. The input was x * column_scale
+  // [in] (undefined: x).
   void ParameterGradients(const at::Tensor& x, const at::Tensor& column_scale, const Rows& rows,
                           const Kept& kept, const at::Tensor& dz, const at::Tensor& d_low,
                           TensorBuffer& scratch) const;
@@ -91,6 +98,8 @@ class DeviceGroup {
   bool Drops(const Rows& rows) const { return dropout_ != nullptr && rows.dropout_keys.defined(); }
   void AddLowRank(const at::Tensor& x, const Rows& rows, const at::Tensor& z, Kept& kept,
                   TensorBuffer& scratch) const;
+  void AddBaseGradients(const at::Tensor& x, const at::Tensor& column_scale,
+                        const at::Tensor& dz) const;
   at::Tensor Masked(const AdaptedPart& part, const at::Tensor& x, const Rows& rows,
                     TensorBuffer& scratch) const;
   void MaskInto(const AdaptedPart& part, const at::Tensor& x, const Rows& rows, bool add,
@@ -100,6 +109,7 @@ class DeviceGroup {
   DeviceMatrix weight_;
   at::Tensor bias_;
   const AdapterDropout* dropout_;
+  DeviceBaseLayer::GroupGradients gradients_;
   std::vector<AdaptedPart> parts_;  // the adapted ones
   int64_t rank_ = 0;
   at::Tensor a_;                // [rank, in]

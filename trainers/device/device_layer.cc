@@ -32,11 +32,15 @@ DeviceLayer::DeviceLayer(const LlamaConfig& config, const DeviceBaseLayer& base,
   using Parts = std::vector<DeviceGroup::Part>;
   groups_.emplace_back(
       math, base.qkv, base.qkv_bias,
-      Parts{part("self_attn.q_proj"), part("self_attn.k_proj"), part("self_attn.v_proj")}, dropout);
-  groups_.emplace_back(math, base.o, base.o_bias, Parts{part("self_attn.o_proj")}, dropout);
+      Parts{part("self_attn.q_proj"), part("self_attn.k_proj"), part("self_attn.v_proj")}, dropout,
+      base.qkv_gradients);
+  groups_.emplace_back(math, base.o, base.o_bias, Parts{part("self_attn.o_proj")}, dropout,
+                       base.o_gradients);
   groups_.emplace_back(math, base.gate_up, at::Tensor(),
-                       Parts{part("mlp.gate_proj"), part("mlp.up_proj")}, dropout);
-  groups_.emplace_back(math, base.down, at::Tensor(), Parts{part("mlp.down_proj")}, dropout);
+                       Parts{part("mlp.gate_proj"), part("mlp.up_proj")}, dropout,
+                       base.gate_up_gradients);
+  groups_.emplace_back(math, base.down, at::Tensor(), Parts{part("mlp.down_proj")}, dropout,
+                       base.down_gradients);
 }
 
 TrainedParts DeviceLayer::trained_parts() const {
@@ -44,7 +48,7 @@ TrainedParts DeviceLayer::trained_parts() const {
   TrainedParts parts = {.input_norm = norms.input.defined(),
                         .head_norms = norms.query.defined() || norms.key.defined(),
                         .post_norm = norms.post.defined()};
-  for (size_t i = 0; i < groups_.size(); ++i) parts.stages[i] = groups_[i].adapted();
+  for (size_t i = 0; i < groups_.size(); ++i) parts.stages[i] = groups_[i].trained();
   return parts;
 }
 

@@ -23,7 +23,8 @@ struct TrainedBase {
 // resuming, files, ranks, threads and errors.
 //
 // Memory:   four times the weights beside the base: values, gradients and two moments; nine times
-//           more while a checkpoint is written
+//           more while a checkpoint is written. On a device (options.device) these four lie there,
+//           and the weights once more as products read them
 // Errors:   InvalidArgument  also: another method, `init`
 absl::StatusOr<TrainedBase> TrainFull(const TrainingJob& job, const TrainOptions& options,
                                       FileSystem& fs, const Clock& clock, std::stop_token stop);
