@@ -7,6 +7,7 @@ import unittest
 
 BENCH = pathlib.Path(__file__).resolve().parents[2] / "tools/bench"
 sys.path += [str(BENCH), str(BENCH / "peers")]
+import file_types  # noqa: E402
 import growth  # noqa: E402
 import table  # noqa: E402
 from cases import CASES, Case, Rows  # noqa: E402
@@ -124,6 +125,17 @@ class ProcessTest(unittest.TestCase):
         self.assertEqual(done.lines, [{}])
         self.assertGreater(done.peak_mb, 200)
         self.assertLess(done.peak_mb, 300)
+
+
+class FileTypesTest(unittest.TestCase):
+    def test_each_type_is_a_line_with_its_ratio_and_equal_chats(self) -> None:
+        points = [file_types.Point("Q4_1", 170.0, 85.0, 372, 0.375),
+                  file_types.Point("F16", 50.0, 100.0, 700, 1.0)]
+        lines = file_types.markdown(points, "footer").splitlines()
+        self.assertEqual(lines[2], "| Q4_1 | 170 tok/s | 85 tok/s | 2.00x | 372 MB | 38% |")
+        self.assertEqual(lines[3], "| F16 | 50 tok/s | 100 tok/s | 0.50x | 700 MB | 100% |")
+        self.assertEqual(lines[0].count("|"), lines[1].count("|"))
+        self.assertEqual(lines[-1], "footer")
 
 
 class RateTest(unittest.TestCase):

@@ -194,8 +194,10 @@ def start(space: Workspace, case: Case, repeats: int) -> Measured:
 class Generation:
     """One case's prompts and the programs that go on from them; no id ends a row."""
 
-    def __init__(self, space: Workspace, case: Case) -> None:
+    def __init__(self, space: Workspace, case: Case, base: str | None = None) -> None:
+        """`base`: ours; default: SmolLM2."""
         self._space, self._case = space, case
+        self._base = base or space.base(SMOLLM2)
         vocabulary = SHAPES[case.model].vocab_size
         if case.rows is None:
             self._prompts = [chat["ids"] for chat in read_chats()
@@ -215,7 +217,7 @@ class Generation:
         rows = self._warm_up + self.prompts(repeat)
         path = self._space.write_rows(self._case.name, [{"ids": ids} for ids in rows])
         argv = self._space.ours(
-            "generate", "--base", self._space.base(SMOLLM2), "--ids", path, "--ignore-eos",
+            "generate", "--base", self._base, "--ids", path, "--ignore-eos",
             "--batch", self._case.rows_per_step, "--max-tokens", self._case.new_tokens, "--timing",
             *self._case.our_options)
         done = run(argv, self._space.threads, self._space.log(f"{self._case.name}-ours"))

@@ -9,6 +9,7 @@ from process import BenchError
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 GROWTH_BEGIN, GROWTH_END = "<!-- growth:begin -->", "<!-- growth:end -->"
+TYPES_BEGIN, TYPES_END = "<!-- types:begin -->", "<!-- types:end -->"
 Result = dict[str, Any]
 
 

@@ -80,7 +80,7 @@ class Workspace:
         source = str(self.gguf) if name == SMOLLM2 else shape
         part = target.with_name(name + ".part")
         shutil.rmtree(part, ignore_errors=True)
-        self._call(self.peer("prepare_model.py", part, RANK, source))
+        self.call(self.peer("prepare_model.py", part, RANK, source))
         part.rename(target)
         return target
 
@@ -92,7 +92,13 @@ class Workspace:
             run(self.ours("base add", source, "--name", base), self.threads, self.log("base"))
         return base
 
-    def _call(self, argv: list[str]) -> None:
+    def base_of_file(self, base: str) -> str:
+        """Name of the base that is imported from this workspace's GGUF."""
+        if not (self.folder / "home/bases" / base).exists():
+            run(self.ours("base add", self.gguf, "--name", base), self.threads, self.log("base"))
+        return base
+
+    def call(self, argv: list[str]) -> None:
         done = subprocess.run(argv, capture_output=True, text=True, env=environment(self.threads))
         if done.returncode != 0:
             raise BenchError(f"{' '.join(argv[:2])}: {done.stderr.strip()[-1500:]}")
