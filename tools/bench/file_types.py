@@ -8,19 +8,16 @@ llama.cpp makes the files from the package's own, under build/bench/types. One c
 as the case gen1 of run.py, in the file's bits; both take turns. Environment as run.py.
 """
 
-import argparse
 import dataclasses
-import json
 import pathlib
 import statistics
 import sys
 
-import machine
 import table
 from cases import CASES
 from measure import Generation, same_rows
-from process import BenchError
-from workspace import ROOT, Workspace
+from points import points_main
+from workspace import Workspace
 
 OWN = "Q4_1"  # of the package's file
 TYPES = (OWN, "Q4_K_M", "Q5_K_M", "F16")
@@ -79,30 +76,10 @@ def markdown(points: list[Point], footer: str) -> str:
                       "equal tokens |", "|---|---|---|---|---|---|", *rows, "", footer])
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", action="store_true", help="one JSON object a type")
-    parser.add_argument("--table", action="store_true", help="write README.md's table too")
-    args = parser.parse_args()
-    try:
-        space = Workspace.open(args.threads)
-        points = [point(space, kind, args.repeats) for kind in TYPES]
-        text = markdown(points, f"{machine.describe(args.threads)}; commit {machine.commit()}, "
-                                f"medians of {args.repeats}.")
-        if args.table:
-            table.write(ROOT / "README.md", text, table.TYPES_BEGIN, table.TYPES_END)
-    except BenchError as error:
-        print(f"file_types: {error}", file=sys.stderr)
-        return 1
-    for one in points:
-        if args.json:
-            print(json.dumps(dataclasses.asdict(one)))
-    if not args.json:
-        print(text)
-    return 0
+def measure(space: Workspace, repeats: int) -> list[Point]:
+    return [point(space, kind, repeats) for kind in TYPES]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(points_main("file_types", __doc__, 5, measure, markdown,
+                         (table.TYPES_BEGIN, table.TYPES_END)))

@@ -8,18 +8,15 @@ against the length of the rows, their number in a step, the rank, and the number
 Ours alone, half of each row labelled; medians over --repeats processes. Environment as run.py.
 """
 
-import argparse
 import dataclasses
-import json
 import statistics
 import sys
 
-import machine
 import table
 from cases import SMOLLM2, Case, Rows
 from measure import Training, rate, rate_by_arrival
-from process import BenchError
-from workspace import ROOT, Workspace
+from points import points_main
+from workspace import Workspace
 
 LENGTHS = (64, 128, 256, 512, 1024, 2048)
 BATCHES = (1, 2, 4, 8, 16, 32)
@@ -78,29 +75,6 @@ def markdown(measured: list[Point], footer: str) -> str:
     return "\n".join([*lines, footer])
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", action="store_true", help="one JSON object a point")
-    parser.add_argument("--table", action="store_true", help="write README.md's table too")
-    args = parser.parse_args()
-    try:
-        measured = measure(Workspace.open(args.threads), args.repeats)
-        text = markdown(measured, f"{machine.describe(args.threads)}; commit {machine.commit()}, "
-                                  f"medians of {args.repeats}.")
-        if args.table:
-            table.write(ROOT / "README.md", text, table.GROWTH_BEGIN, table.GROWTH_END)
-    except BenchError as error:
-        print(f"growth: {error}", file=sys.stderr)
-        return 1
-    for point in measured:
-        if args.json:
-            print(json.dumps(dataclasses.asdict(point)))
-    if not args.json:
-        print(text)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(points_main("growth", __doc__, 3, measure, markdown,
+                         (table.GROWTH_BEGIN, table.GROWTH_END)))
