@@ -199,11 +199,11 @@ void FewBitsMatrix::RunSplit(const float* x, int64_t ldx, int64_t rows, float* y
   const Bf16Lefts<kBf16Parts>::Left& left = lefts.Of(product);
   thread_local Buffer room;
   float* sums = room.Reserve(rows * num_blocks());
-  for (int64_t m = 0; m < rows; ++m) {
+  for (int64_t m = 0; has_lows() && m < rows; ++m) {
     Kernels().sum_blocks(x + m * ldx, in_, sums + m * num_blocks());
   }
   const auto gemm = Kernels().Of(form_).gemm_split;
-  // As many groups for each thread, and panels for each group, as for the others.
+  // As many groups for each thread, and about as many panels for each group.
   const int64_t threads = at::get_num_threads();
   const int64_t most = (num_panels() + kPanelsOfSplit - 1) / kPanelsOfSplit;
   const int64_t groups = std::min(num_panels(), (most + threads - 1) / threads * threads);

@@ -11,15 +11,15 @@ namespace evolora {
 
 // A frozen weight in few bits as the panels that decoding reads whole for each step: 6 to 16 bits a
 // weight in place of 32. Results are, bit for bit, those of a PackedMatrix over the widened
-// weight; with kManyRows, on CPUs with gemm_split (kernels.h), as exact. Immutable; copies share
-// the memory, and threads may.
+// weight; with RowsOfSteps::kMany, where there is a gemm_split (kernels.h), as exact but not its
+// bits. Immutable; copies share the memory, and threads may.
 class FewBitsMatrix {
  public:
   FewBitsMatrix() = default;
   // Shares the bytes of `weight`, where products with many rows read them. Uses all threads.
   explicit FewBitsMatrix(const CompactMatrix& weight, RowsOfSteps rows = RowsOfSteps::kFew);
 
-  // As PackedMatrix: equal rows give equal bits, in one of the two.
+  // As PackedMatrix.
   void Apply(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy) const;
   void ApplyAdd(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy) const;
   void ApplyToMany(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy,

@@ -1,9 +1,8 @@
 // The loops behind one KernelTable. Included by kernels_<isa>.cc after EVOLORA_KERNEL_TABLE (name
 // of the table), EVOLORA_KERNEL_NAME, EVOLORA_GEMM_ROWS (rows of one register block) and, where
 // there are tiles, EVOLORA_TILES (their class, kernel_tile_body.h) are defined, and compiled with
-// that instruction set's flags. Everything has internal linkage and no
-// standard function is called, so that no code compiled for a newer CPU can be merged into other
-// files.
+// that instruction set's flags. Everything has internal linkage and no standard function is called,
+// so that no code compiled for a newer CPU can be merged into other files.
 
 #if defined(__AVX2__)
 #include <immintrin.h>

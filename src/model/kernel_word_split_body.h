@@ -121,7 +121,7 @@ inline void AddProducts(const SplitStep& step) {
   }
 }
 
-// Tiles 0 and 1 are the sums, 2 to 4 the parts of x, 5 and 6 the panel's.
+// Tiles 0 and 1 are the sums, 2 to 4 the parts of x, 6 and 7 the panel's.
 template <typename Tiles>
 inline void LoadParts(Tiles& tiles, const SplitRows& x, const uint16_t* parts) {
   const int64_t stride = x.ld * static_cast<int64_t>(sizeof(uint16_t));
@@ -133,17 +133,14 @@ inline void LoadParts(Tiles& tiles, const SplitRows& x, const uint16_t* parts) {
 // The smallest parts first.
 template <typename Tiles>
 inline void DotParts(Tiles& tiles, const uint16_t* right) {
-  constexpr int64_t kStride = kPanelWords * static_cast<int64_t>(sizeof(uint16_t));
-  tiles.template Zero<0>();
-  tiles.template Zero<1>();
-  tiles.template Load<5>(right, kStride);
-  tiles.template Load<6>(right + kPanelWords / 2, kStride);
-  tiles.template Dot<0, 4, 5>();
-  tiles.template Dot<1, 4, 6>();
-  tiles.template Dot<0, 3, 5>();
-  tiles.template Dot<1, 3, 6>();
-  tiles.template Dot<0, 2, 5>();
-  tiles.template Dot<1, 2, 6>();
+  ZeroSums<1>(tiles);
+  LoadRight(tiles, right);
+  tiles.template Dot<0, 4, 6>();
+  tiles.template Dot<1, 4, 7>();
+  tiles.template Dot<0, 3, 6>();
+  tiles.template Dot<1, 3, 7>();
+  tiles.template Dot<0, 2, 6>();
+  tiles.template Dot<1, 2, 7>();
 }
 
 // Of a group: `panels` panels and `rows` rows from first_row on. While tiles are multiplied, the
