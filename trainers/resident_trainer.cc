@@ -1,12 +1,12 @@
 #include "evolora/trainers/resident_trainer.h"
 
 #include <algorithm>
-#include <numeric>
 #include <optional>
 #include <utility>
 
 #include "ATen/core/grad_mode.h"
 #include "absl/strings/str_cat.h"
+#include "active_job.h"
 #include "bf16_base.h"
 #include "device/device_base.h"
 #include "device/device_errors.h"
@@ -16,12 +16,9 @@
 #include "evolora/core/status_macros.h"
 #include "evolora/model/compact_weights.h"
 #include "evolora/model/torch_status.h"
-#include "fast_adapter.h"
 #include "fast_model.h"
-#include "log_probs.h"
 #include "step_cost.h"
 #include "training_path.h"
-#include "training_run.h"
 
 namespace evolora {
 namespace {
@@ -41,53 +38,8 @@ absl::Status CheckShareable(const QueuedJob& queued, const std::string& device) 
   return CheckResident(queued.job, device);
 }
 
-// What a job that trains modules of the base as a whole has for itself: a model with these in
-// place. Its passes are its own.
-struct OwnModel {
-  OwnModel(const LlamaWeights& base, const LoraTensors& lora)
-      : weights(WithModules(base, lora.saved)), model(weights) {}
-
-  const LlamaWeights weights;
-  FastModel model;
-};
-
-// A job at work.
-struct ActiveJob {
-  ActiveJob(QueuedJob taken, FileSystem& fs, const Clock& clock)
-      : queued(std::move(taken)), run(queued.job, queued.options, fs, clock) {}
-
-  // Whether it has taken the steps it is here for.
-  bool ready_to_leave() const {
-    return run.done() || (queued.stop_after > 0 && run.steps_taken() >= queued.stop_after);
-  }
-
-  QueuedJob queued;
-  TrainingRun run;
-  std::unique_ptr<OwnModel> own;         // null: the one of all
-  std::unique_ptr<FastAdapter> adapter;  // one of these two
-  std::unique_ptr<GradientPath> path;    // on the device
-  int64_t step_tokens = 0;               // of a mean step
-  double join_seconds = 0;
-  TrainingRun::Step step;
-  double loss_sum = 0;
-};
-
 const char* RegimeOf(Factors factors) { return factors == Factors::kBf16 ? "bf16" : "fp32"; }
 const char* RegimeOf(at::ScalarType type) { return type == at::kBFloat16 ? "bf16" : "fp32"; }
-
-// Mean cross entropy of the rows' labels under the adapter as it is.
-absl::StatusOr<double> MeanLoss(FrozenPass& model, absl::Span<const TrainingRow> rows) {
-  std::vector<int64_t> all(rows.size());
-  std::iota(all.begin(), all.end(), 0);
-  ASSIGN_OR_RETURN(const auto log_probs, FrozenLogProbs(model, rows, all, FrozenModel::kInit, {}));
-  double sum = 0;
-  int64_t num_labels = 0;
-  for (const std::vector<double>& row : log_probs) {
-    sum -= std::accumulate(row.begin(), row.end(), 0.0);
-    num_labels += static_cast<int64_t>(row.size());
-  }
-  return sum / static_cast<double>(num_labels);
-}
 
 int64_t StepTokensOf(const TrainingJob& job) {
   return MeanStepTokens(job.rows, job.recipe.rows_per_step);
@@ -126,23 +78,19 @@ class Trainer : public ResidentTrainer {
       }
       RETURN_IF_ERROR(StepTogether());
       for (size_t i = 0; i < active_.size();) {
-        const absl::Status taken = FinishStep(*active_[i]);
+        const absl::Status taken = active_[i]->FinishStep();
         if (taken.ok() && !active_[i]->ready_to_leave()) {
           ++i;
           continue;
         }
-        take(taken.ok() ? Leave(*active_[i]) : Outcome(*active_[i], taken));
+        take(taken.ok() ? active_[i]->Leave() : active_[i]->Outcome(taken));
         active_.erase(active_.begin() + static_cast<std::ptrdiff_t>(i));
       }
     }
   }
 
-  static JobOutcome Outcome(const ActiveJob& job, const absl::Status& status) {
-    return {.name = job.queued.name, .trained = status, .join_seconds = job.join_seconds};
-  }
-
   absl::Status CancelAll(const TakeOutcome& take) {
-    for (const std::unique_ptr<ActiveJob>& job : active_) take(Outcome(*job, job->run.Cancelled()));
+    for (const std::unique_ptr<ActiveJob>& job : active_) take(job->Outcome(job->run.Cancelled()));
     active_.clear();
     return absl::CancelledError("training stopped");
   }
@@ -160,9 +108,9 @@ class Trainer : public ResidentTrainer {
           "train", [&] { return NameOutOfMemory([&] { return StartJob(*job, stop); }); });
       job->join_seconds = clock.MonotonicSeconds() - began;
       if (!started.ok()) {
-        take(Outcome(*job, started));
+        take(job->Outcome(started));
       } else if (job->ready_to_leave()) {
-        take(Leave(*job));
+        take(job->Leave());
       } else {
         active_.push_back(std::move(job));
       }
@@ -204,23 +152,10 @@ class Trainer : public ResidentTrainer {
     if (on_device) {
       job.path = StartDevicePath(device_, recipe, job.queued.options, device_base_, job.run);
     } else {
-      StartAdapter(job);
+      job.StartAdapter(*base_, *model_);
     }
-    RETURN_IF_ERROR(job.run.Prepare(FrozenPassOf(job), stop));
+    RETURN_IF_ERROR(job.run.Prepare(job.frozen_pass(), stop));
     return job.run.LoadProgress();
-  }
-
-  void StartAdapter(ActiveJob& job) {
-    const GradientPathInputs inputs = job.run.inputs();
-    if (!inputs.lora->saved.empty()) {
-      job.own = std::make_unique<OwnModel>(*base_, *inputs.lora);
-    }
-    job.adapter = std::make_unique<FastAdapter>(job.own ? job.own->model : *model_, inputs);
-  }
-
-  static FrozenPass* FrozenPassOf(ActiveJob& job) {
-    if (job.path != nullptr) return job.path->frozen_pass();
-    return job.adapter.get();
   }
 
   // The first job's regime is that of all.
@@ -292,39 +227,6 @@ class Trainer : public ResidentTrainer {
       if (tokens > limits_.tokens_per_pass) break;
     }
     return end;
-  }
-
-  static absl::Status FinishStep(ActiveJob& job) {
-    job.run.Update(job.step);
-    if (job.path != nullptr) {
-      const absl::StatusOr<double> loss_sum = job.path->LossSum();
-      if (!loss_sum.ok()) return job.run.Failed(loss_sum.status());
-      job.loss_sum = *loss_sum;
-    }
-    const absl::Status taken = job.run.FinishStep(job.step, job.loss_sum);
-    return taken.ok() ? taken : job.run.Failed(taken);
-  }
-
-  // Of the rows that the job is compared by.
-  static absl::StatusOr<double> HeldOutLoss(ActiveJob& job) {
-    const std::vector<TrainingRow>& rows = job.queued.held_out;
-    return job.path != nullptr ? MeanLoss(*job.path->frozen_pass(), rows)
-                               : job.adapter->MeanLoss(rows);
-  }
-
-  static JobOutcome Leave(ActiveJob& job) {
-    JobOutcome outcome{.name = job.queued.name, .join_seconds = job.join_seconds};
-    if (!job.queued.held_out.empty()) {
-      const absl::StatusOr<double> loss = HeldOutLoss(job);
-      if (!loss.ok()) {
-        outcome.trained = loss.status();
-        return outcome;
-      }
-      outcome.held_out_loss = *loss;
-    }
-    const absl::Status saved = job.queued.stop_after > 0 ? job.run.Save() : absl::OkStatus();
-    outcome.trained = saved.ok() ? job.run.Finish() : saved;
-    return outcome;
   }
 
   const ResidentLimits limits_;

@@ -61,9 +61,8 @@ struct JobOutcome {
 // Exact:    a job's losses, gradients and adapter have the bytes that TrainLora gives it alone,
 //           whatever works beside it; only StepReport::seconds tells of the others. No prefix is
 //           shared between jobs.
-// Device:   jobs on the device path work one after the other, each with its micro-batches and
-// graphs
-//           as alone, over the base that the first of them brought to the device.
+// Device:   jobs on the device path work one after the other, each with the micro-batches and
+//           graphs that it has alone, over the base that the first of them brought there.
 // Apart:    a job with modules_to_save shares the base's memory and runs passes of its own: its
 //           embedding, norms or head are not those of the others.
 // Refused:  Unimplemented for what is not shared: recipe.method kFull, path kReference,

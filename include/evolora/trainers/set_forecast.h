@@ -26,8 +26,8 @@ struct SetForecast {
   // Peak: the base once, what the jobs at work have of their own, one checkpoint; of activations an
   // upper bound.
   MemoryForecast memory;
-  std::optional<DeviceMemoryForecast>
-      device_memory;  // of jobs on the device path: the dearest one's
+  // Of jobs on the device path, which work one at a time: the dearest one's.
+  std::optional<DeviceMemoryForecast> device_memory;
   std::string memory_basis;
 };
 
