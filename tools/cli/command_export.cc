@@ -19,7 +19,7 @@ struct ExportCommand {
 absl::Status Export(const GlobalOptions& global, const ExportCommand& command) {
   ASSIGN_OR_RETURN(const std::unique_ptr<Home> home, OpenHome(global));
   ASSIGN_OR_RETURN(const VersionRecord record, home->registry().Resolve(command.version));
-  ASSIGN_OR_RETURN(ModelSession session, OpenModel(global, record.manifest.base.name, ManyRows()));
+  ASSIGN_OR_RETURN(ModelSession session, OpenModel(global, record.manifest.base.name, {}));
   ASSIGN_OR_RETURN(const OpenedVersion opened,
                    OpenVersion(*home, record.id, AdapterLoader(session)));
   ASSIGN_OR_RETURN(const std::vector<ExportedAdapter> exported,

@@ -20,7 +20,8 @@ struct ModelSession {
 absl::StatusOr<ModelSession> OpenModel(const GlobalOptions& global, const std::string& base_name,
                                        const EngineOptions& options);
 
-// For cases by the dozen.
+// For cases by the dozen. All commands that memoise answers take it: ModelFingerprint does not
+// tell.
 inline EngineOptions ManyRows() { return {.rows_of_steps = RowsOfSteps::kMany}; }
 
 // Loads adapters of versions into the session's model.

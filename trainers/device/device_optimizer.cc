@@ -42,19 +42,20 @@ void DeviceOptimizer::Step(int64_t step, double learning_rate) {
     const auto part = [&](const at::Tensor& flat) {
       return flat.mutable_data_ptr<float>() + range.begin;
     };
-    math_.AdamW({.value = part(parameters_.value),
-                 .gradient = part(parameters_.gradient),
-                 .moment1 = part(parameters_.moment1),
-                 .moment2 = part(parameters_.moment2),
-                 .count = range.count,
-                 .clip = norm_clip_.const_data_ptr<float>() + 1,
-                 .groups = groups_.defined() ? groups_.const_data_ptr<uint8_t>() : nullptr,
-                 .rates = {learning_rate, learning_rate * recipe_.lora_plus_ratio},
-                 .beta1 = recipe_.beta1,
-                 .beta2 = recipe_.beta2,
-                 .epsilon = recipe_.epsilon,
-                 .weight_decay = range.weight_decay,
-                 .step = step + 1});
+    math_.AdamW(
+        {.value = part(parameters_.value),
+         .gradient = part(parameters_.gradient),
+         .moment1 = part(parameters_.moment1),
+         .moment2 = part(parameters_.moment2),
+         .count = range.count,
+         .clip = norm_clip_.const_data_ptr<float>() + 1,
+         .groups = groups_.defined() ? groups_.const_data_ptr<uint8_t>() + range.begin : nullptr,
+         .rates = {learning_rate, learning_rate * recipe_.lora_plus_ratio},
+         .beta1 = recipe_.beta1,
+         .beta2 = recipe_.beta2,
+         .epsilon = recipe_.epsilon,
+         .weight_decay = range.weight_decay,
+         .step = step + 1});
   }
 }
 
