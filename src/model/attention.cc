@@ -18,9 +18,10 @@ constexpr int64_t kQueriesPerBlock = 48;
 Attention::Attention(const LlamaConfig& config, absl::Span<const AttentionRow> rows)
     : config_(config), group_(config.num_heads / config.num_kv_heads) {
   const int64_t block = std::max<int64_t>(1, kQueriesPerBlock / group_);
-  for (const AttentionRow& row : rows) {
-    for (int64_t start = 0; start < row.num_tokens; start += block) {
-      for (int64_t kv_head = 0; kv_head < config.num_kv_heads; ++kv_head) {
+  // Rows that share keys stand side by side: what one has read is near when the next one reads it.
+  for (int64_t kv_head = 0; kv_head < config.num_kv_heads; ++kv_head) {
+    for (const AttentionRow& row : rows) {
+      for (int64_t start = 0; start < row.num_tokens; start += block) {
         tasks_.push_back({.kv_head = kv_head,
                           .first_token = row.first_token + start,
                           .num_tokens = std::min(block, row.num_tokens - start),
@@ -78,12 +79,16 @@ void Attention::RunTask(const Task& task, int64_t layer, const float* q, int64_t
 
 // scores = queries K^T, unscaled, for whole panels of keys.
 void Attention::ScoreKeys(const Task& task, int64_t layer, Work& work) const {
+  const auto keys = [&](int64_t panel) {
+    return task.cache->KeyPanel(layer, task.kv_head, work.first_panel + panel);
+  };
   for (int64_t panel = 0; panel < work.num_panels; ++panel) {
-    const GemmTerm term = {
-        .x = work.queries.data(),
-        .ldx = config_.head_dim,
-        .panel = task.cache->KeyPanel(layer, task.kv_head, work.first_panel + panel),
-        .depth = config_.head_dim};
+    const bool is_last = panel + 1 == work.num_panels;
+    const GemmTerm term = {.x = work.queries.data(),
+                           .ldx = config_.head_dim,
+                           .panel = keys(panel),
+                           .depth = config_.head_dim,
+                           .next = is_last ? Values(task, layer, work, 0, 0) : keys(panel + 1)};
     Kernels().gemm({.terms = &term,
                     .rows = task.num_tokens * group_,
                     .y = work.scores.data() + panel * kPanelColumns,
@@ -107,16 +112,29 @@ void Attention::WeighKeys(const Task& task, Work& work) const {
   }
 }
 
+// Of elements 32 * panel .. of the values of the i-th block that the task reads.
+const float* Attention::Values(const Task& task, int64_t layer, const Work& work, int64_t panel,
+                               int64_t i) const {
+  return task.cache->ValuePanel(layer, task.kv_head, panel, work.first_panel + i);
+}
+
 // mixed = weights V, over the keys up to the newest of the block.
 void Attention::MixValues(const Task& task, int64_t layer, Work& work) const {
   const int64_t width = config_.head_dim;
+  const int64_t num_keys = task.first_position + task.num_tokens - work.first_key();
+  work.terms.resize(static_cast<size_t>(work.num_panels));
   for (int64_t panel = 0; panel * kPanelColumns < width; ++panel) {
-    const GemmTerm term = {.x = work.scores.data(),
-                           .ldx = work.stride(),
-                           .panel = task.cache->ValuePanel(layer, task.kv_head, panel) +
-                                    work.first_key() * kPanelColumns,
-                           .depth = task.first_position + task.num_tokens - work.first_key()};
-    Kernels().gemm({.terms = &term,
+    for (int64_t i = 0; i < work.num_panels; ++i) {
+      const bool is_last = i + 1 == work.num_panels;
+      work.terms[static_cast<size_t>(i)] = {
+          .x = work.scores.data() + i * kPanelColumns,
+          .ldx = work.stride(),
+          .panel = Values(task, layer, work, panel, i),
+          .depth = std::min(kPanelColumns, num_keys - i * kPanelColumns),
+          .next = is_last ? nullptr : Values(task, layer, work, panel, i + 1)};
+    }
+    Kernels().gemm({.terms = work.terms.data(),
+                    .num_terms = work.num_panels,
                     .rows = task.num_tokens * group_,
                     .y = work.mixed.data() + panel * kPanelColumns,
                     .ldy = width,

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "absl/types/span.h"
+#include "evolora/model/kernels.h"
 #include "evolora/model/llama_config.h"
 #include "kv_cache.h"
 
@@ -42,12 +43,15 @@ class Attention {
     int64_t first_panel;  // oldest key panel any of the queries sees
     int64_t num_panels;
     std::vector<float> queries, scores, mixed;
+    std::vector<GemmTerm> terms;
 
     int64_t first_key() const;  // column 0 of the scores
     int64_t stride() const;     // columns of the scores
   };
   void RunTask(const Task& task, int64_t layer, const float* q, int64_t ldq, float* out,
                int64_t ldo, Work& work) const;
+  const float* Values(const Task& task, int64_t layer, const Work& work, int64_t panel,
+                      int64_t i) const;
   void ScoreKeys(const Task& task, int64_t layer, Work& work) const;
   void WeighKeys(const Task& task, Work& work) const;
   void MixValues(const Task& task, int64_t layer, Work& work) const;

@@ -93,6 +93,7 @@ void Decoder::Prepare(absl::Span<const Row> rows) {
     for (size_t i = 0; i < row.ids.size(); ++i) {
       tokens_.push_back({row.cache, row.cache->length() + static_cast<int64_t>(i)});
     }
+    row.cache->Grow(tokens_.back().position + 1);
     longest = std::max(longest, tokens_.back().position + 1);
     if (row.lora == nullptr) continue;
     max_rank = std::max(max_rank, row.lora->max_rank);

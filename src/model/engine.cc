@@ -54,6 +54,7 @@ Engine::Engine(std::shared_ptr<const LlamaWeights> weights, const EngineOptions&
     : options_(options),
       decoder_(std::make_unique<Decoder>(std::move(weights),
                                          FrozenOptions{options.weights, options.rows_of_steps})),
+      pool_(std::make_unique<KvPool>(decoder_->config())),
       prefixes_(std::make_unique<PrefixStore>(decoder_->config(), options.max_prefix_bytes)) {}
 
 Engine::~Engine() = default;
@@ -178,11 +179,12 @@ absl::StatusOr<std::vector<EngineCompletion>> Engine::Generate(
     const double start = options_.clock->MonotonicSeconds();
     Result result =
         RunGroups(requests, [&](Decoder& decoder, absl::Span<const EngineRequest> rows) -> Result {
-          Generation generation(decoder, *prefixes_, options_, rows, LorasOf(rows));
+          Generation generation(decoder, *pool_, *prefixes_, options_, rows, LorasOf(rows));
           Result group = generation.Run();
           spent_ += generation.spent();
           return group;
         });
+    pool_->Shrink();
     spent_.seconds += options_.clock->MonotonicSeconds() - start;
     return result;
   });
@@ -198,11 +200,12 @@ absl::StatusOr<std::vector<Scored>> Engine::Score(absl::Span<const ScoreRequest>
     const double start = options_.clock->MonotonicSeconds();
     Result result =
         RunGroups(requests, [&](Decoder& decoder, absl::Span<const ScoreRequest> rows) -> Result {
-          Scoring scoring(decoder, options_, rows, LorasOf(rows));
+          Scoring scoring(decoder, *pool_, options_, rows, LorasOf(rows));
           Result group = scoring.Run();
           spent_ += scoring.spent();
           return group;
         });
+    pool_->Shrink();
     spent_.seconds += options_.clock->MonotonicSeconds() - start;
     return result;
   });

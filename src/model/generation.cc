@@ -19,10 +19,11 @@ constexpr int64_t kMinSharedPrefix = 16;
 
 }  // namespace
 
-Generation::Generation(Decoder& decoder, PrefixStore& prefixes, const EngineOptions& options,
-                       absl::Span<const EngineRequest> requests,
+Generation::Generation(Decoder& decoder, KvPool& pool, PrefixStore& prefixes,
+                       const EngineOptions& options, absl::Span<const EngineRequest> requests,
                        std::vector<const PackedLora*> loras)
     : decoder_(decoder),
+      pool_(pool),
       prefixes_(prefixes),
       options_(options),
       requests_(requests),
@@ -52,7 +53,7 @@ void Generation::Admit() {
     rows_.push_back(
         std::make_unique<Row>(Row{.request = next_request_,
                                   .context = request.prompt,
-                                  .cache = std::make_unique<KvCache>(decoder_.config(), capacity),
+                                  .cache = std::make_unique<KvCache>(pool_, capacity),
                                   .lora = loras_[next_request_],
                                   .random = Random(DeriveSeed(request.sampling.seed, "sample")),
                                   .capacity = capacity,
@@ -92,7 +93,7 @@ bool Generation::TakesPrefixLater(size_t index) {
     if (i < index) promised = std::max(promised, shared);
   }
   if (promised > available && promised >= kMinSharedPrefix) return true;
-  if (available >= kMinSharedPrefix) row.cache->CopyPrefix(*donor, available);
+  if (available >= kMinSharedPrefix) row.cache->TakeBeginning(*donor, available);
   return false;
 }
 

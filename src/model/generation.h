@@ -17,8 +17,8 @@ namespace evolora {
 // Requests are checked already; `loras` has one entry per request.
 class Generation {
  public:
-  // `prefixes` is read and added to.
-  Generation(Decoder& decoder, PrefixStore& prefixes, const EngineOptions& options,
+  // `prefixes`, whose blocks are of `pool`, is read and added to.
+  Generation(Decoder& decoder, KvPool& pool, PrefixStore& prefixes, const EngineOptions& options,
              absl::Span<const EngineRequest> requests, std::vector<const PackedLora*> loras);
 
   absl::StatusOr<std::vector<EngineCompletion>> Run();
@@ -64,6 +64,7 @@ class Generation {
   void Retire();
 
   Decoder& decoder_;
+  KvPool& pool_;
   PrefixStore& prefixes_;
   const EngineOptions& options_;
   absl::Span<const EngineRequest> requests_;

@@ -2,7 +2,7 @@
 
 #include <cstdint>
 #include <list>
-#include <memory>
+#include <unordered_map>
 #include <vector>
 
 #include "absl/types/span.h"
@@ -27,26 +27,26 @@ class PrefixStore {
     int64_t count = 0;               // of its first positions that may be taken over
   };
 
-  // 0 bytes: nothing is kept.
+  // 0 bytes: nothing is kept. What kept prompts share counts once.
   PrefixStore(const LlamaConfig& config, int64_t max_bytes)
       : config_(config), max_bytes_(max_bytes) {}
 
   // The longest common beginning with a kept prompt; it counts as used now.
   Match Find(const PackedLora* lora, absl::Span<const TokenId> prompt);
-  // Keeps a copy of the first prompt.size() positions of `cache`, in place of kept prompts that
-  // begin it. Nothing happens when it is the beginning of a kept one, or larger than the store.
+  // Keeps the first prompt.size() positions of `cache`, into which no more is put, in place of kept
+  // prompts that begin it. Nothing happens when it is the beginning of a kept one, or larger than
+  // the store.
   void Keep(const PackedLora* lora, absl::Span<const TokenId> prompt, const KvCache& cache);
   // Drops what was computed with an adapter.
   void Forget(const PackedLora* lora);
 
-  int64_t num_bytes() const { return num_bytes_; }
+  int64_t num_bytes() const;
 
  private:
   struct Entry {
     const PackedLora* lora;
     std::vector<TokenId> prompt;
-    std::unique_ptr<KvCache> cache;
-    int64_t bytes;
+    KvCache cache;
   };
   using Entries = std::list<Entry>;
 
@@ -54,8 +54,8 @@ class PrefixStore {
 
   const LlamaConfig& config_;
   const int64_t max_bytes_;
-  int64_t num_bytes_ = 0;
-  Entries entries_;  // the latest used first
+  Entries entries_;                                   // the latest used first
+  std::unordered_map<const float*, int64_t> blocks_;  // of how many entries each is
 };
 
 }  // namespace evolora

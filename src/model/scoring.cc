@@ -16,9 +16,10 @@ constexpr size_t kHeadRows = 64;
 
 }  // namespace
 
-Scoring::Scoring(Decoder& decoder, const EngineOptions& options,
+Scoring::Scoring(Decoder& decoder, KvPool& pool, const EngineOptions& options,
                  absl::Span<const ScoreRequest> requests, std::vector<const PackedLora*> loras)
     : decoder_(decoder),
+      pool_(pool),
       options_(options),
       requests_(requests),
       loras_(std::move(loras)),
@@ -61,7 +62,7 @@ absl::Status Scoring::Step(const std::vector<Chunk>& chunks) {
     const std::vector<TokenId>& ids = requests_[chunk.request].ids;
     auto& cache = caches_[chunk.request];
     if (cache == nullptr) {
-      cache = std::make_unique<KvCache>(config, static_cast<int64_t>(ids.size()));
+      cache = std::make_unique<KvCache>(pool_, static_cast<int64_t>(ids.size()));
     }
     const PackedLora* lora = loras_[chunk.request];
     rows.push_back({absl::MakeConstSpan(ids).subspan(static_cast<size_t>(chunk.begin),

@@ -15,8 +15,8 @@ namespace evolora {
 // Requests are checked already; `loras` has one entry per request.
 class Scoring {
  public:
-  Scoring(Decoder& decoder, const EngineOptions& options, absl::Span<const ScoreRequest> requests,
-          std::vector<const PackedLora*> loras);
+  Scoring(Decoder& decoder, KvPool& pool, const EngineOptions& options,
+          absl::Span<const ScoreRequest> requests, std::vector<const PackedLora*> loras);
 
   absl::StatusOr<std::vector<Scored>> Run();
   const Compute& spent() const { return spent_; }
@@ -39,6 +39,7 @@ class Scoring {
   absl::Status ReadLogits(absl::Span<const Wanted> wanted);
 
   Decoder& decoder_;
+  KvPool& pool_;
   const EngineOptions& options_;
   absl::Span<const ScoreRequest> requests_;
   std::vector<const PackedLora*> loras_;

@@ -215,7 +215,7 @@ TEST(Engine, ARowsBitsDoNotDependOnItsCompanyStepsOrThreads) {
 
 std::vector<EngineRequest> MixedRequests(const LlamaConfig& config, const std::string& digest) {
   std::vector<EngineRequest> requests;
-  const std::vector<TokenId> system = RandomIds(config, 40, 1);
+  const std::vector<TokenId> system = RandomIds(config, 70, 1);
   for (uint64_t i = 0; i < 14; ++i) {
     EngineRequest request{.prompt = RandomIds(config, 3 + static_cast<int64_t>(i) * 5, 50 + i),
                           .adapter = i % 3 == 1 ? digest : "",

@@ -15,7 +15,8 @@ class PrefixStoreTest : public ::testing::Test {
   int64_t BytesOf(int64_t positions) const { return KvCache::BytesFor(config_, positions); }
   void Keep(PrefixStore& store, const std::vector<TokenId>& prompt,
             const PackedLora* lora = nullptr) {
-    KvCache cache(config_, 200);
+    KvCache cache(pool_, 200);
+    cache.Grow(static_cast<int64_t>(prompt.size()));
     cache.set_length(static_cast<int64_t>(prompt.size()));
     store.Keep(lora, prompt, cache);
   }
@@ -26,6 +27,7 @@ class PrefixStoreTest : public ::testing::Test {
   }
 
   const LlamaConfig config_ = SmallConfig();
+  KvPool pool_{config_};
   // Only compared, never read.
   const PackedLora* const adapter_ = reinterpret_cast<const PackedLora*>(this);
 };
@@ -62,6 +64,27 @@ TEST_F(PrefixStoreTest, KeepsNoPromptTwiceAndNoBeginningOfAnother) {
   EXPECT_EQ(store.num_bytes(), BytesOf(33));
   Keep(store, Prompt(1, 100));
   EXPECT_EQ(store.num_bytes(), BytesOf(100));
+}
+
+TEST_F(PrefixStoreTest, CountsOnceWhatPromptsShare) {
+  PrefixStore store(config_, 6 * BytesOf(32));
+  std::vector<TokenId> first = Prompt(1, 100), second = first, third = Prompt(2, 30);
+  second[70] = 3;
+  KvCache cache(pool_, 100), other(pool_, 100);
+  cache.Grow(100);
+  cache.set_length(100);
+  other.TakeBeginning(cache, 70);
+  other.Grow(100);
+  other.set_length(100);
+  store.Keep(nullptr, first, cache);
+  EXPECT_EQ(store.num_bytes(), 4 * BytesOf(32));
+  store.Keep(nullptr, second, other);
+  EXPECT_EQ(store.num_bytes(), 6 * BytesOf(32));
+  EXPECT_EQ(store.Find(nullptr, first).count, 100);
+  EXPECT_EQ(store.Find(nullptr, second).count, 100);
+  Keep(store, third);  // no room beside both
+  EXPECT_EQ(store.num_bytes(), 5 * BytesOf(32));
+  EXPECT_EQ(store.Find(nullptr, first).count, 70);
 }
 
 TEST_F(PrefixStoreTest, ForgetsAnAdapter) {

@@ -6,7 +6,7 @@ import pathlib
 import statistics
 from typing import Any
 
-from cases import CHAT64, IGNORE, SHAPES, SMOLLM2, Case, Row
+from cases import IGNORE, SHAPES, SMOLLM2, Case, Row
 from process import Finished, Worker, run
 from workspace import CHATS, Workspace
 
@@ -198,14 +198,14 @@ class Generation:
         """`base`: ours; default: SmolLM2."""
         self._space, self._case = space, case
         self._base = base or space.base(SMOLLM2)
-        vocabulary = SHAPES[case.model].vocab_size
         if case.rows is None:
             self._prompts = [chat["ids"] for chat in read_chats()
                              if len(chat["greedy"]) >= LONG_ANSWER]
-            self._warm_up = [row["ids"] for row in CHAT64.make(vocabulary)[:case.rows_per_step]]
         else:
-            *rows, warm_up = case.rows.make(vocabulary)
-            self._prompts, self._warm_up = [row["ids"] for row in rows], [warm_up["ids"]]
+            vocabulary = SHAPES[case.model].vocab_size
+            self._prompts = [row["ids"] for row in case.rows.make(vocabulary)]
+        # Of equal lengths but other beginnings: what a program keeps of them is of no use later.
+        self._warm_up = [ids[::-1] for ids in self._prompts[:case.rows_per_step]]
 
     def prompts(self, repeat: int) -> list[list[int]]:
         begin = repeat * self._case.rows_per_step

@@ -21,6 +21,7 @@ struct LlamaConfig;
 struct LlamaWeights;
 
 class Decoder;
+class KvPool;
 class PrefixStore;
 struct PackedLora;
 
@@ -38,7 +39,7 @@ enum class RowsOfSteps { kFew, kMany };
 struct EngineOptions {
   int64_t max_rows = 64;                          // rows that decode at once; more wait their turn
   int64_t max_step_tokens = 512;                  // tokens of one forward step (bounds the buffers)
-  int64_t max_cache_bytes = int64_t{4} << 30;     // keys and values of all rows at once
+  int64_t max_cache_bytes = int64_t{4} << 30;     // keys and values of all rows, as if none shared
   int64_t max_prefix_bytes = int64_t{512} << 20;  // keys and values of prompts kept between calls
   WeightFormat weights = WeightFormat::kFp32;
   RowsOfSteps rows_of_steps = RowsOfSteps::kFew;
@@ -70,7 +71,8 @@ struct EngineCompletion {
 // Generates and scores token ids with a frozen base on the CPU, fp32: rows of unequal length share
 // the matrix products without padding, each row with its own adapter or none; new rows join as
 // soon as others finish; a prompt that begins like another row's (same adapter), of this call or
-// an earlier one, takes over that row's keys and values instead of computing them again.
+// an earlier one, takes over that row's keys and values instead of computing them again, and shares
+// their memory.
 //
 // Exactness: the sums behind one token run in one fixed order that depends on its row alone, and on
 //   whether the token is of its row's prompt. So a row's logits are the same bits whatever rows
@@ -82,8 +84,9 @@ struct EngineCompletion {
 // Threads: one caller at a time; LibTorch's threads inside (InitTorch).
 // Memory: the weights once more, packed; once more as fp32 what a DoRA adapter (with magnitudes)
 //   adapts, which its rows also spend the time of; a head of its own for an adapter that saves one,
-//   and rows of adapters with saved modules take steps of their own; KvCache bytes per row: 8 *
-//   layers * kv heads * head_dim * (prompt + max_new_tokens), and up to max_prefix_bytes.
+//   and rows of adapters with saved modules take steps of their own; keys and values: 8 * layers *
+//   kv heads * head_dim bytes for each position, of a beginning that rows share once, in blocks of
+//   32 positions, and up to max_prefix_bytes after a call.
 class Engine {
  public:
   // Errors: InvalidArgument  options out of range
@@ -139,6 +142,7 @@ class Engine {
 
   EngineOptions options_;
   std::unique_ptr<Decoder> decoder_;
+  std::unique_ptr<KvPool> pool_;
   std::unique_ptr<PrefixStore> prefixes_;
   std::map<std::string, LoadedLora> loras_;
   Compute spent_;
