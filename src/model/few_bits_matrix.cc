@@ -13,8 +13,9 @@
 namespace evolora {
 namespace {
 
-// As many as gemm_split multiplies a block of x with at once.
+// As many as gemm_split multiplies a block of rows with at once.
 constexpr int64_t kPanelsOfSplit = 4;
+constexpr int64_t kRowsOfSplit = 64;
 
 // A value of a block, of those with bits of their own.
 uint8_t ValueOf(const Int8Weights& block, int64_t k) {
@@ -87,7 +88,7 @@ FewBitsMatrix::FewBitsMatrix(const CompactMatrix& weight, RowsOfSteps rows)
       out_(weight.out_features()),
       in_(weight.in_features()),
       splits_(rows == RowsOfSteps::kMany && Kernels().Of(form_).gemm_split != nullptr) {
-  if (FactorsOfWidth(Fp32Factors(), std::min(in_, out_)) != Factors::kFp32) weight_ = weight;
+  if (FactorsOfMany() != Factors::kFp32) weight_ = weight;
   const auto room = [&](int64_t of_panel) { return static_cast<size_t>(num_panels() * of_panel); };
   std::shared_ptr<uint8_t[]> values(new uint8_t[room(panel_bytes())]());
   std::shared_ptr<float[]> scales, lows;
@@ -145,9 +146,13 @@ void FewBitsMatrix::ApplyAdd(const float* x, int64_t ldx, int64_t rows, float* y
   Run(x, ldx, rows, y, ldy, GemmStore::kAdd);
 }
 
+Factors FewBitsMatrix::FactorsOfMany() const {
+  return splits_ ? Factors::kFp32 : FactorsOfWidth(Fp32Factors(), std::min(in_, out_));
+}
+
 void FewBitsMatrix::ApplyToMany(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy,
                                 GemmStore store) const {
-  const Factors factors = FactorsOfWidth(Fp32Factors(), std::min(in_, out_));
+  const Factors factors = FactorsOfMany();
   if (factors == Factors::kFp32) return Run(x, ldx, rows, y, ldy, store);
   SumOfProducts(
       {{.left = x, .ldl = ldx, .depth = in_, .weight = &weight_, .weight_transposed = true}}, rows,
@@ -207,16 +212,23 @@ void FewBitsMatrix::RunSplit(const float* x, int64_t ldx, int64_t rows, float* y
   const int64_t threads = at::get_num_threads();
   const int64_t most = (num_panels() + kPanelsOfSplit - 1) / kPanelsOfSplit;
   const int64_t groups = std::min(num_panels(), (most + threads - 1) / threads * threads);
-  ShareOut(groups, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t group = begin; group < end; ++group) {
+  // Rows by blocks, whose parts stay in the second-level cache for all panels.
+  const int64_t row_blocks = (rows + kRowsOfSplit - 1) / kRowsOfSplit;
+  ShareOut(row_blocks * groups, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t row = task / groups * kRowsOfSplit, group = task % groups;
       const int64_t first = group * num_panels() / groups;
       const int64_t count = (group + 1) * num_panels() / groups - first;
       FewBitsPanel panels[kPanelsOfSplit];
       for (int64_t i = 0; i < count; ++i) panels[i] = PanelAt(first + i);
       const int64_t column = first * kPanelColumns;
-      gemm({.x = {.parts = left.data, .ld = left.ld, .part = left.part, .sums = sums, .depth = in_},
-            .rows = rows,
-            .y = y + column,
+      gemm({.x = {.parts = left.data + row * left.ld,
+                  .ld = left.ld,
+                  .part = left.part,
+                  .sums = sums + row * num_blocks(),
+                  .depth = in_},
+            .rows = std::min(kRowsOfSplit, rows - row),
+            .y = y + row * ldy + column,
             .ldy = ldy,
             .columns = std::min(count * kPanelColumns, out_ - column),
             .store = store},

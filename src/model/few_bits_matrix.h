@@ -6,17 +6,18 @@
 #include "evolora/model/compact_matrix.h"
 #include "evolora/model/engine.h"
 #include "evolora/model/kernels.h"
+#include "evolora/model/products.h"
 
 namespace evolora {
 
 // A frozen weight in few bits as the panels that decoding reads whole for each step: 6 to 16 bits a
 // weight in place of 32. Results are, bit for bit, those of a PackedMatrix over the widened
 // weight; with RowsOfSteps::kMany, where there is a gemm_split (kernels.h), as exact but not its
-// bits. Immutable; copies share the memory, and threads may.
+// bits, and ApplyToMany gives those of Apply. Immutable; copies share the memory, and threads may.
 class FewBitsMatrix {
  public:
   FewBitsMatrix() = default;
-  // Shares the bytes of `weight`, where products with many rows read them. Uses all threads.
+  // Shares the bytes of `weight`, where ApplyToMany reads them. Uses all threads.
   explicit FewBitsMatrix(const CompactMatrix& weight, RowsOfSteps rows = RowsOfSteps::kFew);
 
   // As PackedMatrix.
@@ -31,6 +32,8 @@ class FewBitsMatrix {
   void TakePanel(int64_t panel, const CompactMatrix& weight, uint8_t* values, float* scales,
                  float* lows) const;
   FewBitsPanel PanelAt(int64_t panel) const;
+  // kFp32: ApplyToMany multiplies as Apply does.
+  Factors FactorsOfMany() const;
   void Run(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy, GemmStore store) const;
   void RunPanels(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy,
                  GemmStore store) const;

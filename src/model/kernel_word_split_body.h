@@ -77,14 +77,15 @@ struct Q4Tiles {
 // A product takes groups of so many panels and tiles of rows at once: a block of x, whose parts do
 // not fit into the first-level cache as a whole, is loaded once for all panels, and a block of a
 // panel is written once for all rows.
-constexpr int kSplitTiles = 4;
+constexpr int kGroupPanels = 4;
+constexpr int kGroupTiles = 4;
 // Products are added so many steps after they were stored: stored tiles are read from memory alone.
 constexpr int kStepsBehind = 2;
 
 struct SplitRoom {
-  alignas(64) uint16_t right[kSplitTiles][kTilePairs * kPanelWords];
+  alignas(64) uint16_t right[kGroupPanels][kTilePairs * kPanelWords];
   alignas(64) float products[kStepsBehind + 1][kTileRows * kPanelColumns];
-  alignas(64) float sums[kSplitTiles][kTileRows * kPanelColumns];
+  alignas(64) float sums[kGroupTiles * kGroupPanels][kTileRows * kPanelColumns];
 };
 
 // One tile of rows of one panel of a group, in one block.
@@ -152,7 +153,8 @@ inline void SplitGroup(Tiles& tiles, const SplitGemmArgs& args, const FewBitsPan
   const int64_t num_blocks = (x.depth + kCompactBlock - 1) / kCompactBlock;
   const uint16_t* parts = x.parts + first_row * x.ld;
   for (int64_t p = 0; p < num_panels; ++p) Block::Write(panels[p], 0, room.right[p]);
-  __builtin_memset(room.sums, 0, sizeof room.sums);
+  const int64_t num_tiles = (rows + kTileRows - 1) / kTileRows;
+  __builtin_memset(room.sums, 0, static_cast<uint64_t>(num_tiles * num_panels) * sizeof *room.sums);
   SplitStep behind[kStepsBehind] = {};
   int64_t count = 0;
   for (int64_t b = 0; b < num_blocks; ++b, parts += kCompactBlock) {
@@ -199,13 +201,12 @@ template <typename Block>
 void GemmSplit(const SplitGemmArgs& args, const FewBitsPanel* panels) {
   EVOLORA_TILES tiles;
   SplitRoom room;
-  constexpr int64_t kMostRows = kSplitTiles * kTileRows;
-  for (int64_t row = 0; row < args.rows; row += kMostRows) {
-    const int64_t rows = args.rows - row < kMostRows ? args.rows - row : kMostRows;
-    const int64_t at_once = kSplitTiles / ((rows + kTileRows - 1) / kTileRows);
-    for (int64_t first = 0; first < args.columns; first += at_once * kPanelColumns) {
+  constexpr int64_t kGroupRows = kGroupTiles * kTileRows;
+  for (int64_t row = 0; row < args.rows; row += kGroupRows) {
+    const int64_t rows = args.rows - row < kGroupRows ? args.rows - row : kGroupRows;
+    for (int64_t first = 0; first < args.columns; first += kGroupPanels * kPanelColumns) {
       const int64_t left = (args.columns - first + kPanelColumns - 1) / kPanelColumns;
-      const int64_t num_panels = left < at_once ? left : at_once;
+      const int64_t num_panels = left < kGroupPanels ? left : kGroupPanels;
       SplitGroup<Block>(tiles, args, panels + first / kPanelColumns, num_panels, row, rows, room);
       StoreGroup(args, first, num_panels, row, rows, room);
     }

@@ -288,15 +288,21 @@ TEST(FewBitsMatrix, SplitRowsBitsDependNeitherOnOtherRowsNorOnOtherPanels) {
 
 TEST(FewBitsMatrix, ForManyRowsIsAsExactAndARowIsTheSameAlone) {
   at::manual_seed(6);
-  const at::Tensor weight = at::randn({300, 1100}), x = at::randn({40, 1100});
+  const at::Tensor weight = at::randn({300, 1100}), x = at::randn({150, 1100});
   for (const BlockForm form : kAllBlockForms) {
     SCOPED_TRACE(BlockFormName(form));
     const CompactMatrix compact = Stored(form, weight);
     const FewBitsMatrix few(compact), many(compact, RowsOfSteps::kMany);
+    if (Kernels().Of(form).gemm_split != nullptr) {
+      at::Tensor y = at::empty({150, 300});
+      many.ApplyToMany(x.const_data_ptr<float>(), 1100, 150, y.mutable_data_ptr<float>(), 300,
+                       GemmStore::kSet);
+      EXPECT_TRUE(at::equal(y, Apply(many, x, 300, false)));
+    }
     for (const bool add : {false, true}) {
       const at::Tensor all = Apply(many, x, 300, add);
       EXPECT_TRUE(at::allclose(all, Apply(few, x, 300, add), 0, 2e-4));
-      for (const int64_t m : {0, 17, 39}) {
+      for (const int64_t m : {0, 17, 63, 64, 149}) {
         EXPECT_TRUE(at::equal(Apply(many, x.slice(0, m, m + 1), 300, add)[0], all[m])) << m;
       }
     }

@@ -32,8 +32,8 @@ enum class WeightFormat { kFp32, kInt8 };
 
 // How many rows mostly decode at once. kMany is for 5 and more: CPUs with AMX then multiply bf16,
 // int8 and 4-bit weights by tiles of 16 rows (SmolLM2, 2 threads: 16 rows 1.3 times as fast as with
-// kFew, one row slower), to the same exactness, in other last bits. The same as kFew on other CPUs
-// and with other weights.
+// kFew, one row slower), prompts too, to the same exactness, in other last bits. The same as kFew
+// on other CPUs and with other weights.
 enum class RowsOfSteps { kFew, kMany };
 
 struct EngineOptions {
