@@ -79,12 +79,10 @@ struct Q4Tiles {
 // panel is written once for all rows.
 constexpr int kGroupPanels = 4;
 constexpr int kGroupTiles = 4;
-// Products are added so many steps after they were stored: stored tiles are read from memory alone.
-constexpr int kStepsBehind = 2;
 
 struct SplitRoom {
   alignas(64) uint16_t right[kGroupPanels][kTilePairs * kPanelWords];
-  alignas(64) float products[kStepsBehind + 1][kTileRows * kPanelColumns];
+  alignas(64) float products[2][kTileRows * kPanelColumns];
   alignas(64) float sums[kGroupTiles * kGroupPanels][kTileRows * kPanelColumns];
 };
 
@@ -145,7 +143,7 @@ inline void DotParts(Tiles& tiles, const uint16_t* right) {
 }
 
 // Of a group: `panels` panels and `rows` rows from first_row on. While tiles are multiplied, the
-// panel's next block is written and earlier products are added.
+// panel's next block is written and the products before, which lie in memory by then, are added.
 template <typename Block, typename Tiles>
 inline void SplitGroup(Tiles& tiles, const SplitGemmArgs& args, const FewBitsPanel* panels,
                        int64_t num_panels, int64_t first_row, int64_t rows, SplitRoom& room) {
@@ -155,7 +153,7 @@ inline void SplitGroup(Tiles& tiles, const SplitGemmArgs& args, const FewBitsPan
   for (int64_t p = 0; p < num_panels; ++p) Block::Write(panels[p], 0, room.right[p]);
   const int64_t num_tiles = (rows + kTileRows - 1) / kTileRows;
   __builtin_memset(room.sums, 0, static_cast<uint64_t>(num_tiles * num_panels) * sizeof *room.sums);
-  SplitStep behind[kStepsBehind] = {};
+  SplitStep before = {};
   int64_t count = 0;
   for (int64_t b = 0; b < num_blocks; ++b, parts += kCompactBlock) {
     for (int64_t row = 0; row < rows; row += kTileRows) {
@@ -164,23 +162,20 @@ inline void SplitGroup(Tiles& tiles, const SplitGemmArgs& args, const FewBitsPan
       for (int64_t p = 0; p < num_panels; ++p, ++count) {
         DotParts(tiles, room.right[p]);
         if (is_last) Block::Write(panels[p], b + 1, room.right[p]);
-        SplitStep& step = behind[count % kStepsBehind];
-        AddProducts<Block>(step);
-        float* products = room.products[count % (kStepsBehind + 1)];
+        AddProducts<Block>(before);
+        float* products = room.products[count % 2];
         StoreTiles<1>(tiles, products, kPanelColumns);
-        step = {.panel = panels + p,
-                .block = b,
-                .rows = rows - row < kTileRows ? rows - row : kTileRows,
-                .products = products,
-                .x_sums = x.sums + (first_row + row) * num_blocks + b,
-                .num_blocks = num_blocks,
-                .sums = room.sums[row / kTileRows * num_panels + p]};
+        before = {.panel = panels + p,
+                  .block = b,
+                  .rows = rows - row < kTileRows ? rows - row : kTileRows,
+                  .products = products,
+                  .x_sums = x.sums + (first_row + row) * num_blocks + b,
+                  .num_blocks = num_blocks,
+                  .sums = room.sums[row / kTileRows * num_panels + p]};
       }
     }
   }
-  for (int64_t i = 0; i < kStepsBehind; ++i) {
-    AddProducts<Block>(behind[(count + i) % kStepsBehind]);
-  }
+  AddProducts<Block>(before);
 }
 
 inline void StoreGroup(const SplitGemmArgs& args, int64_t first_column, int64_t num_panels,
