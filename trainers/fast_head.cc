@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "evolora/model/compact_weights.h"
+#include "forward_panels.h"
 #include "log_probs.h"
 #include "norm_gradient.h"
 
@@ -35,7 +36,12 @@ FastHead::FastHead(const LlamaWeights& weights, Factors factors,
       head_VD_(weights.head),
       rows_per_chunk_(
           RowsPerChunk(logits_per_chunk.value_or(LogitsPerChunk(factors)), vocabulary_)),
-      factors_(HeadFactors(factors, width_, rows_per_chunk_)) {}
+      factors_(HeadFactors(factors, width_, rows_per_chunk_)) {
+  const Factors of_panels = FactorsOfWidth(factors, std::min(vocabulary_, width_));
+  if (compact_ != nullptr && MultipliesByPanels(compact_->form(), of_panels)) {
+    panels_.emplace(*compact_, RowsOfSteps::kMany);
+  }
+}
 
 FastHead::FastHead(const at::Tensor& head_VD, std::optional<int64_t> logits_per_chunk,
                    Factors factors)
@@ -52,6 +58,7 @@ int64_t FastHead::RowsPerChunk(int64_t logits_per_chunk, int64_t vocabulary) {
 }
 
 void FastHead::Logits(const float* hidden, int64_t rows, float* logits) const {
+  if (panels_.has_value()) return panels_->Apply(hidden, width_, rows, logits, vocabulary_);
   Product product = {.left = hidden, .ldl = width_, .depth = width_};
   Product::Rows head;
   if (compact_ != nullptr) {

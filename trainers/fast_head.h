@@ -8,6 +8,7 @@
 #include "absl/types/span.h"
 #include "evolora/model/buffer.h"
 #include "evolora/model/compact_matrix.h"
+#include "evolora/model/few_bits_matrix.h"
 #include "evolora/model/llama_weights.h"
 #include "evolora/model/products.h"
 #include "loss.h"
@@ -73,7 +74,8 @@ class FastHead {
   void AddHeadGradient(const float* d_logits, const float* hidden, int64_t rows) const;
 
   const int64_t vocabulary_, width_;
-  const CompactMatrix* compact_;  // null: head_VD_
+  const CompactMatrix* compact_;         // null: head_VD_
+  std::optional<FewBitsMatrix> panels_;  // of the logits (forward_panels.h)
   at::Tensor head_VD_;
   int64_t rows_per_chunk_;
   Factors factors_;

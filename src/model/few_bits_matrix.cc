@@ -1,4 +1,4 @@
-#include "few_bits_matrix.h"
+#include "evolora/model/few_bits_matrix.h"
 
 #include <algorithm>
 
@@ -16,6 +16,29 @@ namespace {
 // As many as gemm_split multiplies a block of rows with at once.
 constexpr int64_t kPanelsOfSplit = 4;
 constexpr int64_t kRowsOfSplit = 64;
+
+int64_t BitsOfValue(BlockForm form) {
+  switch (form) {
+    case BlockForm::kBf16:
+    case BlockForm::kF16:
+      return 16;
+    case BlockForm::kInt8:
+    case BlockForm::kInt8Low:
+      return 8;
+    case BlockForm::kQ4:
+    case BlockForm::kQ4Float:
+      return 4;
+  }
+  return 0;
+}
+
+// Of a column.
+int64_t ScalesOfBlock(BlockForm form) {
+  if (form == BlockForm::kBf16 || form == BlockForm::kF16) return 0;
+  return form == BlockForm::kInt8Low ? 2 : 1;
+}
+
+bool HasLows(BlockForm form) { return ScalesOfBlock(form) > 0 && form != BlockForm::kInt8; }
 
 // A value of a block, of those with bits of their own.
 uint8_t ValueOf(const Int8Weights& block, int64_t k) {
@@ -89,52 +112,43 @@ FewBitsMatrix::FewBitsMatrix(const CompactMatrix& weight, RowsOfSteps rows)
       in_(weight.in_features()),
       splits_(rows == RowsOfSteps::kMany && Kernels().Of(form_).gemm_split != nullptr) {
   if (FactorsOfMany() != Factors::kFp32) weight_ = weight;
+  panels_ = PanelsOf(weight);
+}
+
+std::shared_ptr<const PanelMemory> FewBitsMatrix::PanelsOf(const CompactMatrix& weight) const {
+  SharedPanels& shared = weight.panels();
+  const std::lock_guard lock(shared.mutex);
+  if (auto memory = shared.memory.lock()) return memory;
   const auto room = [&](int64_t of_panel) { return static_cast<size_t>(num_panels() * of_panel); };
-  std::shared_ptr<uint8_t[]> values(new uint8_t[room(panel_bytes())]());
-  std::shared_ptr<float[]> scales, lows;
-  if (panel_scales() > 0) scales.reset(new float[room(panel_scales())]());
-  if (has_lows()) lows.reset(new float[room(panel_scales())]());
+  auto memory = std::make_shared<PanelMemory>();
+  memory->values.reset(new uint8_t[room(panel_bytes())]());
+  if (panel_scales() > 0) memory->scales.reset(new float[room(panel_scales())]());
+  if (has_lows()) memory->lows.reset(new float[room(panel_scales())]());
   ShareOut(num_panels(), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t p = begin; p < end; ++p) {
-      TakePanel(p, weight, values.get() + p * panel_bytes(), scales.get() + p * panel_scales(),
-                has_lows() ? lows.get() + p * panel_scales() : nullptr);
-    }
+    for (int64_t p = begin; p < end; ++p) TakePanel(p, weight, *memory);
   });
-  values_ = std::move(values);
-  scales_ = std::move(scales);
-  lows_ = std::move(lows);
+  shared.memory = memory;
+  return memory;
 }
 
 int64_t FewBitsMatrix::panel_bytes() const {
-  const int64_t count = num_blocks() * kCompactBlock * kPanelColumns;
-  switch (form_) {
-    case BlockForm::kBf16:
-    case BlockForm::kF16:
-      return count * 2;
-    case BlockForm::kInt8:
-    case BlockForm::kInt8Low:
-      return count;
-    case BlockForm::kQ4:
-    case BlockForm::kQ4Float:
-      return count / 2;
-  }
-  return 0;
+  return num_blocks() * kCompactBlock * kPanelColumns * BitsOfValue(form_) / 8;
 }
-
-int64_t FewBitsMatrix::scales_per_block() const {
-  if (form_ == BlockForm::kBf16 || form_ == BlockForm::kF16) return 0;
-  return form_ == BlockForm::kInt8Low ? 2 : 1;
-}
-
-bool FewBitsMatrix::has_lows() const { return scales_per_block() > 0 && form_ != BlockForm::kInt8; }
 
 int64_t FewBitsMatrix::panel_scales() const {
-  return scales_per_block() * num_blocks() * kPanelColumns;
+  return ScalesOfBlock(form_) * num_blocks() * kPanelColumns;
 }
 
-int64_t FewBitsMatrix::bytes() const {
-  const int64_t floats = panel_scales() * (has_lows() ? 2 : 1);
-  return num_panels() * (panel_bytes() + floats * static_cast<int64_t>(sizeof(float)));
+bool FewBitsMatrix::has_lows() const { return HasLows(form_); }
+
+int64_t FewBitsMatrix::bytes() const { return BytesFor(form_, out_, in_); }
+
+int64_t FewBitsMatrix::BytesFor(BlockForm form, int64_t out, int64_t in) {
+  const int64_t num_blocks = (in + kCompactBlock - 1) / kCompactBlock;
+  const int64_t num_columns = (out + kPanelColumns - 1) / kPanelColumns * kPanelColumns;
+  const int64_t floats = ScalesOfBlock(form) * (HasLows(form) ? 2 : 1);
+  return num_blocks * num_columns *
+         (kCompactBlock * BitsOfValue(form) / 8 + floats * static_cast<int64_t>(sizeof(float)));
 }
 
 void FewBitsMatrix::Apply(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy) const {
@@ -159,9 +173,12 @@ void FewBitsMatrix::ApplyToMany(const float* x, int64_t ldx, int64_t rows, float
       out_, y, ldy, store, factors);
 }
 
-void FewBitsMatrix::TakePanel(int64_t panel, const CompactMatrix& weight, uint8_t* values,
-                              float* scales, float* lows) const {
-  const int64_t first = panel * kPanelColumns, per_block = scales_per_block();
+void FewBitsMatrix::TakePanel(int64_t panel, const CompactMatrix& weight,
+                              const PanelMemory& memory) const {
+  const int64_t first = panel * kPanelColumns, per_block = ScalesOfBlock(form_);
+  uint8_t* values = memory.values.get() + panel * panel_bytes();
+  float* scales = memory.scales.get() + panel * panel_scales();
+  float* lows = has_lows() ? memory.lows.get() + panel * panel_scales() : nullptr;
   for (int64_t j = 0; j < std::min(kPanelColumns, out_ - first); ++j) {
     const Scales own = {scales + j, lows != nullptr ? lows + j : nullptr};
     switch (form_) {
@@ -187,9 +204,9 @@ void FewBitsMatrix::TakePanel(int64_t panel, const CompactMatrix& weight, uint8_
 
 FewBitsPanel FewBitsMatrix::PanelAt(int64_t panel) const {
   const int64_t first_scale = panel * panel_scales();
-  return {.values = values_.get() + panel * panel_bytes(),
-          .scales = scales_.get() + first_scale,
-          .lows = has_lows() ? lows_.get() + first_scale : nullptr};
+  return {.values = panels_->values.get() + panel * panel_bytes(),
+          .scales = panels_->scales.get() + first_scale,
+          .lows = has_lows() ? panels_->lows.get() + first_scale : nullptr};
 }
 
 void FewBitsMatrix::Run(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy,

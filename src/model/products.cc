@@ -173,6 +173,7 @@ void Sum(absl::Span<const Product> products, int64_t rows, int64_t columns, cons
     depth += product.depth;
     if (IsOfAllRows(product)) AppendProduct(product, Side::kDepthBlock, steps);
   }
+  if (steps.empty()) steps.emplace_back();  // that the bands' own join
   const Tiling tiling =
       MakeTiling(rows, columns, Side::Lefts::Bytes(rows, depth) > kMostLeftInCache);
   const int64_t grain = LeastTiles(tiling, depth, Side::kPanelsAtOnce);
@@ -190,7 +191,7 @@ void Sum(absl::Span<const Product> products, int64_t rows, int64_t columns, cons
 
 void SumOfProducts(absl::Span<const Product> products, int64_t rows, int64_t columns, float* y,
                    int64_t ldy, GemmStore store, Factors factors) {
-  if (rows == 0 || columns == 0) return;
+  if (products.empty() || rows == 0 || columns == 0) return;
   switch (factors) {
     case Factors::kFp32:
       return Sum<RightSide>(products, rows, columns, {y, ldy}, store);

@@ -1,6 +1,7 @@
-#include "few_bits_matrix.h"
+#include "evolora/model/few_bits_matrix.h"
 
 #include <cmath>
+#include <optional>
 #include <vector>
 
 #include "ATen/ATen.h"
@@ -58,6 +59,18 @@ TEST(FewBitsMatrix, IsThePackedMatrixOfTheWidenedWeightBitForBit) {
       }
     }
   }
+}
+
+TEST(FewBitsMatrix, AllOfOneWeightShareItsPanelsWhileThereAreAny) {
+  const CompactMatrix weight = Stored(BlockForm::kQ4, at::randn({52, 70}));
+  const CompactMatrix copy = weight;
+  {
+    const FewBitsMatrix few(weight), many(copy, RowsOfSteps::kMany);
+    const std::optional<FewBitsMatrix> third = few;
+    EXPECT_EQ(weight.panels().memory.use_count(), 3);
+    EXPECT_EQ(few.bytes(), FewBitsMatrix::BytesFor(BlockForm::kQ4, 52, 70));
+  }
+  EXPECT_TRUE(weight.panels().memory.expired());
 }
 
 // Wide enough for products by parts, where there are such.

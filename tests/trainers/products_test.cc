@@ -83,6 +83,28 @@ TEST_P(SumOfProductsBy, ARowHasTheBitsOfASumOverTheProductsThatItIsIn) {
   }
 }
 
+TEST_P(SumOfProductsBy, AddsToTheRowsOfItsProductsAlone) {
+  at::manual_seed(3);
+  for (const Sizes& s : kSizes) {
+    SCOPED_TRACE(::testing::Message() << s.rows << " " << s.depth << " " << s.columns);
+    const int64_t first = s.rows / 3, count = s.rows - first - s.rows / 4;
+    const at::Tensor left = at::randn({count, s.depth}), right = at::randn({s.depth, s.columns});
+    const Product product = {.left = left.const_data_ptr<float>(),
+                             .ldl = s.depth,
+                             .depth = s.depth,
+                             .right = right.const_data_ptr<float>(),
+                             .ldr = s.columns,
+                             .first_row = first,
+                             .num_rows = count};
+    at::Tensor expected = at::ones({s.rows, s.columns});
+    expected.narrow(0, first, count) += at::mm(left, right);
+    const at::Tensor y = Sum({product}, s, GemmStore::kAdd, GetParam());
+    EXPECT_LT(Error(y, expected), 2e-6);
+    EXPECT_TRUE(y.narrow(0, 0, first).eq(1).all().item<bool>());
+    EXPECT_TRUE(Sum({}, s, GemmStore::kAdd, GetParam()).eq(1).all().item<bool>());
+  }
+}
+
 TEST_P(SumOfProductsBy, EqualsTheMatrixProductInEveryLayout) {
   at::manual_seed(1);
   for (const Sizes& s : kSizes) {

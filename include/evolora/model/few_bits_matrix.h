@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 
 #include "evolora/model/compact_matrix.h"
 #include "evolora/model/engine.h"
@@ -10,10 +11,23 @@
 
 namespace evolora {
 
+// The panels of a weight, as kernels.h has them.
+struct PanelMemory {
+  std::unique_ptr<uint8_t[]> values;
+  std::unique_ptr<float[]> scales;  // [panels][blocks][scales of a block][32]
+  std::unique_ptr<float[]> lows;    // likewise; may be null
+};
+// Those of a CompactMatrix while somebody holds them.
+struct SharedPanels {
+  std::mutex mutex;
+  std::weak_ptr<const PanelMemory> memory;  // guarded by mutex
+};
+
 // A frozen weight in few bits as the panels that decoding reads whole for each step: 6 to 16 bits a
 // weight in place of 32. Results are, bit for bit, those of a PackedMatrix over the widened
 // weight; with RowsOfSteps::kMany, where there is a gemm_split (kernels.h), as exact but not its
-// bits, and ApplyToMany gives those of Apply. Immutable; copies share the memory, and threads may.
+// bits, and ApplyToMany gives those of Apply. Immutable; all that are made of one weight share the
+// panels, and threads may.
 class FewBitsMatrix {
  public:
   FewBitsMatrix() = default;
@@ -27,10 +41,11 @@ class FewBitsMatrix {
                    GemmStore store) const;
 
   int64_t bytes() const;  // of the panels
+  static int64_t BytesFor(BlockForm form, int64_t out, int64_t in);
 
  private:
-  void TakePanel(int64_t panel, const CompactMatrix& weight, uint8_t* values, float* scales,
-                 float* lows) const;
+  std::shared_ptr<const PanelMemory> PanelsOf(const CompactMatrix& weight) const;
+  void TakePanel(int64_t panel, const CompactMatrix& weight, const PanelMemory& memory) const;
   FewBitsPanel PanelAt(int64_t panel) const;
   // kFp32: ApplyToMany multiplies as Apply does.
   Factors FactorsOfMany() const;
@@ -41,19 +56,16 @@ class FewBitsMatrix {
                 GemmStore store) const;
   int64_t num_blocks() const { return (in_ + kCompactBlock - 1) / kCompactBlock; }
   int64_t num_panels() const { return (out_ + kPanelColumns - 1) / kPanelColumns; }
-  int64_t panel_bytes() const;       // of values
-  int64_t panel_scales() const;      // 0: none
-  int64_t scales_per_block() const;  // of a column
-  bool has_lows() const;             // as many as scales
+  int64_t panel_bytes() const;   // of values
+  int64_t panel_scales() const;  // 0: none
+  bool has_lows() const;         // as many as scales
 
   BlockForm form_ = BlockForm::kBf16;
   int64_t out_ = 0;
   int64_t in_ = 0;
-  bool splits_ = false;                      // rows into their parts
-  CompactMatrix weight_;                     // empty where nothing reads it
-  std::shared_ptr<const uint8_t[]> values_;  // of each panel as kernels.h has them
-  std::shared_ptr<const float[]> scales_;    // [panels][blocks][scales_per_block()][32]
-  std::shared_ptr<const float[]> lows_;      // likewise
+  bool splits_ = false;   // rows into their parts
+  CompactMatrix weight_;  // empty where nothing reads it
+  std::shared_ptr<const PanelMemory> panels_;
 };
 
 }  // namespace evolora

@@ -53,7 +53,7 @@ struct Product {
   const CompactMatrix* weight = nullptr;
   bool weight_transposed = false;
   // The rows of y that this product belongs to; `left` begins with the first of them. All by
-  // default; REQUIRED so of the first product of a sum.
+  // default; REQUIRED so of the first product of a sum that is stored with kSet.
   int64_t first_row = 0;
   int64_t num_rows = kAllRows;
   static constexpr int64_t kAllRows = int64_t{1} << 62;
