@@ -41,25 +41,34 @@ struct Q4Tiles {
       WritePair(row, pairs);
     }
   }
+#if defined(__AVX512VBMI__)
+  // Of words whose bytes both have an index in their lower halves: of the low byte the entry, of
+  // the high byte that 16 places behind.
+  static __m512i LookUp(__m512i words, const uint8_t* table) {
+    constexpr int kAndOr = 0xea;  // (a & b) | c
+    const __m512i places =
+        _mm512_ternarylogic_epi64(words, _mm512_set1_epi8(15), _mm512_set1_epi16(0x1000), kAndOr);
+    return _mm512_permutexvar_epi8(places, _mm512_loadu_si512(table));
+  }
+#endif
   // Of two rows.
   static void WritePair(const uint8_t* row, uint16_t* pairs) {
-#if defined(__AVX512BW__)
-    // Where two rows of 16 words stand behind each other, the words of a pair are 16 apart.
-    static constexpr uint16_t kPairs[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
-                                            21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
-                                            11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-    // Of an index the low 5 bits count; the fifth is of the other half.
-    static constexpr uint16_t kValues[32] = {
-        0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80, 0,      0x3f80, 0x4000,
-        0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0, 0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040,
-        0xc000, 0xbf80, 0,      0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0};
+#if defined(__AVX512VBMI__)
+    // The bytes of a pair are 16 apart; each twice, for both bytes of a word.
+    static constexpr uint8_t kTwice[64] = {
+        0,  0,  16, 16, 1,  1,  17, 17, 2,  2,  18, 18, 3,  3,  19, 19, 4,  4,  20, 20, 5,  5,
+        21, 21, 6,  6,  22, 22, 7,  7,  23, 23, 8,  8,  24, 24, 9,  9,  25, 25, 10, 10, 26, 26,
+        11, 11, 27, 27, 12, 12, 28, 28, 13, 13, 29, 29, 14, 14, 30, 30, 15, 15, 31, 31};
+    // The low bytes of the bf16 numbers -8 to 7, then the high ones.
+    static constexpr uint8_t kValues[64] = {0x00, 0xe0, 0xc0, 0xa0, 0x80, 0x40, 0x00, 0x80,
+                                            0x00, 0x80, 0x00, 0x40, 0x80, 0xa0, 0xc0, 0xe0,
+                                            0xc1, 0xc0, 0xc0, 0xc0, 0xc0, 0xc0, 0xc0, 0xbf,
+                                            0x00, 0x3f, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40};
     const __m256i rows = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row));
-    const __m512i words =
-        _mm512_permutexvar_epi16(_mm512_loadu_si512(kPairs), _mm512_cvtepu8_epi16(rows));
-    const __m512i values = _mm512_loadu_si512(kValues);
-    _mm512_storeu_si512(pairs, _mm512_permutexvar_epi16(words, values));
-    _mm512_storeu_si512(pairs + kPanelColumns,
-                        _mm512_permutexvar_epi16(_mm512_srli_epi16(words, 4), values));
+    const __m512i bytes =
+        _mm512_permutexvar_epi8(_mm512_loadu_si512(kTwice), _mm512_castsi256_si512(rows));
+    _mm512_storeu_si512(pairs, LookUp(bytes, kValues));
+    _mm512_storeu_si512(pairs + kPanelColumns, LookUp(_mm512_srli_epi16(bytes, 4), kValues));
 #else
     for (int j = 0; j < kLanes; ++j) {
       for (int i = 0; i < 2; ++i) {

@@ -40,7 +40,9 @@ KernelTableList RunnableKernels() {
       list.tables[list.count++] = &kAvx512Kernels;
       if (__builtin_cpu_supports("avx512bf16")) {
         list.tables[list.count++] = &kAvx512Bf16Kernels;
-        if (GetsTiles()) list.tables[list.count++] = &kAmxKernels;
+        if (__builtin_cpu_supports("avx512vbmi") && GetsTiles()) {
+          list.tables[list.count++] = &kAmxKernels;
+        }
       }
     }
   }
