@@ -221,8 +221,12 @@ void FewBitsMatrix::RunSplit(const float* x, int64_t ldx, int64_t rows, float* y
   const Bf16Lefts<kBf16Parts>::Left& left = lefts.Of(product);
   thread_local Buffer room;
   float* sums = room.Reserve(rows * num_blocks());
-  for (int64_t m = 0; has_lows() && m < rows; ++m) {
-    Kernels().sum_blocks(x + m * ldx, in_, sums + m * num_blocks());
+  if (has_lows()) {
+    ShareOut(rows, kRowsOfSplit, [&](int64_t begin, int64_t end) {
+      for (int64_t m = begin; m < end; ++m) {
+        Kernels().sum_blocks(x + m * ldx, in_, sums + m * num_blocks());
+      }
+    });
   }
   const auto gemm = Kernels().Of(form_).gemm_split;
   // As many groups for each thread, and about as many panels for each group.
