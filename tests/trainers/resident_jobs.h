@@ -16,10 +16,10 @@
 namespace evolora::testing {
 
 // Wide enough for rank 64, with odd sizes elsewhere.
-inline std::shared_ptr<const LlamaWeights> WideBase() {
+inline std::shared_ptr<const LlamaWeights> WideBase(int64_t width = 80, int64_t mlp_width = 70) {
   LlamaConfig config = SmallConfig();
-  config.hidden_size = 80;
-  config.intermediate_size = 70;
+  config.hidden_size = width;
+  config.intermediate_size = mlp_width;
   config.num_kv_heads = 6;
   config.head_dim = 12;
   return RandomWeights(config, 7);

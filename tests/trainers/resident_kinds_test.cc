@@ -80,6 +80,18 @@ TEST(ResidentTrainer, JobsShareABaseInFewBits) {
   }
 }
 
+// Wide enough for products by parts and over panels, where there are such.
+TEST(ResidentTrainer, JobsShareAWideBaseInFewBits) {
+  for (const WeightStorage storage : {WeightStorage::kInt8, WeightStorage::kQ4}) {
+    SCOPED_TRACE(WeightStorageName(storage));
+    const auto base =
+        std::make_shared<const LlamaWeights>(CompactCopy(*WideBase(264, 300), storage));
+    std::vector<QueuedJob> jobs = OddJobs(base);
+    for (QueuedJob& job : jobs) job.job.recipe.base_weights = storage;
+    ExpectAllAsAlone(jobs, RunAll(base, jobs));
+  }
+}
+
 TEST(ResidentTrainer, EveryJobTakesTheStepsOfTheAutogradReference) {
   const auto base = WideBase();
   std::vector<QueuedJob> jobs = OddJobs(base);
