@@ -24,7 +24,8 @@ AdaptedGroup::AdaptedGroup(std::vector<int64_t> part_outs, const CompactMatrix& 
       out_(compact.out_features()),
       factors_(FactorsOfWidth(factors, std::min(in_, out_))),
       compact_(&compact) {
-  if (MultipliesByPanels(compact.form(), factors_)) panels_.emplace(compact, RowsOfSteps::kMany);
+  if (MultipliesByPanels({compact.form(), out_, in_}, factors))
+    panels_.emplace(compact, RowsOfSteps::kMany);
 }
 
 void AdaptedGroup::Add(int64_t slot, absl::Span<const PartAdapter> adapters,

@@ -37,8 +37,7 @@ FastHead::FastHead(const LlamaWeights& weights, Factors factors,
       rows_per_chunk_(
           RowsPerChunk(logits_per_chunk.value_or(LogitsPerChunk(factors)), vocabulary_)),
       factors_(HeadFactors(factors, width_, rows_per_chunk_)) {
-  const Factors of_panels = FactorsOfWidth(factors, std::min(vocabulary_, width_));
-  if (compact_ != nullptr && MultipliesByPanels(compact_->form(), of_panels)) {
+  if (compact_ != nullptr && MultipliesByPanels({compact_->form(), vocabulary_, width_}, factors)) {
     panels_.emplace(*compact_, RowsOfSteps::kMany);
   }
 }

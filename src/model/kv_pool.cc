@@ -1,7 +1,5 @@
 #include "kv_pool.h"
 
-#include <algorithm>
-#include <map>
 #include <vector>
 
 #include "evolora/core/float_memory.h"
@@ -25,8 +23,8 @@ struct KvPool::Slabs {
   };
 
   void Add(int64_t floats) {
+    free.reserve((slabs.size() + 1) * kBlocksOfSlab);  // so that no return of a block allocates
     slabs.push_back(std::make_unique<Slab>(Slab{AllocateFloats(kBlocksOfSlab * floats)}));
-    free.reserve(slabs.size() * kBlocksOfSlab);  // so that no return of a block allocates
     Slab* slab = slabs.back().get();
     for (int64_t i = kBlocksOfSlab; i-- > 0;)
       free.push_back({slab->memory.get() + i * floats, slab});

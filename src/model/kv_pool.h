@@ -14,6 +14,7 @@ class KvPool {
   // Positions of a block.
   static constexpr int64_t kPositions = 32;
 
+  // `config` outlives the pool.
   explicit KvPool(const LlamaConfig& config);
 
   // Undefined contents; comes back when its last holder lets it go, if need be after the pool.

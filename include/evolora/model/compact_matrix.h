@@ -33,7 +33,8 @@ class CompactMatrix {
   int64_t out_features() const { return out_; }
   int64_t in_features() const { return in_; }
   int64_t bytes() const { return out_ * row_bytes_; }
-  // Where FewBitsMatrix finds the panels that others have made of this weight.
+  // Where FewBitsMatrix finds the panels that others have made of this weight. REQUIRES: it is
+  // not empty.
   SharedPanels& panels() const { return *panels_; }
   // The rows, one behind the other, in blocks as in block_form.h.
   const uint8_t* data() const { return bytes_.get(); }
