@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "forward_panels.h"
-
 namespace evolora {
 
 AdaptedGroup::AdaptedGroup(std::vector<at::Tensor> weights, Factors factors)
@@ -23,10 +21,7 @@ AdaptedGroup::AdaptedGroup(std::vector<int64_t> part_outs, const CompactMatrix& 
       in_(compact.in_features()),
       out_(compact.out_features()),
       factors_(FactorsOfWidth(factors, std::min(in_, out_))),
-      compact_(&compact) {
-  if (MultipliesByPanels({compact.form(), out_, in_}, factors))
-    panels_.emplace(compact, RowsOfSteps::kMany);
-}
+      compact_(&compact) {}
 
 void AdaptedGroup::Add(int64_t slot, absl::Span<const PartAdapter> adapters,
                        const AdapterDropout* dropout) {
@@ -82,15 +77,13 @@ Product AdaptedGroup::Frozen(const float* x) const {
 }
 
 void AdaptedGroup::ForwardBare(const float* x, int64_t rows, float* y, GemmStore store) const {
-  if (panels_.has_value()) return panels_->ApplyToMany(x, in_, rows, y, out_, store);
   SumOfProducts({Frozen(x)}, rows, out_features(), y, out_features(), store, factors_);
 }
 
 void AdaptedGroup::Forward(const float* x, int64_t rows, float* y, GemmStore store, Kept& kept,
                            Buffer& scratch) const {
   float* low = kept.low.Reserve(LowSize(kept));
-  std::vector<Product> products;
-  if (!panels_.has_value()) products.push_back(Frozen(x));
+  std::vector<Product> products = {Frozen(x)};
   ForRuns(kept, [&](const LowRankGroup& adapter, const AdapterRun& run, int64_t offset) {
     adapter.LowRank(x + run.first_row * in_features(), run.num_rows, run.dropout_keys, low + offset,
                     scratch);
@@ -99,12 +92,7 @@ void AdaptedGroup::Forward(const float* x, int64_t rows, float* y, GemmStore sto
     products.back().num_rows = run.num_rows;
   });
   if (HasMagnitudes(kept)) return ForwardWithMagnitudes(x, rows, y, store, kept);
-  if (!panels_.has_value()) {
-    return SumOfProducts(products, rows, out_features(), y, out_features(), store, factors_);
-  }
-  panels_->ApplyToMany(x, in_, rows, y, out_, store);
-  // As deep as a rank.
-  SumOfProducts(products, rows, out_features(), y, out_features(), GemmStore::kAdd, Factors::kFp32);
+  SumOfProducts(products, rows, out_features(), y, out_features(), store, factors_);
 }
 
 // What a magnitude multiplies has to stand alone first: the rows of each adapter for themselves.

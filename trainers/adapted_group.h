@@ -2,14 +2,12 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <vector>
 
 #include "ATen/core/Tensor.h"
 #include "absl/types/span.h"
 #include "adapter_dropout.h"
 #include "evolora/model/buffer.h"
-#include "evolora/model/few_bits_matrix.h"
 #include "evolora/model/products.h"
 #include "low_rank_group.h"
 
@@ -108,10 +106,9 @@ class AdaptedGroup {
   std::vector<int64_t> part_outs_;
   int64_t in_ = 0, out_ = 0;
   Factors factors_;
-  std::vector<at::Tensor> weights_;         // empty beside compact_
-  std::vector<Product::Rows> weight_rows_;  // theirs
-  const CompactMatrix* compact_ = nullptr;  // null: the two above
-  std::optional<FewBitsMatrix> panels_;     // of x W^T; none: it is one of a sum of products
+  std::vector<at::Tensor> weights_;                      // empty beside compact_
+  std::vector<Product::Rows> weight_rows_;               // theirs
+  const CompactMatrix* compact_ = nullptr;               // null: the two above
   std::vector<std::unique_ptr<LowRankGroup>> adapters_;  // by slot; null: none, or nothing here
 };
 

@@ -4,7 +4,6 @@
 #include <algorithm>
 
 #include "evolora/model/compact_weights.h"
-#include "forward_panels.h"
 #include "log_probs.h"
 #include "norm_gradient.h"
 
@@ -19,10 +18,10 @@ int64_t NumRows(const TokenLayout& layout) {
   return static_cast<int64_t>(layout.predicting.size());
 }
 
-// The head's parts are taken anew for every chunk of rows.
+// The head's digits are made anew for every chunk of rows.
 Factors HeadFactors(Factors factors, int64_t width, int64_t rows_per_chunk) {
   constexpr int64_t kMinRows = 256;
-  const bool is_few = factors == Factors::kBf16x3 && rows_per_chunk < kMinRows;
+  const bool is_few = factors == Factors::kInt8x3 && rows_per_chunk < kMinRows;
   return is_few ? Factors::kFp32 : FactorsOfWidth(factors, width);
 }
 
@@ -36,11 +35,7 @@ FastHead::FastHead(const LlamaWeights& weights, Factors factors,
       head_VD_(weights.head),
       rows_per_chunk_(
           RowsPerChunk(logits_per_chunk.value_or(LogitsPerChunk(factors)), vocabulary_)),
-      factors_(HeadFactors(factors, width_, rows_per_chunk_)) {
-  if (compact_ != nullptr && MultipliesByPanels({compact_->form(), vocabulary_, width_}, factors)) {
-    panels_.emplace(*compact_, RowsOfSteps::kMany);
-  }
-}
+      factors_(HeadFactors(factors, width_, rows_per_chunk_)) {}
 
 FastHead::FastHead(const at::Tensor& head_VD, std::optional<int64_t> logits_per_chunk,
                    Factors factors)
@@ -57,7 +52,6 @@ int64_t FastHead::RowsPerChunk(int64_t logits_per_chunk, int64_t vocabulary) {
 }
 
 void FastHead::Logits(const float* hidden, int64_t rows, float* logits) const {
-  if (panels_.has_value()) return panels_->Apply(hidden, width_, rows, logits, vocabulary_);
   Product product = {.left = hidden, .ldl = width_, .depth = width_};
   Product::Rows head;
   if (compact_ != nullptr) {

@@ -8,7 +8,6 @@
 #include "absl/types/span.h"
 #include "evolora/model/buffer.h"
 #include "evolora/model/compact_matrix.h"
-#include "evolora/model/few_bits_matrix.h"
 #include "evolora/model/llama_weights.h"
 #include "evolora/model/products.h"
 #include "loss.h"
@@ -19,9 +18,9 @@ namespace evolora {
 // The head with the losses of the targets of micro-batches.
 class FastHead {
  public:
-  // More where the head is taken apart anew for every chunk.
+  // More where the head's digits are made anew for every chunk.
   static constexpr int64_t LogitsPerChunk(Factors factors) {
-    return int64_t{factors == Factors::kBf16x3 ? 12 : 4} << 20;
+    return int64_t{factors == Factors::kInt8x3 ? 12 : 4} << 20;
   }
   static int64_t RowsPerChunk(int64_t logits_per_chunk, int64_t vocabulary);
 
@@ -74,8 +73,7 @@ class FastHead {
   void AddHeadGradient(const float* d_logits, const float* hidden, int64_t rows) const;
 
   const int64_t vocabulary_, width_;
-  const CompactMatrix* compact_;         // null: head_VD_
-  std::optional<FewBitsMatrix> panels_;  // of the logits (forward_panels.h)
+  const CompactMatrix* compact_;  // null: head_VD_
   at::Tensor head_VD_;
   int64_t rows_per_chunk_;
   Factors factors_;

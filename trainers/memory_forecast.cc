@@ -69,8 +69,8 @@ int64_t HeadRows(const LlamaConfig& c, Factors factors, int64_t predicting) {
   return std::min(at_once, predicting);
 }
 
-// The widest left side of a sum as bf16 numbers: a gradient of the MLP, of q, k and v, or of
-// logits.
+// The widest left side of a sum as its factors are multiplied: a gradient of the MLP, of q, k and
+// v, or of logits.
 int64_t LeftBytes(Factors factors, const LlamaConfig& c, const LayerShapes& widest, int64_t n,
                   int64_t m) {
   return std::max({LeftSideBytes(factors, n, widest.gate_up.out),

@@ -4,7 +4,6 @@
 #include <functional>
 #include <memory>
 #include <numeric>
-#include <optional>
 #include <vector>
 
 #include "ATen/Parallel.h"
@@ -21,7 +20,6 @@
 #include "evolora/model/llama_weights.h"
 #include "evolora/model/products.h"
 #include "evolora/model/torch_status.h"
-#include "forward_panels.h"
 #include "loss.h"
 #include "memory_forecast.h"
 #include "row_order.h"
@@ -198,31 +196,16 @@ class Walk {
       if (is_matrix && compact != nullptr) continue;
       floats += is_matrix ? entry.shape[0] * entry.shape[1] : entry.shape[0];
     }
-    const std::optional<WeightStorage> copy = StorageOfCopy();
-    const int64_t blocks = compact != nullptr ? CompactBytes(c, *compact)
-                           : copy.has_value() ? CompactBytes(c, *copy)
-                                              : 0;
-    return floats * static_cast<int64_t>(sizeof(float)) + blocks + PanelBytes();
+    const int64_t blocks = compact != nullptr ? CompactBytes(c, *compact) : BytesOfCopy(c);
+    return floats * static_cast<int64_t>(sizeof(float)) + blocks;
   }
 
-  // What a base in fp32 is rounded to as the run begins; none: it stays.
-  std::optional<WeightStorage> StorageOfCopy() const {
+  // Of the copy in few bits that the run makes of a base in fp32.
+  int64_t BytesOfCopy(const LlamaConfig& config) const {
     const WeightStorage storage =
         path_ == TrainingPath::kFast ? StorageToLoad(job_.recipe, "cpu") : job_.recipe.base_weights;
     const bool is_copied = storage != WeightStorage::kFp32 && storage != WeightStorage::kExact;
-    return is_copied ? std::optional(storage) : std::nullopt;
-  }
-
-  // Of the panels that the fast path makes of a base in few bits.
-  int64_t PanelBytes() const {
-    if (path_ != TrainingPath::kFast) return 0;
-    const LlamaConfig& config = job_.base->config;
-    const Factors factors = FactorsOf(job_.recipe);
-    if (const CompactWeights* compact = job_.base->compact.get()) {
-      return ForwardPanelBytes(ProductShapes(config, *compact), factors);
-    }
-    const std::optional<WeightStorage> storage = StorageOfCopy();
-    return storage ? ForwardPanelBytes(ProductShapes(config, *storage), factors) : 0;
+    return is_copied ? CompactBytes(config, storage) : 0;
   }
 
   void ForecastMemory() {

@@ -8,7 +8,7 @@
 #include "c10/util/BFloat16.h"
 #include "c10/util/Exception.h"
 #include "c10/util/Half.h"
-#include "evolora/model/few_bits_matrix.h"
+#include "few_bits_matrix.h"
 
 namespace evolora {
 namespace {
@@ -65,42 +65,6 @@ void RoundRow(const float* values, int64_t count, uint8_t* row) {
     std::memcpy(row + first / kBlock * static_cast<int64_t>(sizeof block), &block, sizeof block);
   }
 }
-
-// Zeros behind `count` rows of a panel of pairs, up to a multiple of 32.
-void FillSquare(int64_t count, uint16_t* panel) {
-  const int64_t written = RoundUp(count, 2);
-  std::fill_n(panel + written * kPanelColumns, (RoundUp(count, kBlock) - written) * kPanelColumns,
-              uint16_t{0});
-}
-
-// A panel that gets 32 rows after another, of which some have more parts than others.
-class PartsInPanel {
- public:
-  PartsInPanel(int64_t part, uint16_t* panel) : part_(part), panel_(panel) {}
-
-  // write(p, square): part p of the next rows.
-  template <typename Write>
-  void Append(int parts, const Write& write) {
-    for (int p = 0; p < std::max(parts, parts_); ++p) {
-      uint16_t* to = panel_ + p * part_;
-      if (p >= parts_) std::fill_n(to, words_, uint16_t{0});
-      if (p < parts) {
-        write(p, to + words_);
-      } else {
-        std::fill_n(to + words_, kBlock * kPanelColumns, uint16_t{0});
-      }
-    }
-    parts_ = std::max(parts, parts_);
-    words_ += kBlock * kPanelColumns;
-  }
-  int parts() const { return parts_; }
-
- private:
-  int64_t part_;
-  uint16_t* panel_;
-  int64_t words_ = 0;  // of a part
-  int parts_ = 0;
-};
 
 }  // namespace
 
@@ -189,52 +153,6 @@ void CompactMatrix::PairsPanel(int64_t first_out, int64_t count, int64_t first_i
     WidenPanel(first_out + k, part, first_in, wide);
     Kernels().round_pairs(wide, kPanelColumns, part, kPanelColumns, panel + k * kPanelColumns);
   }
-}
-
-void CompactMatrix::Split(int64_t first_out, int64_t count, int64_t first_in,
-                          BlockParts& blocks) const {
-  blocks.parts = Kernels().Of(form_).split(Block(first_out, first_in), row_bytes_, count,
-                                           BlockParts::kPart, blocks.words);
-}
-
-int CompactMatrix::PartsTransposed(int64_t first_in, int64_t count, int64_t first_out, int64_t part,
-                                   uint16_t* panel) const {
-  if (form_ == BlockForm::kBf16) {
-    PairsTransposed(first_in, count, first_out, panel);
-    FillSquare(count, panel);
-    return 1;
-  }
-  const int64_t num_rows = std::min(kPanelColumns, out_ - first_out);
-  PartsInPanel to(part, panel);
-  BlockParts blocks;
-  for (int64_t k = 0; k < count; k += kBlock) {
-    Split(first_out, num_rows, first_in + k, blocks);
-    to.Append(blocks.parts, [&](int p, uint16_t* square) {
-      Kernels().transpose_pairs(blocks.words + p * BlockParts::kPart, kBlock, num_rows, kBlock / 2,
-                                square);
-    });
-  }
-  return to.parts();
-}
-
-int CompactMatrix::PartsPanel(int64_t first_out, int64_t count, int64_t first_in, int64_t part,
-                              uint16_t* panel) const {
-  if (form_ == BlockForm::kBf16) {
-    PairsPanel(first_out, count, first_in, panel);
-    FillSquare(count, panel);
-    return 1;
-  }
-  PartsInPanel to(part, panel);
-  BlockParts blocks;
-  for (int64_t k = 0; k < count; k += kBlock) {
-    const int64_t num_rows = std::min(kBlock, count - k);
-    Split(first_out + k, num_rows, first_in, blocks);
-    to.Append(blocks.parts, [&](int p, uint16_t* square) {
-      Kernels().join_pairs(blocks.words + p * BlockParts::kPart, kBlock, num_rows, square);
-      FillSquare(num_rows, square);
-    });
-  }
-  return to.parts();
 }
 
 void CompactMatrix::WidenRow(int64_t row, float* values) const {

@@ -49,12 +49,6 @@ std::pair<int64_t, int64_t> StackedShape(const LlamaConfig& config,
 constexpr CompactMatrix CompactLayer::*kMatrices[] = {&CompactLayer::qkv, &CompactLayer::o,
                                                       &CompactLayer::gate_up, &CompactLayer::down};
 
-int64_t BytesOf(const std::vector<CompactShape>& shapes) {
-  int64_t bytes = 0;
-  for (const CompactShape& s : shapes) bytes += CompactBytes(s.form, s.out, s.in);
-  return bytes;
-}
-
 std::string WeightName(int64_t layer, const Part& part) {
   return absl::StrCat("model.layers.", layer, ".", part.path, ".weight");
 }
@@ -148,39 +142,23 @@ CompactWeights AllocateCompact(const LlamaConfig& config, WeightStorage storage)
   return compact;
 }
 
-std::vector<CompactShape> ProductShapes(const LlamaConfig& config, WeightStorage storage) {
-  std::vector<CompactShape> shapes;
-  for (int64_t i = 0; i < config.num_layers; ++i) {
-    for (const auto matrix : kMatrices) {
-      const auto [out, in] = StackedShape(config, matrix);
-      shapes.push_back({FormOf(storage), out, in});
-    }
-  }
-  shapes.push_back({FormOfVocabulary(storage), config.vocab_size, config.hidden_size});
-  return shapes;
-}
-
-std::vector<CompactShape> ProductShapes(const LlamaConfig& config, const CompactWeights& compact) {
-  std::vector<CompactShape> shapes;
-  for (const CompactLayer& layer : compact.layers) {
-    for (const auto matrix : kMatrices) {
-      const auto [out, in] = StackedShape(config, matrix);
-      shapes.push_back({(layer.*matrix).form(), out, in});
-    }
-  }
-  shapes.push_back({compact.head.form(), config.vocab_size, config.hidden_size});
-  return shapes;
-}
-
 int64_t CompactBytes(const LlamaConfig& config, WeightStorage storage) {
-  const std::vector<CompactShape> shapes = ProductShapes(config, storage);
-  const CompactShape& head = shapes.back();  // the embedding's, too
-  return BytesOf(shapes) + (config.tied_head ? 0 : CompactBytes(head.form, head.out, head.in));
+  int64_t layer = 0;
+  for (const auto matrix : kMatrices) {
+    const auto [out, in] = StackedShape(config, matrix);
+    layer += CompactBytes(FormOf(storage), out, in);
+  }
+  const int64_t vocabulary =
+      CompactBytes(FormOfVocabulary(storage), config.vocab_size, config.hidden_size);
+  return config.num_layers * layer + (config.tied_head ? 1 : 2) * vocabulary;
 }
 
 int64_t CompactBytes(const LlamaConfig& config, const CompactWeights& compact) {
-  return BytesOf(ProductShapes(config, compact)) +
-         (config.tied_head ? 0 : compact.embedding.bytes());
+  int64_t bytes = compact.embedding.bytes() + (config.tied_head ? 0 : compact.head.bytes());
+  for (const CompactLayer& layer : compact.layers) {
+    for (const auto matrix : kMatrices) bytes += (layer.*matrix).bytes();
+  }
+  return bytes;
 }
 
 CompactPlace FindCompact(const LlamaConfig& config, const std::string& name,

@@ -1,4 +1,4 @@
-#include "evolora/model/few_bits_matrix.h"
+#include "few_bits_matrix.h"
 
 #include <algorithm>
 

@@ -5,8 +5,8 @@
 
 #include "evolora/model/compact_matrix.h"
 #include "evolora/model/engine.h"
-#include "evolora/model/few_bits_matrix.h"
 #include "evolora/model/packed_matrix.h"
+#include "few_bits_matrix.h"
 
 namespace evolora {
 

@@ -1,5 +1,5 @@
 // The tiles of AMX (Intel, Instruction Set Extensions Programming Reference, chapter 3), for
-// kernel_tile_body.h. By assembler, so that a tile's number can be a template parameter.
+// kernel_body.h. By assembler, so that a tile's number can be a template parameter.
 
 #include <cstdint>
 
@@ -36,6 +36,10 @@ class AmxTiles {
     __asm__ volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0"
                      :
                      : "i"(kSum), "i"(kLeft), "i"(kRight));
+  }
+  template <int kSum, int kLeft, int kRight>
+  void DotBytes() {
+    __asm__ volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kLeft), "i"(kRight));
   }
   template <int kTile>
   void Store(void* to, int64_t stride) {

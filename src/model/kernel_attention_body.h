@@ -1,13 +1,11 @@
 // The loops of attention between its products: a part of kernel_body.h, inside its unnamed
 // namespace.
 
-typedef int32_t LaneIntegers __attribute__((vector_size(64), aligned(4)));
-
 // The lanes of a vector at `first` that lie in [low, end), `fill` in the others.
 inline Lanes Inside(Lanes values, int64_t first, int64_t low, int64_t end, float fill) {
-  const LaneIntegers lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  const LaneIntegers i = lane + static_cast<int32_t>(first);
-  const LaneIntegers inside = (i >= static_cast<int32_t>(low)) & (i < static_cast<int32_t>(end));
+  const Integers lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  const Integers i = lane + static_cast<int32_t>(first);
+  const Integers inside = (i >= static_cast<int32_t>(low)) & (i < static_cast<int32_t>(end));
   return inside ? values : Splat(fill);
 }
 

@@ -21,6 +21,8 @@ namespace {
 
 constexpr int kLanes = 16;
 typedef float Lanes __attribute__((vector_size(64), aligned(4)));
+typedef int32_t Integers __attribute__((vector_size(64), aligned(4)));
+typedef uint32_t Words __attribute__((vector_size(64), aligned(4)));
 
 inline float RoundToFloat(double x) { return static_cast<float>(x); }
 
@@ -48,7 +50,6 @@ inline Lanes FirstOf(Lanes lanes, int64_t count) {
 
 // exp(x) within 2 ulp (range reduction and degree-6 polynomial as in Cephes expf); 0 below -87.
 inline Lanes Exp(Lanes x) {
-  typedef int32_t Integers __attribute__((vector_size(64), aligned(4)));
   const Lanes least = Splat(-87.0f), most = Splat(88.0f);
   const Lanes magic = Splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
   const Lanes above = x < least ? least : x;
@@ -319,6 +320,7 @@ double LogSumExp(const float* x, int64_t n) {
 #include "kernel_attention_body.h"
 #include "kernel_backward_body.h"
 #include "kernel_compact_body.h"
+#include "kernel_digits_body.h"
 #include "kernel_transpose_body.h"
 #include "kernel_word_pairs_body.h"
 #include "kernel_word_parts_body.h"
@@ -326,13 +328,11 @@ double LogSumExp(const float* x, int64_t n) {
 
 template <typename Columns, typename Block>
 constexpr BlockKernels KernelsOf() {
-  constexpr bool kIsOnePart = __is_same(Block, Bf16Weights);
-  return {GemmColumns<Columns>, SplitGemmOf<Block>(), WidenBlocks<Block>,
-          kIsOnePart ? nullptr : SplitBlocks<Block>};
+  return {GemmColumns<Columns>, SplitGemmOf<Block>(), WidenBlocks<Block>};
 }
 template <typename Block>
 constexpr BlockKernels KernelsOfQ4() {
-  return {GemmColumns<Q4Columns>, SplitGemmOf<Block>(), LookUpBlocks<Block>, SplitLookedUp<Block>};
+  return {GemmColumns<Q4Columns>, SplitGemmOf<Block>(), LookUpBlocks<Block>};
 }
 
 }  // namespace
@@ -362,10 +362,11 @@ const KernelTable EVOLORA_KERNEL_TABLE = {
     RoundPairs,
     JoinPairs,
     TransposePairs,
-    kPrefersBf16x3,
-    GemmBf16x3,
+    kPrefersInt8x3,
+    GemmInt8x3,
+    SliceRow,
+    SlicePanel,
     SplitBf16x3,
-    SumBlocks,
-    SplitPairs};
+    SumBlocks};
 
 }  // namespace evolora

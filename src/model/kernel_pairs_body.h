@@ -19,7 +19,6 @@ inline void AddPair(PairValue x, PairColumns columns, Lanes& sum) {
 #else
 
 // In fp32, in which the product of two bf16 numbers is exact.
-typedef uint32_t PairWords __attribute__((vector_size(64), aligned(4)));
 struct PairColumns {
   Lanes even, odd;
 };
@@ -28,7 +27,7 @@ struct PairValue {
 };
 
 inline PairColumns LoadPairs(const uint16_t* panel) {
-  PairWords words;
+  Words words;
   __builtin_memcpy(&words, panel, sizeof words);
   return {(Lanes)(words << 16), (Lanes)(words & 0xffff0000u)};
 }

@@ -1,14 +1,15 @@
-// Products of bf16 factors, and of fp32 factors by three bf16 parts each, by tiles of 16 rows of 64
-// bytes, as AMX multiplies them. Included by kernel_body.h of the table for CPUs with AMX, and by a
-// test that emulates the tiles; internal linkage and no standard function, as there.
+// Products of bf16 factors by tiles of 16 rows of 64 bytes, as AMX multiplies them. Included by
+// kernel_body.h of the table for CPUs with AMX, and by a test that emulates the tiles; internal
+// linkage and no standard function, as there.
 //
 // Tiles is a class that has 8 of them from construction to destruction:
 //   Zero<t>()                    all values of tile t are 0
 //   Load<t>(from, stride)        16 rows of 64 bytes, `stride` bytes apart
 //   Dot<sum, left, right>()      sum += left right: sum fp32 [16, 16], left bf16 [16 rows, 16
-//   pairs],
-//                                right bf16 [16 pairs, 16 columns, 2]
-//   Store<t>(to, stride)         of an fp32 tile
+//                                pairs], right bf16 [16 pairs, 16 columns, 2]
+//   DotBytes<sum, left, right>() the same of int32 and int8: left [16 rows, 64], right [16, 16
+//                                columns, 4]
+//   Store<t>(to, stride)         what Load read
 
 #include <cstdint>
 
@@ -43,23 +44,6 @@ inline void PadRight(const uint16_t* panel, int64_t pairs, uint16_t* room) {
   __builtin_memset(room + pairs * kPanelWords, 0, sizeof TileRoom::right - bytes);
 }
 
-// Tiles 0 to 3 are the sums, two for each tile of rows; 4 and 5 the left side, 6 and 7 the right.
-template <int kRowTiles>
-struct LeftTiles {
-  int64_t ld;  // words
-
-  template <typename Tiles>
-  void Load(Tiles& tiles, const uint16_t* x) const {
-    constexpr int64_t kWord = sizeof(uint16_t);
-    tiles.template Load<4>(x, ld * kWord);
-    if constexpr (kRowTiles == 2) tiles.template Load<5>(x + kTileRows * ld, ld * kWord);
-  }
-  // What is going to be loaded next.
-  void Fetch(const uint16_t* x) const {
-    for (int64_t m = 0; m < kRowTiles * kTileRows; ++m) __builtin_prefetch(x + m * ld);
-  }
-};
-
 template <typename Tiles>
 inline void LoadRight(Tiles& tiles, const uint16_t* panel) {
   constexpr int64_t kStride = kPanelWords * static_cast<int64_t>(sizeof(uint16_t));
@@ -67,21 +51,19 @@ inline void LoadRight(Tiles& tiles, const uint16_t* panel) {
   tiles.template Load<7>(panel + kPanelWords / 2, kStride);
 }
 
+// Tiles 0 to 3 are the sums, two for each tile of rows; 4 and 5 the left side, 6 and 7 the right.
 template <int kRowTiles, typename Tiles>
-inline void DotLoaded(Tiles& tiles) {
+inline void DotTiles(Tiles& tiles, const uint16_t* x, int64_t ldx, const uint16_t* panel) {
+  const int64_t stride = ldx * static_cast<int64_t>(sizeof *x);
+  LoadRight(tiles, panel);
+  tiles.template Load<4>(x, stride);
+  if constexpr (kRowTiles == 2) tiles.template Load<5>(x + kTileRows * ldx, stride);
   tiles.template Dot<0, 4, 6>();
   tiles.template Dot<1, 4, 7>();
   if constexpr (kRowTiles == 2) {
     tiles.template Dot<2, 5, 6>();
     tiles.template Dot<3, 5, 7>();
   }
-}
-
-template <int kRowTiles, typename Tiles>
-inline void DotTiles(Tiles& tiles, const uint16_t* x, int64_t ldx, const uint16_t* panel) {
-  LoadRight(tiles, panel);
-  LeftTiles<kRowTiles>{ldx}.Load(tiles, x);
-  DotLoaded<kRowTiles>(tiles);
 }
 
 template <int kRowTiles, typename Tiles>
@@ -117,60 +99,6 @@ inline void StoreTileSums(const Args& args, int64_t first_row, int64_t rows, con
   }
 }
 
-// Adds parts [first_row, first_row + 16 kRowTiles) of the left side; k-block by k-block, so that a
-// tile is read from the first-level cache when it is read again. The order changes one side at a
-// time.
-template <int kRowTiles, int kPanelParts, typename Tiles>
-inline void AddBf16x3Term(Tiles& tiles, const Bf16x3Term& term, int64_t first_row) {
-  const uint16_t* x = term.x + first_row * term.ldx;
-  const uint16_t* panel = term.panel;
-  const LeftTiles<kRowTiles> left = {term.ldx};
-  for (int64_t k = 0; k < term.pairs; k += kTilePairs) {
-    left.Load(tiles, x + 2 * term.x_part);
-    LoadRight(tiles, panel);
-    DotLoaded<kRowTiles>(tiles);
-    left.Fetch(x + 2 * term.x_part + kTileWords);
-    left.Load(tiles, x + term.x_part);
-    DotLoaded<kRowTiles>(tiles);
-    left.Fetch(x + term.x_part + kTileWords);
-    if constexpr (kPanelParts > 1) {
-      LoadRight(tiles, panel + term.panel_part);
-      DotLoaded<kRowTiles>(tiles);
-    }
-    left.Load(tiles, x);
-    DotLoaded<kRowTiles>(tiles);
-    left.Fetch(x + kTileWords);
-    if constexpr (kPanelParts > 2) {
-      LoadRight(tiles, panel + 2 * term.panel_part);
-      DotLoaded<kRowTiles>(tiles);
-    }
-    if constexpr (kPanelParts > 1) {
-      LoadRight(tiles, panel);
-      DotLoaded<kRowTiles>(tiles);
-    }
-    x += kTileWords;
-    panel += kTilePairs * kPanelWords;
-  }
-}
-
-template <int kRowTiles, typename Tiles>
-inline void AddTermByTiles(Tiles& tiles, const PairTerm& term, int64_t first_row, int64_t rows,
-                           TileRoom& room) {
-  AddTileTerm<kRowTiles>(tiles, term, first_row, rows, room);
-}
-template <int kRowTiles, typename Tiles>
-inline void AddTermByTiles(Tiles& tiles, const Bf16x3Term& term, int64_t first_row,
-                           int64_t /*rows*/, TileRoom& /*room*/) {
-  switch (term.panel_parts) {
-    case 1:
-      return AddBf16x3Term<kRowTiles, 1>(tiles, term, first_row);
-    case 2:
-      return AddBf16x3Term<kRowTiles, 2>(tiles, term, first_row);
-    default:
-      return AddBf16x3Term<kRowTiles, kBf16Parts>(tiles, term, first_row);
-  }
-}
-
 template <int kRowTiles, typename Tiles>
 inline void ZeroSums(Tiles& tiles) {
   tiles.template Zero<0>();
@@ -194,8 +122,8 @@ inline void StoreTiles(Tiles& tiles, float* y, int64_t ldy) {
 }
 
 // `rows` <= 16 kRowTiles.
-template <int kRowTiles, typename Tiles, typename Args>
-inline void TileBlock(Tiles& tiles, const Args& args, int64_t first_row, int64_t rows,
+template <int kRowTiles, typename Tiles>
+inline void TileBlock(Tiles& tiles, const PairGemmArgs& args, int64_t first_row, int64_t rows,
                       TileRoom& room) {
   // What the last stores would wait for.
   for (int64_t m = first_row; m < first_row + rows; ++m) {
@@ -204,7 +132,7 @@ inline void TileBlock(Tiles& tiles, const Args& args, int64_t first_row, int64_t
   }
   ZeroSums<kRowTiles>(tiles);
   for (int64_t t = 0; t < args.num_terms; ++t) {
-    AddTermByTiles<kRowTiles>(tiles, args.terms[t], first_row, rows, room);
+    AddTileTerm<kRowTiles>(tiles, args.terms[t], first_row, rows, room);
   }
   if (args.store == GemmStore::kSet && rows == kRowTiles * kTileRows &&
       args.columns == kPanelColumns) {
@@ -214,8 +142,9 @@ inline void TileBlock(Tiles& tiles, const Args& args, int64_t first_row, int64_t
   StoreTileSums(args, first_row, rows, room.sums);
 }
 
-template <typename Tiles, typename Args>
-inline void GemmByTiles(const Args& args) {
+// gemm_pairs of a KernelTable.
+template <typename Tiles>
+void GemmPairsByTiles(const PairGemmArgs& args) {
   Tiles tiles;
   TileRoom room;
   for (int64_t row = 0; row < args.rows; row += 2 * kTileRows) {
@@ -226,16 +155,6 @@ inline void GemmByTiles(const Args& args) {
       TileBlock<1>(tiles, args, row, left, room);
     }
   }
-}
-
-// gemm_pairs and gemm_bf16x3 of a KernelTable.
-template <typename Tiles>
-void GemmPairsByTiles(const PairGemmArgs& args) {
-  GemmByTiles<Tiles>(args);
-}
-template <typename Tiles>
-void GemmBf16x3ByTiles(const Bf16x3GemmArgs& args) {
-  GemmByTiles<Tiles>(args);
 }
 
 }  // namespace

@@ -61,69 +61,45 @@ void PartsOfRows(const Product& product, int64_t begin, int64_t end, int64_t ld,
   }
 }
 
-// kParts of the rows of a panel. Returns how many of them are not zeros.
-template <int kParts>
-int PartsOfPanel(const float* rows, int64_t ld, int64_t depth, int64_t columns, int64_t part,
-                 uint16_t* panel) {
-  if constexpr (kParts == 1) {
-    Kernels().round_pairs(rows, ld, depth, columns, panel);
-    return 1;
-  } else {
-    return Kernels().split_pairs(rows, ld, depth, columns, part, panel);
-  }
-}
-
-// The same of rows that write(depth, square) gives, 32 wide, 32 at a time.
-template <int kParts, typename Write>
-int PartsOfSquares(const DepthRange& depth, int64_t part, uint16_t* panel, const Write& write) {
-  int parts = 1;
+// Rows of a panel that write(depth, square) gives, 32 wide, 32 at a time.
+template <typename Write>
+void RoundSquares(const DepthRange& depth, uint16_t* panel, const Write& write) {
   for (int64_t k = 0; k < depth.count; k += kSquare) {
     alignas(64) float square[kSquare * kPanelColumns];
     const DepthRange some = {depth.begin + k, std::min(kSquare, depth.count - k)};
     write(some, square);
-    parts = std::max(parts, PartsOfPanel<kParts>(square, kPanelColumns, some.count, kPanelColumns,
-                                                 part, panel + k * kPanelColumns));
+    Kernels().round_pairs(square, kPanelColumns, some.count, kPanelColumns,
+                          panel + k * kPanelColumns);
   }
-  return parts;
 }
 
-template <int kParts>
-int PartsOfWeight(const Slice& slice, int64_t column, int64_t part, uint16_t* panel) {
+void RoundWeight(const Slice& slice, int64_t column, uint16_t* panel) {
   const Product& product = *slice.product;
-  const CompactMatrix& weight = *product.weight;
   const int64_t begin = slice.depth.begin, count = slice.depth.count;
-  if constexpr (kParts > 1) {
-    return product.weight_transposed ? weight.PartsTransposed(begin, count, column, part, panel)
-                                     : weight.PartsPanel(begin, count, column, part, panel);
-  }
   if (product.weight_transposed) {
-    weight.PairsTransposed(begin, count, column, panel);
+    product.weight->PairsTransposed(begin, count, column, panel);
   } else {
-    weight.PairsPanel(begin, count, column, panel);
+    product.weight->PairsPanel(begin, count, column, panel);
   }
-  return 1;
 }
 
-// The slice's panel, from wherever the right side of its product lies. Returns how many of its
-// parts are not zeros.
-template <int kParts>
-int PanelOf(const Slice& slice, const Tile& tile, int64_t part, uint16_t* panel) {
+// The slice's panel, from wherever the right side of its product lies.
+void RoundRight(const Slice& slice, const Tile& tile, uint16_t* panel) {
   const Product& product = *slice.product;
   const int64_t begin = slice.depth.begin, count = slice.depth.count;
   const int64_t column = tile.panel * kPanelColumns;
   if (!product.weight_rows.empty()) {
-    return PartsOfSquares<kParts>(slice.depth, part, panel,
-                                  [&](const DepthRange& depth, float* square) {
-                                    TransposeRows({slice.product, depth}, tile, square);
-                                  });
+    return RoundSquares(slice.depth, panel, [&](const DepthRange& depth, float* square) {
+      TransposeRows({slice.product, depth}, tile, square);
+    });
   }
-  if (product.weight != nullptr) return PartsOfWeight<kParts>(slice, column, part, panel);
+  if (product.weight != nullptr) return RoundWeight(slice, column, panel);
   if (product.ldr > 0) {
-    return PartsOfPanel<kParts>(product.right + begin * product.ldr + column, product.ldr, count,
-                                tile.columns, part, panel);
+    return Kernels().round_pairs(product.right + begin * product.ldr + column, product.ldr, count,
+                                 tile.columns, panel);
   }
-  return PartsOfPanel<kParts>(product.right + (column * product.depth + begin * kPanelColumns),
-                              kPanelColumns, count, kPanelColumns, part, panel);
+  Kernels().round_pairs(product.right + (column * product.depth + begin * kPanelColumns),
+                        kPanelColumns, count, kPanelColumns, panel);
 }
 
 // What is left of `depth` in `used`, from the beginning of a unit on.
@@ -165,36 +141,23 @@ Bf16Lefts<kParts>::Bf16Lefts(absl::Span<const Product> products, int64_t rows)
   }
 }
 
-template <int kParts>
-PairSide<kParts>::PairSide(const Slice& slice, const Tile& tile, uint16_t* room)
+template class Bf16Lefts<1>;
+template class Bf16Lefts<kBf16Parts>;
+
+PairSide::PairSide(const Slice& slice, const Tile& tile, uint16_t* room)
     : depth_(slice.depth), panel_(room) {
   const Product& product = *slice.product;
   if (product.ranges != nullptr) depth_ = Within(depth_, product.ranges[tile.panel]);
-  if (!empty()) parts_ = PanelOf<kParts>({&product, depth_}, tile, PartOf(depth_.count), room);
+  if (!empty()) RoundRight({&product, depth_}, tile, room);
 }
 
-template <int kParts>
-typename PairSide<kParts>::Term PairSide<kParts>::TermOf(const Lefts& lefts, const Product& product,
-                                                         int64_t first_row,
-                                                         int64_t /*rows*/) const {
-  const typename Lefts::Left& left = lefts.Of(product);
-  const uint16_t* x = left.data + (first_row - product.first_row) * left.ld + depth_.begin;
-  if constexpr (kRounds) {
-    return {.x = x, .ldx = left.ld, .panel = panel_, .pairs = (depth_.count + 1) / 2};
-  } else {
-    return {.x = x,
-            .ldx = left.ld,
-            .x_part = left.part,
-            .panel = panel_,
-            .panel_part = PartOf(depth_.count),
-            .pairs = RoundUpToSliceUnit(depth_.count) / 2,
-            .panel_parts = parts_};
-  }
+PairTerm PairSide::TermOf(const Lefts& lefts, const Product& product, int64_t first_row,
+                          int64_t /*rows*/) const {
+  const Lefts::Left& left = lefts.Of(product);
+  return {.x = left.data + (first_row - product.first_row) * left.ld + depth_.begin,
+          .ldx = left.ld,
+          .panel = panel_,
+          .pairs = (depth_.count + 1) / 2};
 }
-
-template class Bf16Lefts<1>;
-template class Bf16Lefts<kBf16Parts>;
-template class PairSide<1>;
-template class PairSide<kBf16Parts>;
 
 }  // namespace evolora

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <type_traits>
 #include <vector>
 
 #include "absl/types/span.h"
@@ -10,10 +9,8 @@
 
 namespace evolora {
 
-// Both sides of products as bf16 numbers, kParts to a factor: 1 rounds the factors, kBf16Parts keep
-// them (kernels.h).
-
-// The left sides: each value once, whatever the number of panels that it is multiplied with. Uses
+// Left sides of products as bf16 numbers, kParts to a factor: 1 rounds the factors, kBf16Parts keep
+// them (kernels.h). Each value once, whatever the number of panels that it is multiplied with. Uses
 // all threads. One object at a time in a thread: it works with memory that the thread keeps.
 template <int kParts>
 class Bf16Lefts {
@@ -37,27 +34,21 @@ class Bf16Lefts {
   std::vector<Left> lefts_;
 };
 
-// The right side of a slice, for one panel of y.
-template <int kParts>
+// The right side of a slice, for one panel of y, rounded to bf16.
 class PairSide {
  public:
-  static constexpr bool kRounds = kParts == 1;
-  using Term = std::conditional_t<kRounds, PairTerm, Bf16x3Term>;
-  using Args = std::conditional_t<kRounds, PairGemmArgs, Bf16x3GemmArgs>;
+  using Term = PairTerm;
+  using Args = PairGemmArgs;
   using Value = uint16_t;
-  using Lefts = Bf16Lefts<kParts>;
-  // Both sides of so much stay in the second-level cache.
-  static constexpr int64_t kDepthBlock = kRounds ? kMaxDepthBlock : kMaxDepthBlock / 2;
+  using Lefts = Bf16Lefts<1>;
+  static constexpr int64_t kUnit = kSliceUnit;
+  static constexpr int64_t kDepthBlock = kMaxDepthBlock;
   static constexpr int64_t kPanelsAtOnce = 5;
   static constexpr int64_t kRowsAtOnce = 128;
-  static constexpr int64_t RoomOf(int64_t depth) { return kParts * PartOf(depth); }
-  static void Gemm(const Args& args) {
-    if constexpr (kRounds) {
-      Kernels().gemm_pairs(args);
-    } else {
-      Kernels().gemm_bf16x3(args);
-    }
+  static constexpr int64_t RoomOf(int64_t depth) {
+    return RoundUpToSliceUnit(depth) * kPanelColumns;
   }
+  static void Gemm(const PairGemmArgs& args) { Kernels().gemm_pairs(args); }
 
   // `room`: RoomOf the slice's depth; holds the panel.
   PairSide(const Slice& slice, const Tile& tile, uint16_t* room);
@@ -65,17 +56,12 @@ class PairSide {
   bool empty() const { return depth_.count <= 0; }
 
   // The product's rows [first_row, ..) of y.
-  Term TermOf(const Lefts& lefts, const Product& product, int64_t first_row, int64_t rows) const;
+  PairTerm TermOf(const Lefts& lefts, const Product& product, int64_t first_row,
+                  int64_t rows) const;
 
  private:
-  // Words of one part of a panel.
-  static constexpr int64_t PartOf(int64_t depth) {
-    return RoundUpToSliceUnit(depth) * kPanelColumns;
-  }
-
   DepthRange depth_;  // begins at a multiple of kSliceUnit
   const uint16_t* panel_;
-  int parts_ = kParts;  // of the panel, that are not zeros
 };
 
 }  // namespace evolora

@@ -11,8 +11,8 @@ namespace {
 
 constexpr int64_t kMinRowsPerTile = 48;
 
-void AppendSlice(const Slice& slice, int64_t most, Steps& steps) {
-  const int64_t depth = RoundUpToSliceUnit(slice.depth.count);
+void AppendSlice(const Slice& slice, int64_t unit, int64_t most, Steps& steps) {
+  const int64_t depth = RoundUpTo(unit, slice.depth.count);
   if (steps.empty() || steps.back().depth + depth > most) steps.emplace_back();
   steps.back().slices.push_back(slice);
   steps.back().depth += depth;
@@ -38,16 +38,17 @@ Tiling MakeTiling(int64_t rows, int64_t columns, bool by_rows) {
   return {rows, columns, num_panels, rows_per_tile, num_cuts, by_rows};
 }
 
-void AppendProduct(const Product& product, int64_t most, Steps& steps) {
+void AppendProduct(const Product& product, int64_t unit, int64_t most, Steps& steps) {
   const int64_t num_slices = (product.depth + most - 1) / most;
   if (num_slices == 0) return;
-  const int64_t depth = RoundUpToSliceUnit((product.depth + num_slices - 1) / num_slices);
+  const int64_t depth = RoundUpTo(unit, (product.depth + num_slices - 1) / num_slices);
   for (int64_t k = 0; k < product.depth; k += depth) {
-    AppendSlice({&product, {k, std::min(depth, product.depth - k)}}, most, steps);
+    AppendSlice({&product, {k, std::min(depth, product.depth - k)}}, unit, most, steps);
   }
 }
 
-absl::InlinedVector<Band, 1> MakeBands(absl::Span<const Product> products, int64_t rows) {
+absl::InlinedVector<Band, 1> MakeBands(absl::Span<const Product> products, int64_t rows,
+                                       int64_t unit) {
   std::vector<int64_t> cuts = {0, rows};
   for (const Product& product : products) {
     if (IsOfAllRows(product)) continue;
@@ -62,7 +63,7 @@ absl::InlinedVector<Band, 1> MakeBands(absl::Span<const Product> products, int64
     for (const Product& product : products) {
       const bool covers = product.first_row <= band.first_row &&
                           band.end_row <= product.first_row + product.num_rows;
-      if (!IsOfAllRows(product) && covers) AppendProduct(product, kOwnDepthBlock, band.own);
+      if (!IsOfAllRows(product) && covers) AppendProduct(product, unit, kOwnDepthBlock, band.own);
     }
     bands.push_back(std::move(band));
   }

@@ -10,20 +10,23 @@ namespace evolora {
 
 // How SumOfProducts cuts its work.
 
-// A depth is cut at multiples of it: whole blocks of a weight in few bits, whole tiles of pairs.
+// A depth is cut at multiples of it, or of a multiple: whole blocks of a weight in few bits, whole
+// tiles of pairs.
 constexpr int64_t kSliceUnit = 32;
-static_assert(kSliceUnit % kCompactBlock == 0 && kSliceUnit % (2 * kBf16x3Pairs) == 0);
-constexpr int64_t RoundUpToSliceUnit(int64_t depth) {
-  return (depth + kSliceUnit - 1) / kSliceUnit * kSliceUnit;
+static_assert(kSliceUnit % kCompactBlock == 0 && kDigitChunk % kSliceUnit == 0);
+constexpr int64_t RoundUpTo(int64_t unit, int64_t depth) {
+  return (depth + unit - 1) / unit * unit;
 }
+constexpr int64_t RoundUpToSliceUnit(int64_t depth) { return RoundUpTo(kSliceUnit, depth); }
 
 // Most of the depth that is worked on at once. A panel of it has 192 KiB, in the second-level
 // cache; the left side of a longer one (the gradient of logits) is read once, not once for each
 // panel.
 constexpr int64_t kMaxDepthBlock = 1536;
+static_assert(kMaxDepthBlock % kSliceUnit == 0 && kMaxDepthBlock % kDigitChunk == 0);
 // Most of the depth of products with rows of their own that joins a step over all rows.
-constexpr int64_t kOwnDepthBlock = 512;
-static_assert(kMaxDepthBlock % (2 * kSliceUnit) == 0 && kOwnDepthBlock % kSliceUnit == 0);
+constexpr int64_t kOwnDepthBlock = 576;
+static_assert(kOwnDepthBlock % kSliceUnit == 0 && kOwnDepthBlock % kDigitChunk == 0);
 
 // One panel of y for some rows.
 struct Tile {
@@ -49,7 +52,7 @@ struct Tiling {
 // All rows in one tile, unless there are too few panels to keep the threads equally busy.
 Tiling MakeTiling(int64_t rows, int64_t columns, bool by_rows);
 
-// A part of a product's depth; begins at a multiple of kSliceUnit.
+// A part of a product's depth; begins at a multiple of the unit that it was cut by.
 struct Slice {
   const Product* product;
   DepthRange depth;
@@ -62,8 +65,8 @@ struct Step {
 };
 using Steps = absl::InlinedVector<Step, 2>;
 
-// Cuts the product into even slices no deeper than `most`.
-void AppendProduct(const Product& product, int64_t most, Steps& steps);
+// Cuts the product at multiples of `unit` into even slices no deeper than `most`.
+void AppendProduct(const Product& product, int64_t unit, int64_t most, Steps& steps);
 
 inline bool IsOfAllRows(const Product& product) { return product.num_rows == Product::kAllRows; }
 
@@ -75,6 +78,7 @@ struct Band {
   Steps own;
 };
 
-absl::InlinedVector<Band, 1> MakeBands(absl::Span<const Product> products, int64_t rows);
+absl::InlinedVector<Band, 1> MakeBands(absl::Span<const Product> products, int64_t rows,
+                                       int64_t unit);
 
 }  // namespace evolora

@@ -4,6 +4,7 @@
 
 #include "ATen/Parallel.h"
 #include "absl/container/inlined_vector.h"
+#include "digit_side.h"
 #include "evolora/model/buffer.h"
 #include "evolora/model/share_out.h"
 #include "pair_side.h"
@@ -18,7 +19,8 @@ struct Result {
   int64_t ldy;
 };
 
-// One step of the sums of tiles. Side: RightSide or PairSide, which say what is multiplied.
+// One step of the sums of tiles. Side: RightSide, PairSide or DigitSide, which say what is
+// multiplied.
 template <typename Side>
 class TileStep {
  public:
@@ -45,6 +47,7 @@ class TileStep {
   static constexpr int64_t kPanelRoom = kOwnRoom + Side::RoomOf(kOwnDepthBlock);
   static constexpr int64_t kRoomFloats =
       Side::kPanelsAtOnce * kPanelRoom * int64_t{sizeof(Value)} / int64_t{sizeof(float)};
+  static_assert(kOwnRoom * sizeof(Value) % 64 == 0 && kPanelRoom * sizeof(Value) % 64 == 0);
 
   struct Panel {
     Tile tile;
@@ -165,13 +168,13 @@ template <typename Side>
 void Sum(absl::Span<const Product> products, int64_t rows, int64_t columns, const Result& result,
          GemmStore store) {
   const typename Side::Lefts lefts(products, rows);
-  const absl::InlinedVector<Band, 1> bands = MakeBands(products, rows);
+  const absl::InlinedVector<Band, 1> bands = MakeBands(products, rows, Side::kUnit);
   const Band no_own = {0, rows, {}};
   Steps steps;
   int64_t depth = 0;
   for (const Product& product : products) {
     depth += product.depth;
-    if (IsOfAllRows(product)) AppendProduct(product, Side::kDepthBlock, steps);
+    if (IsOfAllRows(product)) AppendProduct(product, Side::kUnit, Side::kDepthBlock, steps);
   }
   if (steps.empty()) steps.emplace_back();  // that the bands' own join
   const Tiling tiling =
@@ -196,9 +199,9 @@ void SumOfProducts(absl::Span<const Product> products, int64_t rows, int64_t col
     case Factors::kFp32:
       return Sum<RightSide>(products, rows, columns, {y, ldy}, store);
     case Factors::kBf16:
-      return Sum<PairSide<1>>(products, rows, columns, {y, ldy}, store);
-    case Factors::kBf16x3:
-      return Sum<PairSide<kBf16Parts>>(products, rows, columns, {y, ldy}, store);
+      return Sum<PairSide>(products, rows, columns, {y, ldy}, store);
+    case Factors::kInt8x3:
+      return Sum<DigitSide>(products, rows, columns, {y, ldy}, store);
   }
 }
 
@@ -207,9 +210,9 @@ int64_t LeftSideBytes(Factors factors, int64_t rows, int64_t depth) {
     case Factors::kFp32:
       return RightSide::Lefts::Bytes(rows, depth);
     case Factors::kBf16:
-      return Bf16Lefts<1>::Bytes(rows, depth);
-    case Factors::kBf16x3:
-      return Bf16Lefts<kBf16Parts>::Bytes(rows, depth);
+      return PairSide::Lefts::Bytes(rows, depth);
+    case Factors::kInt8x3:
+      return DigitSide::Lefts::Bytes(rows, depth);
   }
   return 0;
 }

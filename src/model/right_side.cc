@@ -61,11 +61,15 @@ void TransposeRows(const Slice& slice, const Tile& tile, float* panel) {
   }
 }
 
+void WidenRight(const Slice& slice, const Tile& tile, float* panel) {
+  slice.product->weight_rows.empty() ? WidenWeight(slice, tile, panel)
+                                     : TransposeRows(slice, tile, panel);
+}
+
 RightSide::RightSide(const Slice& slice, const Tile& tile, float* room) : depth_(slice.depth) {
   const Product& product = *slice.product;
-  const bool is_rows = !product.weight_rows.empty();
-  if (is_rows || product.weight != nullptr) {
-    is_rows ? TransposeRows(slice, tile, room) : WidenWeight(slice, tile, room);
+  if (!product.weight_rows.empty() || product.weight != nullptr) {
+    WidenRight(slice, tile, room);
     panel_ = room;
     next_ = NextRows(slice, tile);
   } else if (product.ldr == 0) {

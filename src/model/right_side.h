@@ -10,6 +10,8 @@ namespace evolora {
 
 // The columns of a panel that a weight's rows give, zeros behind the last.
 void TransposeRows(const Slice& slice, const Tile& tile, float* panel);
+// The same, or those of a weight in few bits, whichever the product has.
+void WidenRight(const Slice& slice, const Tile& tile, float* panel);
 
 // Where the right side of a slice is, for one panel of y, with fp32 factors.
 class RightSide {
@@ -22,6 +24,7 @@ class RightSide {
     Lefts(absl::Span<const Product> /*products*/, int64_t /*rows*/) {}
     static int64_t Bytes(int64_t /*rows*/, int64_t /*depth*/) { return 0; }
   };
+  static constexpr int64_t kUnit = kSliceUnit;
   static constexpr int64_t kDepthBlock = kMaxDepthBlock;
   static constexpr int64_t kPanelsAtOnce = 1;
   static constexpr int64_t kRowsAtOnce = Product::kAllRows;

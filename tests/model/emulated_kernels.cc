@@ -36,6 +36,21 @@ class EmulatedTiles {
       }
     }
   }
+  template <int kSum, int kLeft, int kRight>
+  void DotBytes() {
+    for (int m = 0; m < 16; ++m) {
+      for (int n = 0; n < 16; ++n) {
+        int32_t sum;
+        char* place = tiles_[kSum][m] + 4 * n;
+        __builtin_memcpy(&sum, place, 4);
+        for (int k = 0; k < 64; ++k) {
+          sum += static_cast<signed char>(tiles_[kLeft][m][k]) *
+                 static_cast<signed char>(tiles_[kRight][k / 4][4 * n + k % 4]);
+        }
+        __builtin_memcpy(place, &sum, 4);
+      }
+    }
+  }
   template <int kTile>
   void Store(void* to, int64_t stride) {
     for (int64_t m = 0; m < 16; ++m) {

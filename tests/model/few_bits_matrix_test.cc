@@ -1,4 +1,4 @@
-#include "evolora/model/few_bits_matrix.h"
+#include "few_bits_matrix.h"
 
 #include <cmath>
 #include <optional>
@@ -73,7 +73,7 @@ TEST(FewBitsMatrix, AllOfOneWeightShareItsPanelsWhileThereAreAny) {
   EXPECT_TRUE(weight.panels().memory.expired());
 }
 
-// Wide enough for products by parts, where there are such.
+// Wide enough for products by digits, where there are such.
 TEST(FewBitsMatrix, ToManyGivesWhatAPackedMatrixGives) {
   at::manual_seed(4);
   const at::Tensor weight = at::randn({270, 288}), x = at::randn({40, 288});

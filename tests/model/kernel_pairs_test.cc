@@ -221,7 +221,7 @@ std::vector<float> ManySizes(int64_t count, uint64_t seed) {
   return x;
 }
 
-TEST(KernelBf16x3, PartsAddUpToTheNumber) {
+TEST(KernelParts, PartsAddUpToTheNumber) {
   const int64_t n = 101, part = 128;
   const std::vector<float> x = ManySizes(n, 11);
   ForEachTable([&](const KernelTable& table) {
@@ -241,7 +241,7 @@ TEST(KernelBf16x3, PartsAddUpToTheNumber) {
   });
 }
 
-TEST(KernelBf16x3, BlocksAreAddedTheSameInEveryTable) {
+TEST(KernelParts, BlocksAreAddedTheSameInEveryTable) {
   const int64_t n = 101;
   const std::vector<float> x = Values(n, 13);
   float first[4];
@@ -260,7 +260,7 @@ TEST(KernelBf16x3, BlocksAreAddedTheSameInEveryTable) {
   });
 }
 
-TEST(KernelBf16x3, WhatIsNotFiniteStaysSo) {
+TEST(KernelParts, WhatIsNotFiniteStaysSo) {
   const float x[] = {std::numeric_limits<float>::infinity(),
                      -std::numeric_limits<float>::infinity(),
                      std::numeric_limits<float>::quiet_NaN()};
@@ -268,159 +268,6 @@ TEST(KernelBf16x3, WhatIsNotFiniteStaysSo) {
     std::vector<uint16_t> parts(3 * kBf16Parts);
     table.split_bf16x3(x, 3, 3, parts.data());
     for (int64_t i = 0; i < 3; ++i) EXPECT_TRUE(std::isnan(SumOfParts(parts, 3, i))) << x[i];
-  });
-}
-
-TEST(KernelBf16x3, PanelsHoldThePartsOfTheRows) {
-  const int64_t ld = 48, part = 64 * 32;
-  const std::vector<float> rows = ManySizes(64 * ld, 12);
-  ForEachTable([&](const KernelTable& table) {
-    for (const int64_t depth : {1, 2, 31, 32, 33, 64}) {
-      for (const int64_t columns : {1, 15, 32}) {
-        SCOPED_TRACE(::testing::Message() << depth << " " << columns);
-        std::vector<uint16_t> panel(static_cast<size_t>(kBf16Parts * part), 7);
-        EXPECT_EQ(table.split_pairs(rows.data(), ld, depth, columns, part, panel.data()),
-                  depth * columns > 1 ? kBf16Parts : 1);
-        for (int64_t k = 0; k < (depth + 31) / 32 * 32; ++k) {
-          for (int64_t j = 0; j < 32; ++j) {
-            const bool inside = k < depth && j < columns;
-            const float expected = inside ? rows[static_cast<size_t>(k * ld + j)] : 0.0f;
-            ASSERT_EQ(SumOfParts(panel, part, k / 2 * 64 + 2 * j + k % 2),
-                      static_cast<double>(expected))
-                << k << " " << j;
-          }
-        }
-      }
-    }
-  });
-}
-
-TEST(KernelBf16x3, FewerPartsAreNoticed) {
-  std::vector<float> rows(64 * 32);
-  for (size_t i = 0; i < rows.size(); ++i) {
-    rows[i] = static_cast<float>(Wide(Bits(static_cast<float>(i) * -0.37f)));
-  }
-  std::vector<uint16_t> panel(static_cast<size_t>(kBf16Parts) * rows.size());
-  const auto part = static_cast<int64_t>(rows.size());
-  ForEachTable([&](const KernelTable& table) {
-    EXPECT_EQ(table.split_pairs(rows.data(), 32, 64, 32, part, panel.data()), 1);
-    std::vector<float> finer = rows;
-    finer.back() *= 1.00048828125f;  // 12 more digits
-    EXPECT_EQ(table.split_pairs(finer.data(), 32, 64, 32, part, panel.data()), 2);
-    finer.front() = 0.1f;
-    EXPECT_EQ(table.split_pairs(finer.data(), 32, 64, 32, part, panel.data()), kBf16Parts);
-  });
-}
-
-// x [rows, depth] times weight [depth, columns] of fp32 numbers, as parts.
-struct SplitProblem {
-  SplitProblem(const KernelTable& table, const Sizes& s, uint64_t seed)
-      : sizes(s),
-        padded((s.depth + 31) / 32 * 32),
-        ldx(padded + 32),
-        x(Values(s.rows * s.depth, seed)),
-        weight(Values(s.depth * s.columns, seed + 1)),
-        x_parts(static_cast<size_t>(kBf16Parts * (s.rows + 15) * ldx)),
-        panel(static_cast<size_t>(kBf16Parts * padded * 32)) {
-    for (int64_t m = 0; m < s.rows; ++m) {
-      table.split_bf16x3(&x[static_cast<size_t>(m * s.depth)], s.depth, (s.rows + 15) * ldx,
-                         &x_parts[static_cast<size_t>(m * ldx)]);
-    }
-    panel_parts =
-        table.split_pairs(weight.data(), s.columns, s.depth, s.columns, padded * 32, panel.data());
-  }
-  Bf16x3Term term() const {
-    return {.x = x_parts.data(),
-            .ldx = ldx,
-            .x_part = (sizes.rows + 15) * ldx,
-            .panel = panel.data(),
-            .panel_part = padded * 32,
-            .pairs = padded / 2,
-            .panel_parts = panel_parts};
-  }
-  std::pair<double, double> Sum(int64_t m, int64_t n) const {
-    double sum = 0, size = 0;
-    for (int64_t k = 0; k < sizes.depth; ++k) {
-      const double product =
-          static_cast<double>(x[static_cast<size_t>(m * sizes.depth + k)]) *
-          static_cast<double>(weight[static_cast<size_t>(k * sizes.columns + n)]);
-      sum += product;
-      size += std::abs(product);
-    }
-    return {sum, size};
-  }
-
-  Sizes sizes;
-  int64_t padded, ldx;
-  std::vector<float> x, weight;
-  std::vector<uint16_t> x_parts, panel;
-  int panel_parts = 0;
-};
-
-std::vector<float> Multiply(const KernelTable& table, const std::vector<Bf16x3Term>& terms,
-                            const Sizes& s, GemmStore store) {
-  std::vector<float> y(static_cast<size_t>(s.rows * s.columns), 0.5f);
-  table.gemm_bf16x3({.terms = terms.data(),
-                     .num_terms = static_cast<int64_t>(terms.size()),
-                     .rows = s.rows,
-                     .y = y.data(),
-                     .ldy = s.columns,
-                     .columns = s.columns,
-                     .store = store});
-  return y;
-}
-
-// The bound is that of fp32 sums of fp32 products, one rounding for each product and each addition;
-// a part left out would be off by 2^-9 or 2^-17 of a product.
-TEST(KernelBf16x3, GemmIsAsExactAsInFp32) {
-  ForEachTileTable([](const KernelTable& table) {
-    for (const Sizes& s : kSizes) {
-      const SplitProblem one(table, s, 1), other(table, {s.rows, s.depth + 3, s.columns}, 5);
-      for (const GemmStore store : {GemmStore::kSet, GemmStore::kAdd}) {
-        const std::vector<float> y = Multiply(table, {one.term(), other.term()}, s, store);
-        for (int64_t m = 0; m < s.rows; ++m) {
-          for (int64_t n = 0; n < s.columns; ++n) {
-            const auto [a, a_size] = one.Sum(m, n);
-            const auto [b, b_size] = other.Sum(m, n);
-            const double expected = a + b + (store == GemmStore::kAdd ? 0.5 : 0);
-            const double additions = static_cast<double>(std::min<int64_t>(2 * s.depth + 6, 24));
-            ASSERT_NEAR(y[static_cast<size_t>(m * s.columns + n)], expected,
-                        std::ldexp(additions * (a_size + b_size + 0.5), -24))
-                << s.rows << " " << s.depth << " " << s.columns;
-          }
-        }
-      }
-    }
-  });
-}
-
-TEST(KernelBf16x3, FewerPartsOfAPanelGiveTheBitsOfAllThree) {
-  ForEachTileTable([](const KernelTable& table) {
-    for (const int parts : {1, 2}) {
-      SplitProblem problem(table, {40, 96, 32}, 3);
-      std::fill(problem.panel.begin() + parts * problem.padded * 32, problem.panel.end(),
-                uint16_t{0});
-      Bf16x3Term term = problem.term();
-      const std::vector<float> all = Multiply(table, {term}, problem.sizes, GemmStore::kSet);
-      term.panel_parts = parts;
-      EXPECT_EQ(Multiply(table, {term}, problem.sizes, GemmStore::kSet), all);
-    }
-  });
-}
-
-TEST(KernelBf16x3, ARowsBitsDoNotDependOnTheOthers) {
-  ForEachTileTable([](const KernelTable& table) {
-    const SplitProblem all(table, {70, 96, 32}, 3);
-    const std::vector<float> y = Multiply(table, {all.term()}, all.sizes, GemmStore::kSet);
-    for (int64_t m = 0; m < 55; ++m) {
-      for (const int64_t count : {1, 5}) {
-        Bf16x3Term term = all.term();
-        term.x += m * all.ldx;
-        const std::vector<float> alone = Multiply(table, {term}, {count, 96, 32}, GemmStore::kSet);
-        EXPECT_EQ(std::memcmp(alone.data(), &y[static_cast<size_t>(m * 32)], alone.size() * 4), 0)
-            << m;
-      }
-    }
   });
 }
 

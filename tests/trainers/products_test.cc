@@ -37,9 +37,9 @@ at::Tensor Sum(const std::vector<Product>& products, const Sizes& s, GemmStore s
 
 // Both ways to multiply fp32 numbers.
 class SumOfProductsBy : public ::testing::TestWithParam<Factors> {};
-INSTANTIATE_TEST_SUITE_P(Fp32, SumOfProductsBy, ::testing::Values(Factors::kFp32, Factors::kBf16x3),
+INSTANTIATE_TEST_SUITE_P(Fp32, SumOfProductsBy, ::testing::Values(Factors::kFp32, Factors::kInt8x3),
                          [](const auto& info) {
-                           return info.param == Factors::kFp32 ? "Units" : "Bf16Parts";
+                           return info.param == Factors::kFp32 ? "Units" : "Digits";
                          });
 
 // Two products over all rows; then, over some of them each, one that is deep and one that is not.

@@ -80,7 +80,7 @@ TEST(ResidentTrainer, JobsShareABaseInFewBits) {
   }
 }
 
-// Wide enough for products by parts and over panels, where there are such.
+// Wide enough for products by digits, where there are such.
 TEST(ResidentTrainer, JobsShareAWideBaseInFewBits) {
   for (const WeightStorage storage : {WeightStorage::kInt8, WeightStorage::kQ4}) {
     SCOPED_TRACE(WeightStorageName(storage));

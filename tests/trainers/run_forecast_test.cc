@@ -6,7 +6,6 @@
 #include "evolora/core/file_system.h"
 #include "evolora/core/random.h"
 #include "evolora/model/compact_weights.h"
-#include "evolora/model/few_bits_matrix.h"
 #include "model/random_model.h"
 #include "support/fake_clock.h"
 #include "support/status_matchers.h"
@@ -84,27 +83,6 @@ TEST(ForecastRun, CountsABaseInFewBitsAndItsSourceWhereThatStays) {
   EXPECT_EQ(alone.memory.weights, vectors + compact);
   EXPECT_EQ(alone.memory.packed, beside.memory.packed);
   EXPECT_EQ(alone.memory.arena, plain.memory.arena);
-}
-
-// Where the CPU has no use for panels there are none.
-TEST(ForecastRun, CountsTheBytesOfThePanels) {
-  TrainingJob job = Job(17);
-  LlamaConfig config = job.base->config;
-  config.hidden_size = 288;
-  config.intermediate_size = 320;
-  job.base = std::make_shared<const LlamaWeights>(
-      CompactCopy(*testing::RandomWeights(config, 3), WeightStorage::kQ4));
-  job.recipe.base_weights = WeightStorage::kQ4;
-  ASSERT_OK_AND_ASSIGN(const RunForecast forecast, ForecastRun(job));
-  job.recipe.path = TrainingPath::kReference;
-  ASSERT_OK_AND_ASSIGN(const RunForecast reference, ForecastRun(job));
-  int64_t panels = 0;
-  if (Kernels().prefers_bf16x3) {  // wide enough: the MLP's
-    for (const CompactLayer& layer : job.base->compact->layers) {
-      panels += FewBitsMatrix(layer.gate_up).bytes() + FewBitsMatrix(layer.down).bytes();
-    }
-  }
-  EXPECT_EQ(forecast.memory.weights, reference.memory.weights + panels);
 }
 
 TEST(ForecastRun, CountsWhatARealRunReports) {

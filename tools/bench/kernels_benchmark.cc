@@ -1,4 +1,5 @@
-// The packed matrix product against LibTorch's, for the layers of SmolLM2-135M.
+// Matrix products for the layers of SmolLM2-135M: packed weights against LibTorch's, and a training
+// step's products with a weight by fp32 units against those by digits (kInt8x3).
 //
 //   kernels_benchmark [--benchmark_filter=..]     EVOLORA_BENCH_THREADS, default 2
 //
@@ -15,6 +16,7 @@
 #include "benchmark/benchmark.h"
 #include "evolora/model/init_torch.h"
 #include "evolora/model/packed_matrix.h"
+#include "evolora/model/products.h"
 
 namespace evolora {
 namespace {
@@ -64,6 +66,41 @@ void BM_TorchLinear(benchmark::State& state) {
   p.Count(state);
 }
 
+// x W^T, whose weight is turned panel by panel.
+void Forward(benchmark::State& state, Factors factors) {
+  Product p(state);
+  const evolora::Product::Rows rows = {p.weight.const_data_ptr<float>(), p.out};
+  const evolora::Product product = {.left = p.x.const_data_ptr<float>(),
+                                    .ldl = p.in,
+                                    .depth = p.in,
+                                    .weight_rows = absl::MakeConstSpan(&rows, 1)};
+  for (auto _ : state) {
+    SumOfProducts({product}, p.rows, p.out, p.y.mutable_data_ptr<float>(), p.out, GemmStore::kSet,
+                  factors);
+  }
+  p.Count(state);
+}
+void BM_ForwardFp32(benchmark::State& state) { Forward(state, Factors::kFp32); }
+void BM_ForwardInt8x3(benchmark::State& state) { Forward(state, Factors::kInt8x3); }
+
+// dx = dy W; y stands for dy.
+void Backward(benchmark::State& state, Factors factors) {
+  Product p(state);
+  p.y.normal_();
+  const evolora::Product product = {.left = p.y.const_data_ptr<float>(),
+                                    .ldl = p.out,
+                                    .depth = p.out,
+                                    .right = p.weight.const_data_ptr<float>(),
+                                    .ldr = p.in};
+  for (auto _ : state) {
+    SumOfProducts({product}, p.rows, p.in, p.x.mutable_data_ptr<float>(), p.in, GemmStore::kSet,
+                  factors);
+  }
+  p.Count(state);
+}
+void BM_BackwardFp32(benchmark::State& state) { Backward(state, Factors::kFp32); }
+void BM_BackwardInt8x3(benchmark::State& state) { Backward(state, Factors::kInt8x3); }
+
 // q, k and v together; gate; down.
 void Layers(benchmark::internal::Benchmark* benchmark) {
   for (const auto& [in, out] : {std::pair{576, 960}, std::pair{576, 1536}, std::pair{1536, 576}}) {
@@ -74,6 +111,10 @@ void Layers(benchmark::internal::Benchmark* benchmark) {
 BENCHMARK(BM_Packed)->Apply(Layers);
 BENCHMARK(BM_TorchMm)->Apply(Layers);
 BENCHMARK(BM_TorchLinear)->Apply(Layers);
+BENCHMARK(BM_ForwardFp32)->Apply(Layers);
+BENCHMARK(BM_ForwardInt8x3)->Apply(Layers);
+BENCHMARK(BM_BackwardFp32)->Apply(Layers);
+BENCHMARK(BM_BackwardInt8x3)->Apply(Layers);
 
 }  // namespace
 }  // namespace evolora

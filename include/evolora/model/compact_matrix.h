@@ -55,21 +55,8 @@ class CompactMatrix {
   // count is filled up with finite numbers.
   void PairsTransposed(int64_t first_in, int64_t count, int64_t first_out, uint16_t* panel) const;
   void PairsPanel(int64_t first_out, int64_t count, int64_t first_in, uint16_t* panel) const;
-  // The same two by bf16 parts (kernels.h), `part` words apart, filled up with finite numbers to
-  // a multiple of 32 rows. Return how many parts are needed; the further ones are not written.
-  int PartsTransposed(int64_t first_in, int64_t count, int64_t first_out, int64_t part,
-                      uint16_t* panel) const;
-  int PartsPanel(int64_t first_out, int64_t count, int64_t first_in, int64_t part,
-                 uint16_t* panel) const;
 
  private:
-  // The parts of the blocks at first_in of `count` <= 32 rows.
-  struct BlockParts {
-    static constexpr int64_t kPart = kCompactBlock * kPanelColumns;
-    alignas(64) uint16_t words[kBf16Parts * kPart];  // of each part [count, 32]
-    int parts = 0;
-  };
-  void Split(int64_t first_out, int64_t count, int64_t first_in, BlockParts& blocks) const;
   const uint8_t* Block(int64_t row, int64_t first_in) const {
     return bytes_.get() + row * row_bytes_ + first_in / kCompactBlock * block_bytes_;
   }

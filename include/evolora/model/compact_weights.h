@@ -42,16 +42,6 @@ int64_t CompactBytes(const LlamaConfig& config, WeightStorage storage);
 // Bytes of these matrices. REQUIRES: `config` is theirs.
 int64_t CompactBytes(const LlamaConfig& config, const CompactWeights& compact);
 
-// The matrices that products read: the four of each layer, then the head.
-struct CompactShape {
-  BlockForm form = BlockForm::kBf16;
-  int64_t out = 0;
-  int64_t in = 0;
-};
-// Of what AllocateCompact makes, and of these. REQUIRES: `config` is theirs.
-std::vector<CompactShape> ProductShapes(const LlamaConfig& config, WeightStorage storage);
-std::vector<CompactShape> ProductShapes(const LlamaConfig& config, const CompactWeights& compact);
-
 // The matrix of `compact` that holds the tensor with this Hugging Face name, and its first row
 // there; matrix is null for a tensor that stays fp32. The head of a tied config has none.
 struct CompactPlace {

@@ -10,8 +10,8 @@ namespace evolora {
 // (kernel_body.h) and chosen at run time. Each function treats rows independently and adds in one
 // fixed order, so the result of a row depends neither on the other rows of a call nor on how rows
 // are split over calls and threads. With FMA (AVX2 and AVX-512 tables, equal to each other bit for
-// bit) the last bits differ from the generic table's. Of gemm_pairs and gemm_bf16x3, the tables for
-// AVX512-BF16 and AMX differ from all others: their instructions take subnormal numbers for zeros,
+// bit) the last bits differ from the generic table's. Of gemm_pairs, the tables for AVX512-BF16 and
+// AMX differ from all others: their instructions take subnormal numbers for zeros,
 // and AMX's adds 16 pairs, the even and the odd values apart, before it adds them to the sum.
 //
 // Panel: columns of a matrix [depth, 32], row-major: what PackedMatrix and KvCache store.
@@ -67,27 +67,30 @@ struct PairGemmArgs {
   GemmStore store = GemmStore::kSet;
 };
 
-// Products of fp32 factors on units for bf16. A factor is the sum of three bf16 parts, each a
-// nearest number to what the parts before it leave. Of the nine products of parts the six largest
-// are computed, exact in fp32, in which they are added: what is dropped is about 2^-24 of a product
-// at most, what rounding it to fp32 may take (Henry, Tang and Heinecke, arXiv 1904.06376).
-constexpr int kBf16Parts = 3;
-// Pairs that a panel of parts is filled up to with zeros.
-constexpr int64_t kBf16x3Pairs = 16;
-struct Bf16x3Term {
-  // Part p of (m, k) is x[p * x_part + m * ldx + k], k < 2 pairs. 15 rows behind the last are
-  // readable.
-  const uint16_t* x = nullptr;
+// Products of fp32 factors on units for 8-bit integers. Up to kDigitChunk values of a row of x, or
+// of a column of a panel, are integers of 24 bits times one scale; an integer is d0 2^16 + d1 2^8 +
+// d2, its digits from -128 to 127. Products of digits are summed as integers, without error; all
+// are but d2 times d2, which is 2^-32 of the greatest at most. So a number's error is 2^-24 of the
+// greatest of its chunk: a sum is as exact as one in fp32, and more so the deeper it is (after
+// Ootomo, Ozaki and Yokota, arXiv 2306.11975). Chunks are added in fp32.
+constexpr int kDigits = 3;
+constexpr int64_t kDigitStep = 64;  // values whose digits lie together
+constexpr int64_t kDigitChunk = 3 * kDigitStep;
+struct Int8x3Term {
+  // Digit d of (m, k) is x[m * ldx + k / 64 * 192 + d * 64 + k % 64], zeros behind the depth up to
+  // a multiple of 64. 15 rows behind the last are readable.
+  const int8_t* x = nullptr;
   int64_t ldx = 0;
-  int64_t x_part = 0;
-  const uint16_t* panel = nullptr;  // of pairs; part p at panel + p * panel_part
-  int64_t panel_part = 0;
-  int64_t pairs = 0;             // a multiple of kBf16x3Pairs
-  int panel_parts = kBf16Parts;  // the further ones are zeros and not read
+  const float* x_scales = nullptr;  // of chunk c of row m at m * ld_scales + c
+  int64_t ld_scales = 0;
+  // Chunk by chunk [2 halves of 16 columns, steps of 64, 3 digits, 16, 16 columns, 4].
+  const int8_t* panel = nullptr;
+  const float* panel_scales = nullptr;  // [chunks, 32]
+  int64_t depth = 0;
 };
 // As GemmArgs.
-struct Bf16x3GemmArgs {
-  const Bf16x3Term* terms = nullptr;
+struct Int8x3GemmArgs {
+  const Int8x3Term* terms = nullptr;
   int64_t num_terms = 1;
   int64_t rows = 0;
   float* y = nullptr;  // row stride ldy
@@ -95,6 +98,10 @@ struct Bf16x3GemmArgs {
   int64_t columns = 0;  // <= 32
   GemmStore store = GemmStore::kSet;
 };
+
+// bf16 parts of a fp32 number, which is their sum: each the nearest number to what the parts before
+// it leave.
+constexpr int kBf16Parts = 3;
 
 // A panel of weights in few bits, [depth, 32]; of kInt8Low the scales and lows are those of 16
 // rows, of the other forms of 32.
@@ -146,9 +153,6 @@ struct BlockKernels {
   // `count` blocks, each `step` bytes behind the one before, as fp32: out [count, 32]. The same
   // bits from every table, as the following.
   void (*widen)(const uint8_t* first, int64_t step, int64_t count, float* out);
-  // The same by bf16 parts: of part p [count, 32] at y + p * part, room for three. Returns how many
-  // are needed, two at least; the further ones are zeros or not written. Null: kBf16, which is one.
-  int (*split)(const uint8_t* first, int64_t step, int64_t count, int64_t part, uint16_t* y);
 };
 
 // Scores of neighbouring queries of one head, over keys by position. Query i has position
@@ -225,21 +229,24 @@ struct KernelTable {
   void (*transpose_pairs)(const uint16_t* rows, int64_t ld, int64_t count, int64_t pairs,
                           uint16_t* panel);
 
-  // Whether gemm_bf16x3 is faster here than gemm.
-  bool prefers_bf16x3;
-  // Each output is one sum, over the terms in order and each one's pairs in ascending order.
-  void (*gemm_bf16x3)(const Bf16x3GemmArgs& args);
+  // Whether gemm_int8x3 is faster here than gemm.
+  bool prefers_int8x3;
+  // Each output is the sum of its chunks, over the terms in order and each one's chunks in
+  // ascending order.
+  void (*gemm_int8x3)(const Int8x3GemmArgs& args);
+  // The digits of n numbers as one row of x, and its scales. Digits of a chunk with a number that
+  // is not finite have no meaning; their scale is NaN. Numbers lose digits where the greatest of a
+  // chunk is below 2^-100. The same bits from every table, as the following.
+  void (*slice_row)(const float* x, int64_t n, int8_t* digits, float* scales);
+  // Rows [depth, columns <= 32] with stride ld as a panel. Halves without a column are not written.
+  void (*slice_panel)(const float* rows, int64_t ld, int64_t depth, int64_t columns, int8_t* panel,
+                      float* scales);
   // The parts of n numbers: part p of number i is y[p * part + i]. They add up to the number; of
   // one that is not finite, or within 2^-9 of the greatest, to NaN or to an infinity. The same bits
   // from every table, as the following.
   void (*split_bf16x3)(const float* x, int64_t n, int64_t part, uint16_t* y);
   // sums[b] = the sum of x[32 b] and the up to 31 numbers behind it.
   void (*sum_blocks)(const float* x, int64_t n, float* sums);
-  // Rows [depth, columns <= 32] with stride ld as a panel of pairs of each part, `part` apart;
-  // zeros behind the last column and up to a multiple of 2 kBf16x3Pairs rows. Returns how many
-  // parts are needed, the further ones being zeros.
-  int (*split_pairs)(const float* rows, int64_t ld, int64_t depth, int64_t columns, int64_t part,
-                     uint16_t* panel);
 };
 
 // The best table this CPU runs. Thread-safe.
