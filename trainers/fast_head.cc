@@ -20,7 +20,7 @@ int64_t NumRows(const TokenLayout& layout) {
 
 // The head's digits are made anew for every chunk of rows.
 Factors HeadFactors(Factors factors, int64_t width, int64_t rows_per_chunk) {
-  constexpr int64_t kMinRows = 256;
+  constexpr int64_t kMinRows = 128;
   const bool is_few = factors == Factors::kInt8x3 && rows_per_chunk < kMinRows;
   return is_few ? Factors::kFp32 : FactorsOfWidth(factors, width);
 }

@@ -17,8 +17,8 @@ constexpr int64_t kSquare = 32;
 int64_t RoundUp(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 int64_t ChunksOf(int64_t depth) { return (depth + kDigitChunk - 1) / kDigitChunk; }
 
-// Bytes between rows of digits: an odd number of lines, so that rows fall into different sets of the
-// first-level cache.
+// Bytes between rows of digits: an odd number of lines, so that rows fall into different sets of
+// the first-level cache.
 int64_t StrideOf(int64_t depth) {
   const int64_t lines = RoundUp(depth, kDigitStep) * kDigits / kLine;
   return (lines | 1) * kLine;
@@ -43,8 +43,7 @@ void SliceColumns(const Product& product, int64_t begin, int64_t end, int8_t* di
       Kernels().transpose(product.left + k * product.ldl + first, product.ldl, depth, count, 1,
                           rows, kDigitChunk);
       for (int64_t m = 0; m < count; ++m) {
-        Kernels().slice_row(rows + m * kDigitChunk, depth,
-                            digits + (first + m) * ld + k * kDigits,
+        Kernels().slice_row(rows + m * kDigitChunk, depth, digits + (first + m) * ld + k * kDigits,
                             scales + (first + m) * ld_scales + k / kDigitChunk);
       }
     }

@@ -44,8 +44,8 @@ class DigitSide {
   // Depths are cut between chunks.
   static constexpr int64_t kUnit = kDigitChunk;
   // Both sides of so much stay in the second-level cache.
-  static constexpr int64_t kDepthBlock = kMaxDepthBlock;
-  static constexpr int64_t kPanelsAtOnce = 5;
+  static constexpr int64_t kDepthBlock = kMaxDepthBlock / 2;
+  static constexpr int64_t kPanelsAtOnce = 10;
   static constexpr int64_t kRowsAtOnce = 128;
   // Bytes: the digits, then the scales.
   static constexpr int64_t RoomOf(int64_t depth) { return ScalesAt(depth) + BytesOfScales(depth); }

@@ -3,7 +3,7 @@
 
 constexpr int64_t kStepBytes = kDigits * kDigitStep;  // of a row
 constexpr int64_t kHalf = kPanelColumns / 2;
-constexpr int64_t kDigitTileBytes = kDigitStep * kHalf;       // one digit of half a panel
+constexpr int64_t kDigitTileBytes = kDigitStep * kHalf;  // one digit of half a panel
 constexpr int64_t kHalfStepBytes = kDigits * kDigitTileBytes;
 
 constexpr int64_t StepsOf(int64_t depth) { return (depth + kDigitStep - 1) / kDigitStep; }
@@ -55,8 +55,8 @@ inline Integers NearestIntegers(Lanes x) {
 #endif
 }
 
-// The digits of 16 numbers, each in a byte of its word, the greatest in byte 2; 128 too large, which
-// kDigitSigns takes away.
+// The digits of 16 numbers, each in a byte of its word, the greatest in byte 2; 128 too large,
+// which kDigitSigns takes away.
 inline Words DigitsOf(Lanes x, Lanes inverse) {
   return (Words)(NearestIntegers(x * inverse) + 0x808080);
 }
@@ -67,9 +67,10 @@ inline void StoreByDigit(const Words* words, int8_t* to) {
 #if defined(__AVX512VBMI__)
   // Of two vectors.
   static constexpr uint8_t kUpper[64] = {
-      2, 6, 10, 14, 18, 22, 26, 30, 34, 38, 42, 46, 50, 54, 58, 62, 66, 70, 74, 78, 82, 86,
-      90, 94, 98, 102, 106, 110, 114, 118, 122, 126, 1, 5, 9, 13, 17, 21, 25, 29, 33, 37, 41, 45,
-      49, 53, 57, 61, 65, 69, 73, 77, 81, 85, 89, 93, 97, 101, 105, 109, 113, 117, 121, 125};
+      2,  6,  10, 14, 18, 22, 26, 30, 34, 38,  42,  46,  50,  54,  58,  62,
+      66, 70, 74, 78, 82, 86, 90, 94, 98, 102, 106, 110, 114, 118, 122, 126,
+      1,  5,  9,  13, 17, 21, 25, 29, 33, 37,  41,  45,  49,  53,  57,  61,
+      65, 69, 73, 77, 81, 85, 89, 93, 97, 101, 105, 109, 113, 117, 121, 125};
   const __m512i upper = _mm512_loadu_si512(kUpper);
   const __m512i lower = _mm512_sub_epi8(upper, _mm512_set1_epi8(2));
   const __m512i w0 = (__m512i)words[0], w1 = (__m512i)words[1];
@@ -118,7 +119,8 @@ void SliceRow(const float* x, int64_t n, int8_t* digits, float* scales) {
   if (n == 0) return;
   alignas(64) float rest[kDigitChunk] = {};
   __builtin_memcpy(rest, x, static_cast<uint64_t>(n) * sizeof *x);
-  *scales = SliceChunk(n, [&rest](int64_t k) { return LoadLanes(rest + k); }, digits);
+  *scales = SliceChunk(
+      n, [&rest](int64_t k) { return LoadLanes(rest + k); }, digits);
 }
 
 // Where `mask` has bits, those of `a`; else those of `b`.
@@ -234,8 +236,8 @@ inline void StoreDigitProduct(const DigitProduct& product, const int32_t* sums) 
   }
 }
 
-// Calls body(x, ldx, half, steps, product) for 16 rows and half a panel at a time, chunk by chunk, so
-// that a chunk of a panel stays in the first-level cache for all rows.
+// Calls body(x, ldx, half, steps, product) for 16 rows and half a panel at a time, chunk by chunk,
+// so that a chunk of a panel stays in the first-level cache for all rows.
 template <typename Body>
 inline void ForDigitTiles(const Int8x3GemmArgs& args, const Body& body) {
   GemmStore store = args.store;
@@ -308,6 +310,13 @@ inline void StoreDigitSums(Tiles& tiles, int32_t* sums) {
   tiles.template Store<3>(sums + 3 * kDigitSum, kStride);
 }
 
+// A result so wide lies in no near cache: its rows are fetched while they are computed.
+constexpr int64_t kWideRow = 4096;
+inline void FetchWideResult(const DigitProduct& product) {
+  if (product.ldy < kWideRow || product.store == GemmStore::kAdd) return;
+  for (int64_t m = 0; m < product.rows; ++m) __builtin_prefetch(product.y + m * product.ldy, 1);
+}
+
 // While tiles are multiplied, the sums before, which lie in memory by then, are added.
 void GemmInt8x3(const Int8x3GemmArgs& args) {
   EVOLORA_TILES tiles;
@@ -316,6 +325,7 @@ void GemmInt8x3(const Int8x3GemmArgs& args) {
   int64_t count = 0;
   ForDigitTiles(args, [&](const int8_t* x, int64_t ldx, const int8_t* half, int64_t steps,
                           const DigitProduct& product) {
+    FetchWideResult(product);
     DotDigits(tiles, x, ldx, half, steps);
     if (count > 0) StoreDigitProduct(before, sums[count % 2]);
     StoreDigitSums(tiles, sums[++count % 2]);
@@ -337,7 +347,8 @@ inline void SumDigits(const int8_t* x, const int8_t* half, int64_t steps, int32_
     for (int a = 0; a < kDigits; ++a) {
       for (int b = 0; b < kDigits && a + b < kDigitSums; ++b) {
         for (int64_t j = 0; j < kHalf; ++j) {
-          sums[(a + b) * kDigitSum + j] += left[a * kDigitStep] * right[b * kDigitTileBytes + 4 * j];
+          sums[(a + b) * kDigitSum + j] +=
+              left[a * kDigitStep] * right[b * kDigitTileBytes + 4 * j];
         }
       }
     }

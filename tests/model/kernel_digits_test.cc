@@ -131,9 +131,9 @@ TEST(KernelDigits, SmallNumbersLoseDigitsAndZerosStayZeros) {
 }
 
 TEST(KernelDigits, AChunkThatIsNotFiniteHasNoScale) {
-  for (const float bad : {std::numeric_limits<float>::infinity(),
-                          -std::numeric_limits<float>::infinity(),
-                          std::numeric_limits<float>::quiet_NaN()}) {
+  for (const float bad :
+       {std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(),
+        std::numeric_limits<float>::quiet_NaN()}) {
     std::vector<float> x = Values(300, 3);
     x[200] = bad;
     ForEachTable([&](const KernelTable& table) {
@@ -224,8 +224,9 @@ struct Problem {
   double Weight(int64_t k, int64_t n) const {
     return static_cast<double>(weight[static_cast<size_t>(k * sizes.columns + n)]);
   }
-  // A sum, and the greatest error that it may have: of each number half an integer (and the rounding
-  // of its scale), of each product d2 times d2, of each chunk the roundings of its four sums.
+  // A sum, and the greatest error that it may have: of each number half an integer (and the
+  // rounding of its scale), of each product d2 times d2, of each chunk the roundings of its four
+  // sums.
   std::pair<double, double> Sum(int64_t m, int64_t n) const {
     double sum = 0, error = 0;
     for (int64_t c = 0; c < ChunksOf(sizes.depth); ++c) {
