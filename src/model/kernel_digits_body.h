@@ -205,6 +205,7 @@ struct DigitProduct {
   float* y;
   int64_t ldy;
   GemmStore store;
+  bool is_first;  // of those of y
 };
 
 // sums: [kDigitSums][16][16].
@@ -257,7 +258,8 @@ inline void ForDigitTiles(const Int8x3GemmArgs& args, const Body& body) {
               .scales = scales + j,
               .y = args.y + m * args.ldy + j,
               .ldy = args.ldy,
-              .store = store};
+              .store = store,
+              .is_first = t == 0 && k == 0};
           body(x + m * term.ldx, term.ldx, panel + j * steps * kStepBytes, steps, product);
         }
       }
@@ -310,10 +312,8 @@ inline void StoreDigitSums(Tiles& tiles, int32_t* sums) {
   tiles.template Store<3>(sums + 3 * kDigitSum, kStride);
 }
 
-// A result so wide lies in no near cache: its rows are fetched while they are computed.
-constexpr int64_t kWideRow = 4096;
-inline void FetchWideResult(const DigitProduct& product) {
-  if (product.ldy < kWideRow || product.store == GemmStore::kAdd) return;
+// The result lies in no near cache: its rows are fetched while the first chunk is multiplied.
+inline void FetchResult(const DigitProduct& product) {
   for (int64_t m = 0; m < product.rows; ++m) __builtin_prefetch(product.y + m * product.ldy, 1);
 }
 
@@ -325,7 +325,7 @@ void GemmInt8x3(const Int8x3GemmArgs& args) {
   int64_t count = 0;
   ForDigitTiles(args, [&](const int8_t* x, int64_t ldx, const int8_t* half, int64_t steps,
                           const DigitProduct& product) {
-    FetchWideResult(product);
+    if (product.is_first) FetchResult(product);
     DotDigits(tiles, x, ldx, half, steps);
     if (count > 0) StoreDigitProduct(before, sums[count % 2]);
     StoreDigitSums(tiles, sums[++count % 2]);
