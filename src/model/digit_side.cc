@@ -14,22 +14,17 @@ constexpr int64_t kRowsBehind = 15;
 constexpr int64_t kLine = 64;  // bytes of a line of the cache
 constexpr int64_t kSquare = 32;
 
-int64_t RoundUp(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 int64_t ChunksOf(int64_t depth) { return (depth + kDigitChunk - 1) / kDigitChunk; }
 
 // Bytes between rows of digits: an odd number of lines, so that rows fall into different sets of
 // the first-level cache.
 int64_t StrideOf(int64_t depth) {
-  const int64_t lines = RoundUp(depth, kDigitStep) * kDigits / kLine;
+  const int64_t lines = RoundUpTo(kDigitStep, depth) * kDigits / kLine;
   return (lines | 1) * kLine;
 }
 int64_t DigitBytes(int64_t rows, int64_t depth) { return (rows + kRowsBehind) * StrideOf(depth); }
 int64_t ScaleBytes(int64_t rows, int64_t depth) {
-  return RoundUp(rows * ChunksOf(depth) * static_cast<int64_t>(sizeof(float)), kLine);
-}
-
-int64_t RowsOf(const Product& product, int64_t rows) {
-  return IsOfAllRows(product) ? rows : std::min(product.num_rows, rows - product.first_row);
+  return RoundUpTo(kLine, rows * ChunksOf(depth) * static_cast<int64_t>(sizeof(float)));
 }
 
 // Of the product's own rows [begin, end) of `left`, which lies transposed.
@@ -84,12 +79,6 @@ PanelRows RowsOfChunk(const Product& product, const DepthRange& depth, const Til
           kPanelColumns};
 }
 
-// What is left of `depth` in `used`, from the beginning of a chunk on.
-DepthRange Within(const DepthRange& depth, const DepthRange& used) {
-  const int64_t begin = std::max(depth.begin, used.begin / kDigitChunk * kDigitChunk);
-  return {begin, std::min(depth.begin + depth.count, used.begin + used.count) - begin};
-}
-
 uint8_t* MemoryOfThread(int64_t bytes) {
   thread_local Buffer buffer;
   return reinterpret_cast<uint8_t*>(buffer.Reserve((bytes + 3) / 4));
@@ -124,7 +113,7 @@ DigitLefts::DigitLefts(absl::Span<const Product> products, int64_t rows)
 DigitSide::DigitSide(const Slice& slice, const Tile& tile, int8_t* room)
     : depth_(slice.depth), panel_(room) {
   const Product& product = *slice.product;
-  if (product.ranges != nullptr) depth_ = Within(depth_, product.ranges[tile.panel]);
+  if (product.ranges != nullptr) depth_ = Within(depth_, product.ranges[tile.panel], kDigitChunk);
   auto* scales = reinterpret_cast<float*>(room + ScalesAt(depth_.count));
   scales_ = scales;
   for (int64_t k = 0; k < depth_.count; k += kDigitChunk) {

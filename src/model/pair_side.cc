@@ -20,10 +20,6 @@ int64_t StrideOf(int64_t depth) {
   return stride % 512 == 0 ? stride + kSquare : stride;
 }
 
-int64_t RowsOf(const Product& product, int64_t rows) {
-  return IsOfAllRows(product) ? rows : std::min(product.num_rows, rows - product.first_row);
-}
-
 // kParts of n values; of part p at y + p * part.
 template <int kParts>
 void PartsOfRow(const float* x, int64_t n, int64_t part, uint16_t* y) {
@@ -102,12 +98,6 @@ void RoundRight(const Slice& slice, const Tile& tile, uint16_t* panel) {
                         kPanelColumns, count, kPanelColumns, panel);
 }
 
-// What is left of `depth` in `used`, from the beginning of a unit on.
-DepthRange Within(const DepthRange& depth, const DepthRange& used) {
-  const int64_t begin = std::max(depth.begin, used.begin / kSliceUnit * kSliceUnit);
-  return {begin, std::min(depth.begin + depth.count, used.begin + used.count) - begin};
-}
-
 uint16_t* MemoryOfThread(int64_t words) {
   thread_local Buffer buffer;
   return reinterpret_cast<uint16_t*>(buffer.Reserve((words + 1) / 2));
@@ -147,7 +137,7 @@ template class Bf16Lefts<kBf16Parts>;
 PairSide::PairSide(const Slice& slice, const Tile& tile, uint16_t* room)
     : depth_(slice.depth), panel_(room) {
   const Product& product = *slice.product;
-  if (product.ranges != nullptr) depth_ = Within(depth_, product.ranges[tile.panel]);
+  if (product.ranges != nullptr) depth_ = Within(depth_, product.ranges[tile.panel], kSliceUnit);
   if (!empty()) RoundRight({&product, depth_}, tile, room);
 }
 

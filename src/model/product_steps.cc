@@ -38,6 +38,15 @@ Tiling MakeTiling(int64_t rows, int64_t columns, bool by_rows) {
   return {rows, columns, num_panels, rows_per_tile, num_cuts, by_rows};
 }
 
+int64_t RowsOf(const Product& product, int64_t rows) {
+  return IsOfAllRows(product) ? rows : std::min(product.num_rows, rows - product.first_row);
+}
+
+DepthRange Within(const DepthRange& depth, const DepthRange& used, int64_t unit) {
+  const int64_t begin = std::max(depth.begin, used.begin / unit * unit);
+  return {begin, std::min(depth.begin + depth.count, used.begin + used.count) - begin};
+}
+
 void AppendProduct(const Product& product, int64_t unit, int64_t most, Steps& steps) {
   const int64_t num_slices = (product.depth + most - 1) / most;
   if (num_slices == 0) return;

@@ -69,6 +69,10 @@ using Steps = absl::InlinedVector<Step, 2>;
 void AppendProduct(const Product& product, int64_t unit, int64_t most, Steps& steps);
 
 inline bool IsOfAllRows(const Product& product) { return product.num_rows == Product::kAllRows; }
+// The product's own, of `rows` in all.
+int64_t RowsOf(const Product& product, int64_t rows);
+// What is left of `depth` in `used`, from the beginning of a unit on.
+DepthRange Within(const DepthRange& depth, const DepthRange& used, int64_t unit);
 
 // Neighbouring rows with the same products. The first of their own steps joins the last step over
 // all rows, the others follow it.
