@@ -114,6 +114,7 @@ DigitSide::DigitSide(const Slice& slice, const Tile& tile, int8_t* room)
     : depth_(slice.depth), panel_(room) {
   const Product& product = *slice.product;
   if (product.ranges != nullptr) depth_ = Within(depth_, product.ranges[tile.panel], kDigitChunk);
+  if (empty()) return;
   auto* scales = reinterpret_cast<float*>(room + ScalesAt(depth_.count));
   scales_ = scales;
   for (int64_t k = 0; k < depth_.count; k += kDigitChunk) {

@@ -71,7 +71,7 @@ class DigitSide {
 
   DepthRange depth_;  // begins at a multiple of kDigitChunk
   const int8_t* panel_;
-  const float* scales_;
+  const float* scales_ = nullptr;
 };
 
 }  // namespace evolora
