@@ -148,18 +148,27 @@ class TileStep {
 // panels: where it is cut, a thread should work on some of its rows with one panel after another.
 constexpr int64_t kMostLeftInCache = int64_t{3} << 19;
 
-// Tiles that a thread takes at a time, at least. Each time it reads the whole left side, so that it
-// should take as many panels as it works on at once; as many as others do.
-int64_t LeastTiles(const Tiling& tiling, int64_t depth, int64_t panels_at_once) {
+// Panels that a thread takes at a time, at least. Each time it reads the whole left side: a long
+// one for as many panels as it works on at once. A shorter one it reads again for a few, so that
+// threads which are not equally fast end together.
+constexpr int64_t kLongLeft = 2 * kMostLeftInCache;
+constexpr int64_t kFewPanels = 3;
+template <typename Side>
+int64_t LeastPanels(int64_t left_bytes) {
+  return left_bytes > kLongLeft ? Side::kPanelsAtOnce : std::min(Side::kPanelsAtOnce, kFewPanels);
+}
+
+// Tiles that a thread takes at a time, at least: of so many panels, and as many as others do.
+int64_t LeastTiles(const Tiling& tiling, int64_t depth, int64_t least_panels) {
   // Below about 64k multiply-adds a task costs less than waking a thread.
   const int64_t work = std::max<int64_t>(1, tiling.rows_per_tile * depth * kPanelColumns);
   const int64_t least = std::max<int64_t>(1, (int64_t{1} << 16) / work);
   if (tiling.num_cuts > 1) {  // few panels
-    const int64_t groups = (tiling.num_panels + panels_at_once - 1) / panels_at_once;
+    const int64_t groups = (tiling.num_panels + least_panels - 1) / least_panels;
     return tiling.by_rows ? std::max(least, (tiling.num_panels + groups - 1) / groups) : least;
   }
   const int64_t threads = at::get_num_threads();
-  const int64_t at_once = threads * panels_at_once;
+  const int64_t at_once = threads * least_panels;
   const int64_t tasks = threads * ((tiling.num_panels + at_once - 1) / at_once);
   return std::max(least, (tiling.num_panels + tasks - 1) / tasks);
 }
@@ -177,9 +186,9 @@ void Sum(absl::Span<const Product> products, int64_t rows, int64_t columns, cons
     if (IsOfAllRows(product)) AppendProduct(product, Side::kUnit, Side::kDepthBlock, steps);
   }
   if (steps.empty()) steps.emplace_back();  // that the bands' own join
-  const Tiling tiling =
-      MakeTiling(rows, columns, Side::Lefts::Bytes(rows, depth) > kMostLeftInCache);
-  const int64_t grain = LeastTiles(tiling, depth, Side::kPanelsAtOnce);
+  const int64_t left_bytes = Side::Lefts::Bytes(rows, depth);
+  const Tiling tiling = MakeTiling(rows, columns, left_bytes > kMostLeftInCache);
+  const int64_t grain = LeastTiles(tiling, depth, LeastPanels<Side>(left_bytes));
   ShareOut(tiling.size(), grain, [&](int64_t begin, int64_t end) {
     for (const Step& step : steps) {
       const bool first = &step == &steps.front(), last = &step == &steps.back();
