@@ -157,12 +157,9 @@ void AdaptedGroup::InputGradient(const float* dy, const float* d_low, int64_t ro
   }
   ForRuns(kept, [&](const LowRankGroup& adapter, const AdapterRun& run, int64_t offset) {
     if (run.dropout_keys != nullptr) return;
-    const size_t first = products.size();
-    adapter.AppendInputTerms(d_low + offset, products);
-    for (size_t i = first; i < products.size(); ++i) {
-      products[i].first_row = run.first_row;
-      products[i].num_rows = run.num_rows;
-    }
+    products.push_back(adapter.InputTerm(d_low + offset));
+    products.back().first_row = run.first_row;
+    products.back().num_rows = run.num_rows;
   });
   SumOfProducts(products, rows, in, dx, in, GemmStore::kSet, factors_);
   ForRuns(kept, [&](const LowRankGroup& adapter, const AdapterRun& run, int64_t offset) {

@@ -25,14 +25,14 @@ struct AdapterRun {
 // Frozen linear layers that read the same input, with any number of adapters: q, k and v are one
 // group. The outputs stand side by side in a row of y. The frozen products run once over all rows,
 // an adapter's over its own rows:
-//   low = scale * x A^T   (the A matrices stacked)      y = x W^T + low B^T
-//   d_low = scale * dy B                                dx = dy W + d_low A
-//   dA += d_low^T x                                     dB += dy^T low
+//   low = x A^T   (the A matrices stacked)      y = x W^T + scale * low B^T
+//   d_low = dy B                                dx = dy W + scale * d_low A
+//   dA += scale * d_low^T x                     dB += scale * dy^T low
 // With dropout, the A of each part reads x with that part's own features dropped (x f): low =
-// scale * (x f) A^T, dA += d_low^T (x f), dx = dy W + f (d_low A).
-// A part with magnitude m (DoRA) multiplies its outputs z = x W^T + low B^T by m / n, n the norms
-// of the rows of W + scale B A, which take no gradient: dm += sum over rows of dy z / n, and dy m /
-// n takes the place of dy in the formulas above.
+// (x f) A^T, dA += scale * d_low^T (x f), dx = dy W + scale * f (d_low A).
+// A part with magnitude m (DoRA) multiplies its outputs z = x W^T + scale * low B^T by m / n, n the
+// norms of the rows of W + scale B A, which take no gradient: dm += sum over rows of dy z / n, and
+// dy m / n takes the place of dy in the formulas above.
 //
 // Exact: what comes out for the rows of a run, and what is added to the gradients of its adapter,
 // has the bits that it has without any other run.

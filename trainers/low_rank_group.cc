@@ -12,28 +12,28 @@ namespace {
 
 int64_t NumPanels(int64_t columns) { return (columns + kPanelColumns - 1) / kPanelColumns; }
 
-// gradient_RI += values_RI * column_scale_I.
-void AddScaled(const float* values, const float* column_scale, int64_t rank, int64_t in,
-               float* gradient) {
+// gradient_RI += values_RI * scale * column_scale_I.
+void AddScaled(const float* values, float scale, const float* column_scale, int64_t rank,
+               int64_t in, float* gradient) {
   at::parallel_for(0, rank, std::max<int64_t>(1, (int64_t{1} << 15) / in),
                    [&](int64_t begin, int64_t end) {
                      for (int64_t r = begin; r < end; ++r) {
                        for (int64_t i = 0; i < in; ++i) {
-                         const float scale = column_scale != nullptr ? column_scale[i] : 1.0f;
-                         gradient[r * in + i] += values[r * in + i] * scale;
+                         const float of_column = column_scale != nullptr ? column_scale[i] : 1.0f;
+                         gradient[r * in + i] += values[r * in + i] * scale * of_column;
                        }
                      }
                    });
 }
 
-// gradient_OR += transpose of values_RO, outputs [begin, end).
-void AddTransposed(const float* values, int64_t rank, int64_t out, int64_t begin, int64_t end,
-                   float* gradient) {
+// gradient_OR += scale * transpose of values_RO, outputs [begin, end).
+void AddTransposed(const float* values, float scale, int64_t rank, int64_t out, int64_t begin,
+                   int64_t end, float* gradient) {
   constexpr int64_t kBlock = 16;
   for (int64_t first = begin; first < end; first += kBlock) {
     const int64_t last = std::min(end, first + kBlock);
     for (int64_t r = 0; r < rank; ++r) {
-      for (int64_t o = first; o < last; ++o) gradient[o * rank + r] += values[r * out + o];
+      for (int64_t o = first; o < last; ++o) gradient[o * rank + r] += scale * values[r * out + o];
     }
   }
 }
@@ -89,6 +89,7 @@ LowRankGroup::LowRankGroup(const std::vector<Part>& parts, int64_t in,
   const int64_t b_size = NumPanels(out_) * rank_ * kPanelColumns;
   std::fill_n(a_panels_.Reserve(a_size), a_size, 0.0f);
   std::fill_n(b_panels_.Reserve(b_size), b_size, 0.0f);
+  a_rows_.Reserve(rank_ * in_);
 }
 
 void LowRankGroup::AddPart(const Part& part, int64_t& a_columns) {
@@ -135,6 +136,8 @@ void LowRankGroup::PackA(const AdaptedPart& part) {
     Kernels().transpose(a + r * in_, in_, count, in_, 1, panel, kPanelColumns);
     r += count;
   }
+  float* rows = a_rows_.data() + part.rank_offset * in_;
+  for (int64_t i = 0; i < part.rank * in_; ++i) rows[i] = part.scale() * a[i];
 }
 
 void LowRankGroup::PackB(const AdaptedPart& part) {
@@ -145,7 +148,8 @@ void LowRankGroup::PackB(const AdaptedPart& part) {
     const int64_t count = std::min(part.out_features() - o, kPanelColumns - in_panel);
     float* panel = b_panels_.data() +
                    (column / kPanelColumns * rank_ + part.rank_offset) * kPanelColumns + in_panel;
-    Kernels().transpose(b + o * part.rank, part.rank, count, part.rank, 1, panel, kPanelColumns);
+    Kernels().transpose(b + o * part.rank, part.rank, count, part.rank, part.scale(), panel,
+                        kPanelColumns);
     o += count;
   }
 }
@@ -199,22 +203,11 @@ const float* LowRankGroup::Masked(const AdaptedPart& part, const float* x, int64
   return room;
 }
 
-void LowRankGroup::ScaleParts(int64_t rows, float* low) const {
-  for (const AdaptedPart& part : parts_) {
-    const auto scale = static_cast<float>(part.lora->scale);
-    for (int64_t m = 0; m < rows; ++m) {
-      float* row = low + m * rank_ + part.rank_offset;
-      for (int64_t r = 0; r < part.rank; ++r) row[r] *= scale;
-    }
-  }
-}
-
 void LowRankGroup::LowRank(const float* x, int64_t rows, const uint64_t* keys, float* low,
                            Buffer& scratch) const {
   if (dropout_ == nullptr) {
     const Product down = {.left = x, .ldl = in_, .depth = in_, .right = a_panels_.data()};
-    SumOfProducts({down}, rows, rank_, low, rank_, GemmStore::kSet, OfWidth(rank_));
-    return ScaleParts(rows, low);
+    return SumOfProducts({down}, rows, rank_, low, rank_, GemmStore::kSet, OfWidth(rank_));
   }
   float* room = scratch.Reserve(rows * in_);
   for (const AdaptedPart& part : parts_) {
@@ -225,7 +218,6 @@ void LowRankGroup::LowRank(const float* x, int64_t rows, const uint64_t* keys, f
     SumOfProducts({down}, rows, part.rank, low + part.rank_offset, rank_, GemmStore::kSet,
                   OfWidth(part.rank));
   }
-  ScaleParts(rows, low);
 }
 
 Product LowRankGroup::Up(const float* low) const {
@@ -262,17 +254,10 @@ void LowRankGroup::LowRankGradient(const float* dy, int64_t rows, float* d_low) 
     SumOfProducts({product}, rows, part.rank, d_low + part.rank_offset, rank_, GemmStore::kSet,
                   OfWidth(part.rank));
   }
-  ScaleParts(rows, d_low);
 }
 
-void LowRankGroup::AppendInputTerms(const float* d_low, std::vector<Product>& terms) const {
-  for (const AdaptedPart& part : parts_) {
-    terms.push_back({.left = d_low + part.rank_offset,
-                     .ldl = rank_,
-                     .depth = part.rank,
-                     .right = part.lora->a.const_data_ptr<float>(),
-                     .ldr = in_});
-  }
+Product LowRankGroup::InputTerm(const float* d_low) const {
+  return {.left = d_low, .ldl = rank_, .depth = rank_, .right = a_rows_.data(), .ldr = in_};
 }
 
 void LowRankGroup::AddMaskedInputGradient(const float* d_low, int64_t rows, const uint64_t* keys,
@@ -282,7 +267,7 @@ void LowRankGroup::AddMaskedInputGradient(const float* d_low, int64_t rows, cons
     const Product product = {.left = d_low + part.rank_offset,
                              .ldl = rank_,
                              .depth = part.rank,
-                             .right = part.lora->a.const_data_ptr<float>(),
+                             .right = a_rows_.data() + part.rank_offset * in_,
                              .ldr = in_};
     SumOfProducts({product}, rows, in_, values, in_, GemmStore::kSet, product_factors_);
     at::parallel_for(0, rows, 8, [&](int64_t begin, int64_t end) {
@@ -315,7 +300,7 @@ void LowRankGroup::AddGradientA(const GradientInputs& inputs, Buffer& scratch) c
       SumOfProducts({product(masked, part.rank_offset)}, part.rank, in_, own, in_, GemmStore::kSet,
                     OfWidth(part.rank));
     }
-    AddScaled(own, inputs.column_scale, part.rank, in_,
+    AddScaled(own, part.scale(), inputs.column_scale, part.rank, in_,
               part.lora->a.grad().mutable_data_ptr<float>());
   }
 }
@@ -334,7 +319,7 @@ void LowRankGroup::ParameterGradients(const GradientInputs& inputs, Buffer& scra
     SumOfProducts({b_product}, part.rank, out, values, out, GemmStore::kSet, OfWidth(part.rank));
     float* gradient = part.lora->b.grad().mutable_data_ptr<float>();
     at::parallel_for(0, out, 256, [&](int64_t begin, int64_t end) {
-      AddTransposed(values, part.rank, out, begin, end, gradient);
+      AddTransposed(values, part.scale(), part.rank, out, begin, end, gradient);
     });
   }
 }

@@ -37,7 +37,7 @@ class LowRankGroup {
   // `keys`: of the rows, for dropout; null: nothing is dropped.
   void LowRank(const float* x, int64_t rows, const uint64_t* keys, float* low,
                Buffer& scratch) const;
-  // low B^T as a term of a sum over all outputs.
+  // scale * low B^T as a term of a sum over all outputs.
   Product Up(const float* low) const;
   // y = or += z * factors; REQUIRES: has_magnitudes.
   void StoreOutputs(const float* z, int64_t rows, float* y, GemmStore store) const;
@@ -45,9 +45,10 @@ class LowRankGroup {
   // Adds to the gradients of the magnitudes and turns z into dz; REQUIRES: has_magnitudes.
   void OutputGradient(const float* dy, int64_t rows, float* z) const;
   void LowRankGradient(const float* dy, int64_t rows, float* d_low) const;
-  // d_low A as terms of a sum over all inputs; for an adapter whose features are not dropped.
-  void AppendInputTerms(const float* d_low, std::vector<Product>& terms) const;
-  // dx += f (d_low A).
+  // scale * d_low A as a term of a sum over all inputs; for an adapter whose features are not
+  // dropped.
+  Product InputTerm(const float* d_low) const;
+  // dx += scale * f (d_low A).
   void AddMaskedInputGradient(const float* d_low, int64_t rows, const uint64_t* keys, float* dx,
                               Buffer& scratch) const;
   // Adds to the gradient tensors of the adapter. The input was x * column_scale (null: x).
@@ -73,6 +74,7 @@ class LowRankGroup {
     int64_t a_column;  // in a_panels_: rank_offset, with dropout the first column of a panel
     uint64_t dropout_key;
     int64_t out_features() const { return out; }
+    float scale() const { return static_cast<float>(lora->scale); }
   };
   void AddPart(const Part& part, int64_t& a_columns);
   void FindBRanges();
@@ -82,7 +84,6 @@ class LowRankGroup {
   void RowNorms(const AdaptedPart& part, float* norms);
   const float* Masked(const AdaptedPart& part, const float* x, int64_t rows, const uint64_t* keys,
                       float* room) const;
-  void ScaleParts(int64_t rows, float* low) const;
   // For products of which a side is `width` wide.
   Factors OfWidth(int64_t width) const { return FactorsOfWidth(product_factors_, width); }
   void AddGradientA(const GradientInputs& inputs, Buffer& scratch) const;
@@ -94,7 +95,8 @@ class LowRankGroup {
   int64_t out_ = 0;  // of all parts of the group
   int64_t rank_ = 0;
   Buffer a_panels_;                   // of A^T, [in, a_columns]
-  Buffer b_panels_;                   // of B^T, [rank, out]: each part in its own rows and columns
+  Buffer a_rows_;                     // scale * A, [rank, in]
+  Buffer b_panels_;                   // of scale * B^T, [rank, out]: each part in its own place
   std::vector<float> factors_;        // [out] m / n, 1 without magnitude; empty: no part has one
   std::vector<float> norms_;          // [out] n
   Buffer sums_;                       // of rows of W + scale B A

@@ -19,7 +19,8 @@ constexpr int64_t kFloat = sizeof(float);
 int64_t RoundUp(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
 int64_t PanelFloats(const GroupShape& group) {
-  return RoundUp(group.out, kPanel) * group.rank + RoundUp(group.rank, kPanel) * group.in;
+  return (RoundUp(group.out, kPanel) + group.in) * group.rank +
+         RoundUp(group.rank, kPanel) * group.in;
 }
 
 int64_t RankOf(const LayerShapes& g) {

@@ -183,13 +183,13 @@ TEST(Bf16Group, RoundsBothFactorsOfEveryProductAndNothingElse) {
   int64_t offset = 0;
   for (const Part& part : parts) {
     const auto& [a, b, scale] = std::tie(part.lora.a, part.lora.b, part.lora.scale);
-    const at::Tensor low = at::mm(Rounded(x), Rounded(a).t()) * scale;
-    y_parts.push_back(at::mm(Rounded(x), part.weight.t()) + at::mm(Rounded(low), Rounded(b).t()));
+    const at::Tensor low = Rounded(at::mm(Rounded(x), Rounded(a).t()));
+    y_parts.push_back(at::mm(Rounded(x), part.weight.t()) + at::mm(low, Rounded(scale * b).t()));
     const at::Tensor own_dy = Rounded(dy.narrow(1, offset, b.size(0)));
-    const at::Tensor d_low = Rounded(at::mm(own_dy, Rounded(b)) * scale);
-    expected_dx += at::mm(d_low, Rounded(a));
-    d_a.push_back(at::mm(d_low.t(), Rounded(x)));
-    d_b.push_back(at::mm(own_dy.t(), Rounded(low)));
+    const at::Tensor d_low = Rounded(at::mm(own_dy, Rounded(b)));
+    expected_dx += at::mm(d_low, Rounded(scale * a));
+    d_a.push_back(at::mm(d_low.t(), Rounded(x)) * scale);
+    d_b.push_back(at::mm(own_dy.t(), low) * scale);
     offset += b.size(0);
   }
   AdaptedGroup group(outs, compact, Factors::kBf16);
