@@ -84,18 +84,43 @@ inline void StoreAny(float* values, int64_t count, Lanes lanes) {
   count == kLanes ? StoreLanes(values, lanes) : StoreSome(values, count, lanes);
 }
 
-// Adds 16 partial sums: halves, quarters and so on, the same in every table.
-inline double SumLanes(const double* lanes) {
-  double sums[kLanes / 2];
-  for (int i = 0; i < 8; ++i) sums[i] = lanes[i] + lanes[i + 8];
-  for (int i = 0; i < 4; ++i) sums[i] += sums[i + 4];
-  return (sums[0] + sums[2]) + (sums[1] + sums[3]);
+typedef float HalfLanes __attribute__((vector_size(32), aligned(4)));
+typedef double Doubles __attribute__((vector_size(64), aligned(8)));
+inline HalfLanes LowHalf(Lanes x) { return __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7); }
+inline HalfLanes HighHalf(Lanes x) {
+  return __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15);
 }
 
+// Adds 16 partial sums: halves, quarters and so on, the same in every table.
+inline double SumLanes(Doubles low, Doubles high) {
+  const Doubles eight = low + high;
+  const auto four = __builtin_shufflevector(eight, eight, 0, 1, 2, 3) +
+                    __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
+  return (four[0] + four[2]) + (four[1] + four[3]);
+}
+inline double SumLanes(const double* lanes) {
+  const auto* halves = reinterpret_cast<const Doubles*>(lanes);
+  return SumLanes(halves[0], halves[1]);
+}
 inline double SumLanes(Lanes lanes) {
-  double wide[kLanes];
-  for (int i = 0; i < kLanes; ++i) wide[i] = static_cast<double>(lanes[i]);
-  return SumLanes(wide);
+  return SumLanes(__builtin_convertvector(LowHalf(lanes), Doubles),
+                  __builtin_convertvector(HighHalf(lanes), Doubles));
+}
+
+// The same in fp32.
+inline float SumOfLanes(Lanes lanes) {
+  const HalfLanes eight = LowHalf(lanes) + HighHalf(lanes);
+  const auto four = __builtin_shufflevector(eight, eight, 0, 1, 2, 3) +
+                    __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
+  return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
+inline float MaxLanes(Lanes lanes) {
+  const auto greater = [](auto a, auto b) { return a > b ? a : b; };
+  const HalfLanes eight = greater(HighHalf(lanes), LowHalf(lanes));
+  const auto four = greater(__builtin_shufflevector(eight, eight, 4, 5, 6, 7),
+                            __builtin_shufflevector(eight, eight, 0, 1, 2, 3));
+  return greater(greater(four[0], four[2]), greater(four[1], four[3]));
 }
 
 // How far ahead of the sums a panel with distant rows is fetched.
@@ -269,14 +294,6 @@ void SiluMul(const float* gate, const float* up, int64_t n, float* y) {
     const Lanes g = LoadAny(gate + i, count);
     StoreAny(y + i, count, g / (1.0f + Exp(-g)) * LoadAny(up + i, count));
   });
-}
-
-inline float MaxLanes(Lanes most) {
-  float halves[kLanes / 2];
-  for (int j = 0; j < 8; ++j) halves[j] = most[j + 8] > most[j] ? most[j + 8] : most[j];
-  float max = halves[0];
-  for (int j = 1; j < 8; ++j) max = halves[j] > max ? halves[j] : max;
-  return max;
 }
 
 inline float Max(const float* x, int64_t n) {

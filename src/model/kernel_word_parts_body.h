@@ -43,11 +43,6 @@ void SumBlocks(const float* x, int64_t n, float* sums) {
     Lanes sum = {};
     ForLanes(n - k < kCompactBlock ? n - k : kCompactBlock,
              [&](int64_t i, int64_t count) { sum += LoadAny(x + k + i, count); });
-    float halves[kLanes];
-    StoreLanes(halves, sum);
-    for (int width = kLanes / 2; width > 0; width /= 2) {
-      for (int j = 0; j < width; ++j) halves[j] += halves[j + width];
-    }
-    sums[k / kCompactBlock] = halves[0];
+    sums[k / kCompactBlock] = SumOfLanes(sum);
   }
 }
