@@ -9,8 +9,6 @@
 namespace evolora {
 namespace {
 
-// The last rows of a left side are read by tiles of rows.
-constexpr int64_t kRowsBehind = 15;
 constexpr int64_t kLine = 64;  // bytes of a line of the cache
 constexpr int64_t kSquare = 32;
 
@@ -22,7 +20,9 @@ int64_t StrideOf(int64_t depth) {
   const int64_t lines = RoundUpTo(kDigitStep, depth) * kDigits / kLine;
   return (lines | 1) * kLine;
 }
-int64_t DigitBytes(int64_t rows, int64_t depth) { return (rows + kRowsBehind) * StrideOf(depth); }
+int64_t DigitBytes(int64_t rows, int64_t depth) {
+  return (rows + kRowsReadBehind) * StrideOf(depth);
+}
 int64_t ScaleBytes(int64_t rows, int64_t depth) {
   return RoundUpTo(kLine, rows * ChunksOf(depth) * static_cast<int64_t>(sizeof(float)));
 }

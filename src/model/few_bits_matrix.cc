@@ -8,7 +8,7 @@
 #include "evolora/model/buffer.h"
 #include "evolora/model/products.h"
 #include "evolora/model/share_out.h"
-#include "pair_side.h"
+#include "split_left.h"
 
 namespace evolora {
 namespace {
@@ -216,18 +216,7 @@ void FewBitsMatrix::Run(const float* x, int64_t ldx, int64_t rows, float* y, int
 
 void FewBitsMatrix::RunSplit(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy,
                              GemmStore store) const {
-  const Product product = {.left = x, .ldl = ldx, .depth = in_};
-  const Bf16Lefts<kBf16Parts> lefts(absl::MakeConstSpan(&product, 1), rows);
-  const Bf16Lefts<kBf16Parts>::Left& left = lefts.Of(product);
-  thread_local Buffer room;
-  float* sums = room.Reserve(rows * num_blocks());
-  if (has_lows()) {
-    ShareOut(rows, kRowsOfSplit, [&](int64_t begin, int64_t end) {
-      for (int64_t m = begin; m < end; ++m) {
-        Kernels().sum_blocks(x + m * ldx, in_, sums + m * num_blocks());
-      }
-    });
-  }
+  const SplitLeft left(x, ldx, rows, in_, has_lows());
   const auto gemm = Kernels().Of(form_).gemm_split;
   // As many groups for each thread, and about as many panels for each group.
   const int64_t threads = at::get_num_threads();
@@ -243,11 +232,7 @@ void FewBitsMatrix::RunSplit(const float* x, int64_t ldx, int64_t rows, float* y
       FewBitsPanel panels[kPanelsOfSplit];
       for (int64_t i = 0; i < count; ++i) panels[i] = PanelAt(first + i);
       const int64_t column = first * kPanelColumns;
-      gemm({.x = {.parts = left.data + row * left.ld,
-                  .ld = left.ld,
-                  .part = left.part,
-                  .sums = sums + row * num_blocks(),
-                  .depth = in_},
+      gemm({.x = left.From(row),
             .rows = std::min(kRowsOfSplit, rows - row),
             .y = y + row * ldy + column,
             .ldy = ldy,

@@ -10,37 +10,15 @@ namespace evolora {
 namespace {
 
 constexpr int64_t kSquare = kSliceUnit;
-// The last rows of a left side are read by tiles of rows.
-constexpr int64_t kRowsBehind = 15;
-
-// Of the rows of parts. Not a multiple of 4 KiB: their lines would fall into one set of the
-// first-level cache.
-int64_t StrideOf(int64_t depth) {
-  const int64_t stride = RoundUpToSliceUnit(depth);
-  return stride % 512 == 0 ? stride + kSquare : stride;
-}
-
-// kParts of n values; of part p at y + p * part.
-template <int kParts>
-void PartsOfRow(const float* x, int64_t n, int64_t part, uint16_t* y) {
-  if constexpr (kParts == 1) {
-    Kernels().round_bf16(x, n, y);
-  } else {
-    Kernels().split_bf16x3(x, n, part, y);
-  }
-}
-
 // Rows [begin, end) of the product's own.
-template <int kParts>
-void PartsOfRows(const Product& product, int64_t begin, int64_t end, int64_t ld, int64_t part,
-                 uint16_t* to) {
+void RoundRows(const Product& product, int64_t begin, int64_t end, int64_t ld, uint16_t* to) {
   const int64_t behind = RoundUpToSliceUnit(product.depth) - product.depth;
   for (int64_t m = begin; m < end; ++m) {
     uint16_t* row = to + m * ld;
     if (!product.transposed) {
-      PartsOfRow<kParts>(product.left + m * product.ldl, product.depth, part, row);
+      Kernels().round_bf16(product.left + m * product.ldl, product.depth, row);
     }
-    for (int p = 0; p < kParts; ++p) std::fill_n(row + p * part + product.depth, behind, 0);
+    std::fill_n(row + product.depth, behind, 0);
   }
   if (!product.transposed) return;
   for (int64_t first = begin; first < end; first += kSquare) {
@@ -51,7 +29,7 @@ void PartsOfRows(const Product& product, int64_t begin, int64_t end, int64_t ld,
       Kernels().transpose(product.left + k * product.ldl + first, product.ldl, depth, count, 1,
                           square, kSquare);
       for (int64_t m = 0; m < count; ++m) {
-        PartsOfRow<kParts>(square + m * kSquare, depth, part, to + (first + m) * ld + k);
+        Kernels().round_bf16(square + m * kSquare, depth, to + (first + m) * ld + k);
       }
     }
   }
@@ -105,13 +83,11 @@ uint16_t* MemoryOfThread(int64_t words) {
 
 }  // namespace
 
-template <int kParts>
-int64_t Bf16Lefts<kParts>::Bytes(int64_t rows, int64_t depth) {
-  return kParts * (rows + kRowsBehind) * StrideOf(depth) * static_cast<int64_t>(sizeof(uint16_t));
+int64_t PairLefts::Bytes(int64_t rows, int64_t depth) {
+  return (rows + kRowsReadBehind) * StrideOfHalves(depth) * static_cast<int64_t>(sizeof(uint16_t));
 }
 
-template <int kParts>
-Bf16Lefts<kParts>::Bf16Lefts(absl::Span<const Product> products, int64_t rows)
+PairLefts::PairLefts(absl::Span<const Product> products, int64_t rows)
     : products_(products), lefts_(products.size()) {
   int64_t words = 0;
   for (const Product& product : products) {
@@ -120,19 +96,14 @@ Bf16Lefts<kParts>::Bf16Lefts(absl::Span<const Product> products, int64_t rows)
   uint16_t* to = MemoryOfThread(words);
   for (size_t i = 0; i < products.size(); ++i) {
     const Product& product = products[i];
-    const int64_t ld = StrideOf(product.depth), count = RowsOf(product, rows);
-    const int64_t part = (count + kRowsBehind) * ld;
-    lefts_[i] = {to, ld, part};
+    const int64_t ld = StrideOfHalves(product.depth), count = RowsOf(product, rows);
+    lefts_[i] = {to, ld};
     const int64_t grain = std::max<int64_t>(kSquare, (int64_t{1} << 16) / (product.depth + 1));
-    ShareOut(count, grain, [&](int64_t begin, int64_t end) {
-      PartsOfRows<kParts>(product, begin, end, ld, part, to);
-    });
-    to += kParts * part;
+    ShareOut(count, grain,
+             [&](int64_t begin, int64_t end) { RoundRows(product, begin, end, ld, to); });
+    to += (count + kRowsReadBehind) * ld;
   }
 }
-
-template class Bf16Lefts<1>;
-template class Bf16Lefts<kBf16Parts>;
 
 PairSide::PairSide(const Slice& slice, const Tile& tile, uint16_t* room)
     : depth_(slice.depth), panel_(room) {

@@ -9,20 +9,17 @@
 
 namespace evolora {
 
-// Left sides of products as bf16 numbers, kParts to a factor: 1 rounds the factors, kBf16Parts keep
-// them (kernels.h). Each value once, whatever the number of panels that it is multiplied with. Uses
-// all threads. One object at a time in a thread: it works with memory that the thread keeps.
-template <int kParts>
-class Bf16Lefts {
+// Left sides of products rounded to bf16. Each value once, whatever the number of panels that it is
+// multiplied with. Uses all threads. One object at a time in a thread: it works with memory that
+// the thread keeps.
+class PairLefts {
  public:
-  Bf16Lefts(absl::Span<const Product> products, int64_t rows);
+  PairLefts(absl::Span<const Product> products, int64_t rows);
 
-  // Part p of (m, k) of the product at data[p * part + m * ld + k]; zeros behind the depth up to a
-  // multiple of 32.
+  // (m, k) of the product at data[m * ld + k]; zeros behind the depth up to a multiple of 32.
   struct Left {
     const uint16_t* data = nullptr;
     int64_t ld = 0;
-    int64_t part = 0;
   };
   const Left& Of(const Product& product) const { return lefts_[&product - products_.data()]; }
 
@@ -40,7 +37,7 @@ class PairSide {
   using Term = PairTerm;
   using Args = PairGemmArgs;
   using Value = uint16_t;
-  using Lefts = Bf16Lefts<1>;
+  using Lefts = PairLefts;
   static constexpr int64_t kUnit = kSliceUnit;
   static constexpr int64_t kDepthBlock = kMaxDepthBlock;
   static constexpr int64_t kPanelsAtOnce = 5;

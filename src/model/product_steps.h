@@ -19,6 +19,15 @@ constexpr int64_t RoundUpTo(int64_t unit, int64_t depth) {
 }
 constexpr int64_t RoundUpToSliceUnit(int64_t depth) { return RoundUpTo(kSliceUnit, depth); }
 
+// The last rows of a left side are read by tiles of rows.
+constexpr int64_t kRowsReadBehind = 15;
+// Between rows of 16-bit numbers, of whole slice units. Not a multiple of 4 KiB: their lines would
+// fall into one set of the first-level cache.
+constexpr int64_t StrideOfHalves(int64_t depth) {
+  const int64_t stride = RoundUpToSliceUnit(depth);
+  return stride % 512 == 0 ? stride + kSliceUnit : stride;
+}
+
 // Most of the depth that is worked on at once. A panel of it has 192 KiB, in the second-level
 // cache; the left side of a longer one (the gradient of logits) is read once, not once for each
 // panel.
