@@ -84,6 +84,7 @@ inline void StoreAny(float* values, int64_t count, Lanes lanes) {
   count == kLanes ? StoreLanes(values, lanes) : StoreSome(values, count, lanes);
 }
 
+// Pointers to these are not declared with auto, which drops the alignment.
 typedef float HalfLanes __attribute__((vector_size(32), aligned(4)));
 typedef double Doubles __attribute__((vector_size(64), aligned(8)));
 inline HalfLanes LowHalf(Lanes x) { return __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7); }
@@ -99,7 +100,7 @@ inline double SumLanes(Doubles low, Doubles high) {
   return (four[0] + four[2]) + (four[1] + four[3]);
 }
 inline double SumLanes(const double* lanes) {
-  const auto* halves = reinterpret_cast<const Doubles*>(lanes);
+  const Doubles* halves = reinterpret_cast<const Doubles*>(lanes);
   return SumLanes(halves[0], halves[1]);
 }
 inline double SumLanes(Lanes lanes) {
@@ -337,8 +338,10 @@ double LogSumExp(const float* x, int64_t n) {
 #include "kernel_attention_body.h"
 #include "kernel_backward_body.h"
 #include "kernel_compact_body.h"
-#include "kernel_digits_body.h"
+#include "kernel_slice_body.h"
 #include "kernel_transpose_body.h"
+// After what they use.
+#include "kernel_digits_body.h"
 #include "kernel_word_pairs_body.h"
 #include "kernel_word_parts_body.h"
 #include "kernel_word_split_body.h"
