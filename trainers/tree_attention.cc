@@ -54,7 +54,8 @@ void CopyHead(const float* from, int64_t width, float* to) {
 
 TreeAttention::TreeAttention(const LlamaConfig& config)
     : config_(config),
-      ld_(RoundUp(config.head_dim, kVector)),
+      is_narrow_(config.head_dim <= kNarrowHead),
+      ld_(is_narrow_ ? kNarrowHead : RoundUp(config.head_dim, kVector)),
       qkv_width_((config.num_heads + 2 * config.num_kv_heads) * config.head_dim),
       mixed_width_(config.num_heads * config.head_dim),
       scale_(static_cast<float>(1 / std::sqrt(static_cast<double>(config.head_dim)))) {}
@@ -65,7 +66,7 @@ std::vector<TreeAttention::Scratch>& TreeAttention::ThreadScratch() {
   return scratch_;
 }
 
-// Keys and values of the segment's path, also transposed.
+// Keys and values of the segment's path; of wide heads keys also transposed.
 void TreeAttention::GatherPath(const TokenLayout& layout, const Task& task, const float* qkv,
                                Scratch& s) const {
   const TokenLayout::Segment& own = layout.segments[static_cast<size_t>(task.segment)];
@@ -85,15 +86,16 @@ void TreeAttention::GatherPath(const TokenLayout& layout, const Task& task, cons
   const int64_t padded = RoundUp(length, kVector);
   float* keys = s.keys.Reserve(padded * ld_);
   float* values = s.values.Reserve(padded * ld_);
-  std::fill(keys + length * ld_, keys + padded * ld_, 0.0f);
-  std::fill(values + length * ld_, values + padded * ld_, 0.0f);
+  const int64_t first_zero = width < ld_ && is_narrow_ ? 0 : length * ld_;
+  std::fill(keys + first_zero, keys + padded * ld_, 0.0f);
+  std::fill(values + first_zero, values + padded * ld_, 0.0f);
   for (int64_t t = 0; t < length; ++t) {
     const float* key =
         qkv + s.path_tokens[static_cast<size_t>(t)] * qkv_width_ + mixed_width_ + kv_head * width;
     CopyHead(key, width, keys + t * ld_);
     CopyHead(key + config_.num_kv_heads * width, width, values + t * ld_);
   }
-  TransposeRows(keys, length, s.ldl, s.keys_t);
+  if (!is_narrow_) TransposeRows(keys, length, s.ldl, s.keys_t);
 }
 
 // [L, ld_] to [E, ldl], with zeros up to the next whole vector of positions.
@@ -141,8 +143,14 @@ AttentionRows TreeAttention::Scores(const Task& task, const QueryBlock& block, c
 void TreeAttention::ForwardTask(const TokenLayout& layout, const Task& task, const float* qkv,
                                 Kept& kept, float* mixed, Scratch& s) const {
   GatherPath(layout, task, qkv, s);
-  const auto num_tokens = static_cast<int64_t>(layout.ids.size());
   const int64_t width = config_.head_dim;
+  if (is_narrow_) {
+    const int64_t first = layout.segments[static_cast<size_t>(task.segment)].first_token;
+    Kernels().narrow_attention(Narrow(layout, task, qkv, kept, s),
+                               mixed + first * mixed_width_ + task.head * width, mixed_width_);
+    return;
+  }
+  const auto num_tokens = static_cast<int64_t>(layout.ids.size());
   for (const QueryBlock& block : Blocks(layout.segments[static_cast<size_t>(task.segment)])) {
     const AttentionRows rows = Scores(task, block, qkv, kept, num_tokens, s);
     Kernels().attention_weights(rows);
@@ -210,14 +218,20 @@ void TreeAttention::BackwardBlock(const Task& task, const QueryBlock& block, con
 }
 
 // sums [N, E] of the task's head += columns [E, L] of its path.
-void TreeAttention::AddKeyGradients(const Buffer& columns, float* sums, Scratch& s) const {
-  const int64_t width = config_.head_dim;
+void TreeAttention::AddColumns(const Buffer& columns, float* sums, Scratch& s) const {
   const auto length = static_cast<int64_t>(s.path_tokens.size());
   float* rows = s.keys.data();  // of no more use
-  Kernels().transpose(columns.data(), s.ldl, width, length, 1, rows, ld_);
-  for (int64_t t = 0; t < length; ++t) {
-    float* sum = sums + s.path_tokens[static_cast<size_t>(t)] * width;
-    for (int64_t e = 0; e < width; ++e) sum[e] += rows[t * ld_ + e];
+  Kernels().transpose(columns.data(), s.ldl, config_.head_dim, length, 1, rows, ld_);
+  AddRows(rows, sums, s);
+}
+
+// sums [N, E] of the task's head += rows [L, ld_] of its path.
+void TreeAttention::AddRows(const float* rows, float* sums, const Scratch& s) const {
+  const int64_t width = config_.head_dim;
+  for (const int64_t token : s.path_tokens) {
+    float* sum = sums + token * width;
+    for (int64_t e = 0; e < width; ++e) sum[e] += rows[e];
+    rows += ld_;
   }
 }
 
@@ -225,6 +239,13 @@ void TreeAttention::BackwardTask(const TokenLayout& layout, const Task& task, co
                                  const Kept& kept, const OutputGradient& output, float* d_qkv,
                                  Scratch& s) {
   GatherPath(layout, task, qkv, s);
+  is_narrow_ ? BackwardNarrow(layout, task, qkv, kept, output, d_qkv, s)
+             : BackwardWide(layout, task, qkv, kept, output, d_qkv, s);
+}
+
+void TreeAttention::BackwardWide(const TokenLayout& layout, const Task& task, const float* qkv,
+                                 const Kept& kept, const OutputGradient& output, float* d_qkv,
+                                 Scratch& s) {
   const auto length = static_cast<int64_t>(s.path_tokens.size());
   TransposeRows(s.values.data(), length, s.ldl, s.values_t);
   const int64_t size = config_.head_dim * s.ldl;
@@ -236,8 +257,49 @@ void TreeAttention::BackwardTask(const TokenLayout& layout, const Task& task, co
     BackwardBlock(task, block, qkv, rows, output, d_qkv, s);
   }
   const int64_t head = task.head * num_tokens * config_.head_dim;
-  AddKeyGradients(s.d_keys_t, d_keys_.data() + head, s);
-  AddKeyGradients(s.d_values_t, d_values_.data() + head, s);
+  AddColumns(s.d_keys_t, d_keys_.data() + head, s);
+  AddColumns(s.d_values_t, d_values_.data() + head, s);
+}
+
+NarrowAttention TreeAttention::Narrow(const TokenLayout& layout, const Task& task, const float* qkv,
+                                      const Kept& kept, const Scratch& s) const {
+  const TokenLayout::Segment& own = layout.segments[static_cast<size_t>(task.segment)];
+  const int64_t query = task.head * static_cast<int64_t>(layout.ids.size()) + own.first_token;
+  return {.rows = own.num_tokens,
+          .first_position = own.first_position,
+          .window = task.window,
+          .width = config_.head_dim,
+          .queries = qkv + own.first_token * qkv_width_ + task.head * config_.head_dim,
+          .ldq = qkv_width_,
+          .keys = s.keys.data(),
+          .values = s.values.data(),
+          .scale = scale_,
+          .max = kept.max.data() + query,
+          .factor = kept.factor.data() + query};
+}
+
+void TreeAttention::BackwardNarrow(const TokenLayout& layout, const Task& task, const float* qkv,
+                                   const Kept& kept, const OutputGradient& output, float* d_qkv,
+                                   Scratch& s) {
+  const int64_t width = config_.head_dim;
+  const int64_t size = static_cast<int64_t>(s.path_tokens.size()) * ld_;
+  float* d_keys = s.d_keys.Reserve(size);
+  float* d_values = s.d_values.Reserve(size);
+  std::fill_n(d_keys, size, 0.0f);
+  std::fill_n(d_values, size, 0.0f);
+  const int64_t first = layout.segments[static_cast<size_t>(task.segment)].first_token;
+  Kernels().narrow_attention_gradient(
+      Narrow(layout, task, qkv, kept, s),
+      {.d_out = output.d_mixed + first * mixed_width_ + task.head * width,
+       .ldo = mixed_width_,
+       .delta = output.delta + first * config_.num_heads + task.head,
+       .ld_delta = config_.num_heads,
+       .d_queries = d_qkv + first * qkv_width_ + task.head * width,
+       .d_keys = d_keys,
+       .d_values = d_values});
+  const int64_t head = task.head * static_cast<int64_t>(layout.ids.size()) * width;
+  AddRows(d_keys, d_keys_.data() + head, s);
+  AddRows(d_values, d_values_.data() + head, s);
 }
 
 // Keys and values serve all query heads of their group.

@@ -46,12 +46,14 @@ class TreeAttention {
     int64_t window;  // 0 = none
   };
   // What one thread works with. L positions of the path, B queries of a block; rows of E values
-  // have stride ld_, rows of L values stride ldl.
+  // have stride ld_, rows of L values stride ldl. Narrow heads use no more than the first line and
+  // d_keys, d_values.
   struct Scratch {
     Buffer keys, values;               // [L, ld]
     Buffer keys_t, values_t;           // [E, ldl]
     Buffer weights, d_weights;         // [B, ldl]
     Buffer d_keys_t, d_values_t;       // [E, ldl]
+    Buffer d_keys, d_values;           // [L, ld]
     std::vector<int64_t> path_tokens;  // [L]
     int64_t ldl = 0;
   };
@@ -76,12 +78,22 @@ class TreeAttention {
   void BackwardBlock(const Task& task, const QueryBlock& block, const float* qkv,
                      const AttentionRows& rows, const OutputGradient& output, float* d_qkv,
                      Scratch& scratch) const;
-  void AddKeyGradients(const Buffer& columns, float* sums, Scratch& scratch) const;
+  // The same for narrow heads, all queries of the segment at once.
+  NarrowAttention Narrow(const TokenLayout& layout, const Task& task, const float* qkv,
+                         const Kept& kept, const Scratch& scratch) const;
+  void BackwardNarrow(const TokenLayout& layout, const Task& task, const float* qkv,
+                      const Kept& kept, const OutputGradient& output, float* d_qkv,
+                      Scratch& scratch);
+  void BackwardWide(const TokenLayout& layout, const Task& task, const float* qkv, const Kept& kept,
+                    const OutputGradient& output, float* d_qkv, Scratch& scratch);
+  void AddColumns(const Buffer& columns, float* sums, Scratch& scratch) const;
+  void AddRows(const float* rows, float* sums, const Scratch& scratch) const;
   void SumOverGroups(int64_t num_tokens, float* d_qkv) const;
   std::vector<Scratch>& ThreadScratch();
 
   const LlamaConfig& config_;
-  int64_t ld_;  // head_dim rounded up to whole vectors
+  bool is_narrow_;  // heads fit into NarrowAttention
+  int64_t ld_;      // head_dim rounded up to whole vectors, or kNarrowHead
   int64_t qkv_width_;
   int64_t mixed_width_;
   float scale_;

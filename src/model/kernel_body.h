@@ -338,6 +338,7 @@ double LogSumExp(const float* x, int64_t n) {
 #include "kernel_attention_body.h"
 #include "kernel_backward_body.h"
 #include "kernel_compact_body.h"
+#include "kernel_narrow_attention_body.h"
 #include "kernel_slice_body.h"
 #include "kernel_transpose_body.h"
 // After what they use.
@@ -373,6 +374,8 @@ const KernelTable EVOLORA_KERNEL_TABLE = {
     ExpShifted,
     AttentionWeights,
     AttentionGradient,
+    AttendNarrow,
+    AttendNarrowGradient,
     Transpose,
     {KernelsOf<Bf16Columns, Bf16Weights>(), KernelsOf<F16Columns, F16Weights>(),
      KernelsOf<Int8Columns, Int8Weights>(), KernelsOf<Int8LowColumns, Int8LowWeights>(),

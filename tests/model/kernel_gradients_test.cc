@@ -118,5 +118,134 @@ TEST(Kernels, AttentionRowsEqualASoftmaxOverWhatEachQuerySees) {
   });
 }
 
+// A narrow head, between others in the rows of its queries and outputs.
+struct NarrowCase {
+  int64_t rows, width, first_position, window;
+  static constexpr int64_t kStride = 19;
+
+  int64_t positions() const { return first_position + rows; }
+  // 1 where a query does not look, [rows, positions].
+  at::Tensor Hidden() const {
+    const at::Tensor query = at::arange(first_position, positions()).unsqueeze(1);
+    const at::Tensor key = at::arange(positions()).unsqueeze(0);
+    at::Tensor hidden = key > query;
+    if (window > 0) hidden = hidden.logical_or(key <= query - window);
+    return hidden;
+  }
+  at::Tensor Rows(const std::vector<float>& values, int64_t count, int64_t stride) const {
+    return Wrap(values).view({count, stride}).narrow(1, 0, width).clone();
+  }
+  std::vector<float> Keys(uint64_t seed) const {
+    std::vector<float> keys = Values(positions() * kNarrowHead, seed, 3);
+    for (size_t i = 0; i < keys.size(); ++i) {
+      if (static_cast<int64_t>(i) % kNarrowHead >= width) keys[i] = 0;
+    }
+    return keys;
+  }
+};
+
+void ExpectNarrowAttention(const KernelTable& table, const NarrowCase& c) {
+  constexpr double kTolerance = 4e-6;  // of values up to 10
+  const int64_t stride = NarrowCase::kStride;
+  const std::vector<float> q = Values(c.rows * stride, 2, 3), d_out = Values(c.rows * stride, 5);
+  const std::vector<float> k = c.Keys(3), v = c.Keys(4);
+  const at::Tensor query = c.Rows(q, c.rows, stride).requires_grad_();
+  const at::Tensor key = c.Rows(k, c.positions(), kNarrowHead).requires_grad_();
+  const at::Tensor value = c.Rows(v, c.positions(), kNarrowHead).requires_grad_();
+  const at::Tensor scores = (at::mm(query, key.t()) * 0.3).masked_fill(c.Hidden(), -INFINITY);
+  const at::Tensor expected = at::mm(at::softmax(scores, 1), value);
+  const at::Tensor dy = c.Rows(d_out, c.rows, stride);
+  expected.backward(dy);
+
+  const auto rows = static_cast<size_t>(c.rows);
+  std::vector<float> max(rows), factor(rows), out(q.size(), 7), d_query(q.size(), 7);
+  std::vector<float> d_key(k.size(), 0.25f), d_value(v.size(), 0.5f);
+  const NarrowAttention args = {.rows = c.rows,
+                                .first_position = c.first_position,
+                                .window = c.window,
+                                .width = c.width,
+                                .queries = q.data(),
+                                .ldq = stride,
+                                .keys = k.data(),
+                                .values = v.data(),
+                                .scale = 0.3f,
+                                .max = max.data(),
+                                .factor = factor.data()};
+  table.narrow_attention(args, out.data(), stride);
+  EXPECT_LT((c.Rows(out, c.rows, stride) - expected).abs().max().item<double>(), kTolerance);
+  std::vector<float> delta(2 * rows);
+  const at::Tensor sums = (expected * dy).sum(1);
+  for (size_t i = 0; i < rows; ++i) {
+    delta[2 * i] = static_cast<float>(sums[static_cast<int64_t>(i)].item<double>());
+  }
+  table.narrow_attention_gradient(args, {.d_out = d_out.data(),
+                                         .ldo = stride,
+                                         .delta = delta.data(),
+                                         .ld_delta = 2,
+                                         .d_queries = d_query.data(),
+                                         .d_keys = d_key.data(),
+                                         .d_values = d_value.data()});
+  const auto error = [&](const std::vector<float>& mine, const at::Tensor& leaf, int64_t ld,
+                         double start) {
+    const at::Tensor gradient = c.Rows(mine, leaf.size(0), ld) - start;
+    return (gradient - leaf.grad()).abs().max().item<double>();
+  };
+  EXPECT_LT(error(d_query, query, stride, 0), kTolerance);
+  EXPECT_LT(error(d_key, key, kNarrowHead, 0.25), kTolerance);
+  EXPECT_LT(error(d_value, value, kNarrowHead, 0.5), kTolerance);
+  // Nothing beside the head.
+  for (size_t i = 0; i < q.size(); ++i) {
+    if (static_cast<int64_t>(i) % stride < c.width) continue;
+    EXPECT_EQ(out[i], 7);
+    EXPECT_EQ(d_query[i], 7);
+  }
+}
+
+TEST(Kernels, NarrowAttentionEqualsASoftmaxOverWhatEachQuerySees) {
+  ForEachTable([](const KernelTable& table) {
+    for (const int64_t rows : {1, 16, 37}) {
+      for (const int64_t width : {1, 6, 8}) {
+        for (const int64_t first_position : {0, 7, 40}) {
+          for (const int64_t window : {0, 1, 16, 33}) {
+            SCOPED_TRACE(::testing::Message() << rows << " rows, " << width << " wide, position "
+                                              << first_position << ", window " << window);
+            ExpectNarrowAttention(table, {rows, width, first_position, window});
+          }
+        }
+      }
+    }
+  });
+}
+
+// What a query gets has the same bits alone.
+TEST(Kernels, NarrowAttentionOfAQueryDependsOnNoOther) {
+  ForEachTable([](const KernelTable& table) {
+    for (const int64_t window : {0, 20}) {
+      const NarrowCase c = {.rows = 45, .width = 8, .first_position = 9, .window = window};
+      const std::vector<float> q = Values(c.rows * 8, 2, 3), k = c.Keys(3), v = c.Keys(4);
+      std::vector<float> max(45), factor(45), all(q.size()), alone(8);
+      NarrowAttention args = {.rows = c.rows,
+                              .first_position = c.first_position,
+                              .window = window,
+                              .width = 8,
+                              .queries = q.data(),
+                              .ldq = 8,
+                              .keys = k.data(),
+                              .values = v.data(),
+                              .scale = 0.3f,
+                              .max = max.data(),
+                              .factor = factor.data()};
+      table.narrow_attention(args, all.data(), 8);
+      for (const int64_t i : {0, 15, 16, 30, 44}) {
+        args.rows = 1;
+        args.first_position = c.first_position + i;
+        args.queries = q.data() + i * 8;
+        table.narrow_attention(args, alone.data(), 8);
+        EXPECT_TRUE(std::equal(alone.begin(), alone.end(), all.begin() + i * 8)) << i;
+      }
+    }
+  });
+}
+
 }  // namespace
 }  // namespace evolora

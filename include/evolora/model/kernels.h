@@ -22,6 +22,34 @@ struct AttentionRows {
   float* factor = nullptr;
 };
 
+// Attention of one head of up to kNarrowHead values over keys and values by position; queries as in
+// AttentionRows.
+constexpr int64_t kNarrowHead = 8;
+struct NarrowAttention {
+  int64_t rows = 0;  // queries
+  int64_t first_position = 0;
+  int64_t window = 0;              // 0 = none
+  int64_t width = 0;               // of the head
+  const float* queries = nullptr;  // [rows, width], row stride ldq
+  int64_t ldq = 0;
+  const float* keys = nullptr;    // [positions, kNarrowHead], zeros behind `width`
+  const float* values = nullptr;  // likewise
+  float scale = 1;
+  float* max = nullptr;     // [rows]: the greatest scale * score of each query
+  float* factor = nullptr;  // [rows]: 1 / the sum of exp(scale * score - max)
+};
+// From d_out [rows, width] with row stride ldo, and delta of attention_gradient, ld_delta from one
+// query to the next.
+struct NarrowGradients {
+  const float* d_out = nullptr;
+  int64_t ldo = 0;
+  const float* delta = nullptr;
+  int64_t ld_delta = 1;
+  float* d_queries = nullptr;  // [rows, width], row stride ldq; set
+  float* d_keys = nullptr;     // as keys; added to
+  float* d_values = nullptr;   // as values; added to
+};
+
 // The inner loops of the engine and of the trainer, compiled once per instruction set
 // (kernel_body.h) and chosen at run time. Each function treats rows independently and adds in one
 // fixed order, so the result of a row depends neither on the other rows of a call nor on how rows
@@ -65,6 +93,11 @@ struct KernelTable {
   // is the sum of weight * d_weight over a row, or what equals it: output * d_output over the
   // head's values (Dao et al., arXiv 2205.14135, B.4).
   void (*attention_gradient)(const AttentionRows& rows, const float* delta, float* d_weights);
+  // out [rows, width], row stride ldo; max and factor, which the gradient reads. What a query gets
+  // depends on no other query.
+  void (*narrow_attention)(const NarrowAttention& attention, float* out, int64_t ldo);
+  void (*narrow_attention_gradient)(const NarrowAttention& attention,
+                                    const NarrowGradients& gradients);
   // dst[k * ldd + j] = factor * src[j * lds + k]: rows x depth values of a row-major matrix as
   // columns of a panel.
   void (*transpose)(const float* src, int64_t lds, int64_t rows, int64_t depth, float factor,
