@@ -155,6 +155,18 @@ void CompactMatrix::PairsPanel(int64_t first_out, int64_t count, int64_t first_i
   }
 }
 
+void CompactMatrix::DigitsTransposed(int64_t first_in, int64_t count, int64_t first_out,
+                                     int8_t* panel, float* scales) const {
+  const int64_t rows = std::min(kPanelColumns, out_ - first_out);
+  Kernels().Of(form_).digits.transposed(Block(first_out, first_in), row_bytes_, rows, count, panel,
+                                        scales);
+}
+
+void CompactMatrix::DigitsPanel(int64_t first_out, int64_t count, int64_t first_in, int8_t* panel,
+                                float* scales) const {
+  Kernels().Of(form_).digits.panel(Block(first_out, first_in), row_bytes_, count, panel, scales);
+}
+
 void CompactMatrix::WidenRow(int64_t row, float* values) const {
   for (int64_t k = 0; k < in_; k += kBlock) {
     alignas(64) float block[kBlock];

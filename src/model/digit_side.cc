@@ -79,6 +79,21 @@ PanelRows RowsOfChunk(const Product& product, const DepthRange& depth, const Til
           kPanelColumns};
 }
 
+// One chunk of the panel.
+void SliceRight(const Product& product, const DepthRange& depth, const Tile& tile, int8_t* panel,
+                float* scales) {
+  const CompactMatrix* weight = product.weight;
+  const int64_t column = tile.panel * kPanelColumns;
+  if (weight != nullptr && weight->GivesDigits()) {
+    return product.weight_transposed
+               ? weight->DigitsTransposed(depth.begin, depth.count, column, panel, scales)
+               : weight->DigitsPanel(depth.begin, depth.count, column, panel, scales);
+  }
+  alignas(kLine) float room[kDigitChunk * kPanelColumns];  // in the first-level cache
+  const PanelRows from = RowsOfChunk(product, depth, tile, room);
+  Kernels().slice_panel(from.rows, from.ld, depth.count, from.columns, panel, scales);
+}
+
 uint8_t* MemoryOfThread(int64_t bytes) {
   thread_local Buffer buffer;
   return reinterpret_cast<uint8_t*>(buffer.Reserve((bytes + 3) / 4));
@@ -118,12 +133,8 @@ DigitSide::DigitSide(const Slice& slice, const Tile& tile, int8_t* room)
   auto* scales = reinterpret_cast<float*>(room + ScalesAt(depth_.count));
   scales_ = scales;
   for (int64_t k = 0; k < depth_.count; k += kDigitChunk) {
-    alignas(kLine) float chunk[kDigitChunk * kPanelColumns];  // in the first-level cache
-    const DepthRange depth = {depth_.begin + k, std::min(kDigitChunk, depth_.count - k)};
-    const PanelRows from = RowsOfChunk(product, depth, tile, chunk);
-    Kernels().slice_panel(from.rows, from.ld, depth.count, from.columns,
-                          room + k * kDigits * kPanelColumns,
-                          scales + k / kDigitChunk * kPanelColumns);
+    SliceRight(product, {depth_.begin + k, std::min(kDigitChunk, depth_.count - k)}, tile,
+               room + k * kDigits * kPanelColumns, scales + k / kDigitChunk * kPanelColumns);
   }
 }
 

@@ -343,17 +343,19 @@ double LogSumExp(const float* x, int64_t n) {
 #include "kernel_transpose_body.h"
 // After what they use.
 #include "kernel_digits_body.h"
+#include "kernel_slice_q4_body.h"
 #include "kernel_word_pairs_body.h"
 #include "kernel_word_parts_body.h"
 #include "kernel_word_split_body.h"
 
 template <typename Columns, typename Block>
 constexpr BlockKernels KernelsOf() {
-  return {GemmColumns<Columns>, SplitGemmOf<Block>(), WidenBlocks<Block>};
+  return {GemmColumns<Columns>, SplitGemmOf<Block>(), WidenBlocks<Block>, {}};
 }
 template <typename Block>
 constexpr BlockKernels KernelsOfQ4() {
-  return {GemmColumns<Q4Columns>, SplitGemmOf<Block>(), LookUpBlocks<Block>};
+  return {GemmColumns<Q4Columns>, SplitGemmOf<Block>(), LookUpBlocks<Block>,
+          DigitKernelsOfQ4<Block>()};
 }
 
 }  // namespace

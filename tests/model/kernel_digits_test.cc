@@ -1,11 +1,15 @@
 // Products of fp32 factors by digits of 8 bits against scalar sums, in every table that this CPU
 // runs, and by tiles that are emulated.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
 #include <utility>
 #include <vector>
 
+#include "ATen/ATen.h"
+#include "c10/util/Half.h"
+#include "evolora/model/compact_matrix.h"
 #include "evolora/model/kernels.h"
 #include "gtest/gtest.h"
 #include "model/kernel_tables.h"
@@ -183,6 +187,98 @@ TEST(KernelDigits, APanelsColumnsAreSlicedAsRows) {
       });
     }
   }
+}
+
+// Weights of 4 bits, whose blocks hold their least and their greatest value, and as fp32.
+struct Q4Matrix {
+  static constexpr int64_t kOut = 250, kIn = 192;
+
+  explicit Q4Matrix(BlockForm form) : compact(form, kOut, kIn) {
+    CompactMatrix halves(BlockForm::kQ4, kOut, kIn);
+    const std::vector<float> values = Values(kOut * kIn, 21);
+    halves.StoreRows(0, kOut, values.data());
+    for (int64_t i = 0; i < kOut; ++i) {
+      for (int64_t b = 0; b < kIn / kCompactBlock; ++b) Copy(halves, i, b);
+    }
+    wide = compact.Widen(0, kOut);
+  }
+  void Copy(const CompactMatrix& halves, int64_t row, int64_t b) {
+    const auto& from = reinterpret_cast<const Q4Weights*>(halves.row(row))[b];
+    if (compact.form() == BlockForm::kQ4) {
+      reinterpret_cast<Q4Weights*>(compact.mutable_row(row))[b] = from;
+      return;
+    }
+    auto& to = reinterpret_cast<Q4FloatWeights*>(compact.mutable_row(row))[b];
+    to.scale = static_cast<float>(c10::Half(from.scale, c10::Half::from_bits()));
+    to.low = static_cast<float>(c10::Half(from.low, c10::Half::from_bits()));
+    std::copy_n(from.values, kCompactBlock / 2, to.values);
+  }
+  int64_t row_bytes() const { return compact.bytes() / kOut; }
+
+  CompactMatrix compact;
+  at::Tensor wide;  // [out, in]
+};
+
+// Runs body(digits, matrix) for each table that has digits of the form.
+template <typename Body>
+void ForEachQ4(const Body& body) {
+  for (const BlockForm form : {BlockForm::kQ4, BlockForm::kQ4Float}) {
+    const Q4Matrix matrix(form);
+    ForEachTable([&](const KernelTable& table) {
+      if (table.Of(form).digits.panel != nullptr) body(table, matrix);
+    });
+  }
+}
+
+TEST(KernelDigits, RowsOf4BitsGiveTheDigitsOfTheirNumbers) {
+  ForEachQ4([](const KernelTable& table, const Q4Matrix& m) {
+    for (const int64_t depth : {32, 64, 96, 192}) {
+      for (const int64_t rows : {1, 16, 17, 32}) {
+        SCOPED_TRACE(::testing::Message() << depth << " " << rows);
+        const at::Tensor columns = m.wide.narrow(0, 3, rows).narrow(1, 0, depth).t().contiguous();
+        const std::vector<float> values(columns.const_data_ptr<float>(),
+                                        columns.const_data_ptr<float>() + columns.numel());
+        const SlicedPanel expected(table, values, rows, depth, rows);
+        std::vector<int8_t> digits(expected.digits.size(), 77);
+        std::vector<float> scales(expected.scales.size(), 77.0f);
+        table.Of(m.compact.form())
+            .digits.transposed(m.compact.row(3), m.row_bytes(), rows, depth, digits.data(),
+                               scales.data());
+        EXPECT_EQ(digits, expected.digits);
+        for (int64_t j = 0; j < rows; ++j) {
+          EXPECT_EQ(scales[static_cast<size_t>(j)], expected.scales[static_cast<size_t>(j)]);
+        }
+      }
+    }
+  });
+}
+
+TEST(KernelDigits, PanelsOf4BitsHaveTheScaleOfTheirGreatest) {
+  ForEachQ4([](const KernelTable& table, const Q4Matrix& m) {
+    for (const int64_t depth : {1, 6, 64, 67, 192}) {
+      SCOPED_TRACE(depth);
+      const at::Tensor rows = m.wide.narrow(0, 2, depth).narrow(1, 64, 32).to(at::kDouble);
+      const double greatest = rows.abs().max().item<double>();
+      std::vector<int8_t> digits(static_cast<size_t>(StepsOf(depth) * kDigitStep * kDigits * 32));
+      std::vector<float> scales(32);
+      const uint8_t* first = m.compact.row(2) + 2 * BlockBytes(m.compact.form());
+      table.Of(m.compact.form())
+          .digits.panel(first, m.row_bytes(), depth, digits.data(), scales.data());
+      for (int64_t j = 0; j < 32; ++j) {
+        EXPECT_EQ(scales[static_cast<size_t>(j)], scales[0]);
+        for (int64_t k = 0; k < StepsOf(depth) * kDigitStep; ++k) {
+          double value = 0;
+          for (int d = kDigits - 1; d >= 0; --d) {
+            value = value / 256 + digits[PlaceInPanel(k, j, d, depth)];
+          }
+          const double expected = k < depth ? rows[k][j].item<double>() : 0;
+          ASSERT_NEAR(value * static_cast<double>(scales[0]), expected,
+                      greatest * (0.5 / kMostInteger) + std::abs(expected) * 0x1p-22)
+              << k << " " << j;
+        }
+      }
+    }
+  });
 }
 
 struct Sizes {

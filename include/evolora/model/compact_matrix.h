@@ -55,6 +55,13 @@ class CompactMatrix {
   // count is filled up with finite numbers.
   void PairsTransposed(int64_t first_in, int64_t count, int64_t first_out, uint16_t* panel) const;
   void PairsPanel(int64_t first_out, int64_t count, int64_t first_in, uint16_t* panel) const;
+  // The same two as one chunk of a panel of digits, count <= kDigitChunk, and its scales. REQUIRES:
+  // GivesDigits.
+  bool GivesDigits() const { return Kernels().Of(form_).digits.panel != nullptr; }
+  void DigitsTransposed(int64_t first_in, int64_t count, int64_t first_out, int8_t* panel,
+                        float* scales) const;
+  void DigitsPanel(int64_t first_out, int64_t count, int64_t first_in, int8_t* panel,
+                   float* scales) const;
 
  private:
   const uint8_t* Block(int64_t row, int64_t first_in) const {

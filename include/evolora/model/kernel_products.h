@@ -133,6 +133,20 @@ struct SplitGemmArgs {
   GemmStore store = GemmStore::kSet;
 };
 
+// One chunk of a panel of digits (Int8x3Term) from blocks of weights: what slice_panel gives for
+// their fp32 values, but for the scale. Null where widen and slice_panel are no slower.
+struct DigitKernels {
+  // Of W^T: `rows` <= 32 rows of W, `step` bytes from one to the next, whose first `depth` weights
+  // are taken. A column's scale is that of the greatest weight that its blocks can hold. Behind the
+  // depth stand digits of finite numbers. Halves without a column are not written.
+  void (*transposed)(const uint8_t* first, int64_t step, int64_t rows, int64_t depth, int8_t* panel,
+                     float* scales) = nullptr;
+  // Of W: one block from each of `depth` rows; the 32 columns have one scale, of the greatest that
+  // the blocks can hold.
+  void (*panel)(const uint8_t* first, int64_t step, int64_t depth, int8_t* panel,
+                float* scales) = nullptr;
+};
+
 // What is done with weights of one form.
 struct BlockKernels {
   // gemm of one term over the panel (the term's own is not read): the bits that gemm gives over the
@@ -147,6 +161,7 @@ struct BlockKernels {
   // `count` blocks, each `step` bytes behind the one before, as fp32: out [count, 32]. The same
   // bits from every table, as the following.
   void (*widen)(const uint8_t* first, int64_t step, int64_t count, float* out);
+  DigitKernels digits;
 };
 
 }  // namespace evolora
