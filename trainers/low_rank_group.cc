@@ -15,7 +15,7 @@ int64_t NumPanels(int64_t columns) { return (columns + kPanelColumns - 1) / kPan
 // gradient_RI += values_RI * scale * column_scale_I.
 void AddScaled(const float* values, float scale, const float* column_scale, int64_t rank,
                int64_t in, float* gradient) {
-  at::parallel_for(0, rank, std::max<int64_t>(1, (int64_t{1} << 15) / in),
+  at::parallel_for(0, rank, std::max<int64_t>(1, (int64_t{1} << 13) / in),
                    [&](int64_t begin, int64_t end) {
                      for (int64_t r = begin; r < end; ++r) {
                        for (int64_t i = 0; i < in; ++i) {
