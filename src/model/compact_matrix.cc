@@ -8,7 +8,6 @@
 #include "c10/util/BFloat16.h"
 #include "c10/util/Exception.h"
 #include "c10/util/Half.h"
-#include "few_bits_matrix.h"
 
 namespace evolora {
 namespace {
@@ -96,8 +95,7 @@ CompactMatrix::CompactMatrix(BlockForm form, int64_t out, int64_t in)
       in_(in),
       block_bytes_(BlockBytes(form)),
       row_bytes_(CompactBytes(form, 1, in)),
-      bytes_(new uint8_t[static_cast<size_t>(out * row_bytes_)]()),
-      panels_(std::make_shared<SharedPanels>()) {}
+      bytes_(new uint8_t[static_cast<size_t>(out * row_bytes_)]()) {}
 
 void CompactMatrix::StoreRows(int64_t first, int64_t count, const float* values) {
   for (int64_t i = 0; i < count; ++i) {

@@ -112,22 +112,18 @@ FewBitsMatrix::FewBitsMatrix(const CompactMatrix& weight, RowsOfSteps rows)
       in_(weight.in_features()),
       splits_(rows == RowsOfSteps::kMany && Kernels().Of(form_).gemm_split != nullptr) {
   if (FactorsOfMany() != Factors::kFp32) weight_ = weight;
-  panels_ = PanelsOf(weight);
+  panels_ = std::make_shared<const PanelMemory>(PanelsOf(weight));
 }
 
-std::shared_ptr<const PanelMemory> FewBitsMatrix::PanelsOf(const CompactMatrix& weight) const {
-  SharedPanels& shared = weight.panels();
-  const std::lock_guard lock(shared.mutex);
-  if (auto memory = shared.memory.lock()) return memory;
+PanelMemory FewBitsMatrix::PanelsOf(const CompactMatrix& weight) const {
   const auto room = [&](int64_t of_panel) { return static_cast<size_t>(num_panels() * of_panel); };
-  auto memory = std::make_shared<PanelMemory>();
-  memory->values.reset(new uint8_t[room(panel_bytes())]());
-  if (panel_scales() > 0) memory->scales.reset(new float[room(panel_scales())]());
-  if (has_lows()) memory->lows.reset(new float[room(panel_scales())]());
+  PanelMemory memory;
+  memory.values.reset(new uint8_t[room(panel_bytes())]());
+  if (panel_scales() > 0) memory.scales.reset(new float[room(panel_scales())]());
+  if (has_lows()) memory.lows.reset(new float[room(panel_scales())]());
   ShareOut(num_panels(), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t p = begin; p < end; ++p) TakePanel(p, weight, *memory);
+    for (int64_t p = begin; p < end; ++p) TakePanel(p, weight, memory);
   });
-  shared.memory = memory;
   return memory;
 }
 

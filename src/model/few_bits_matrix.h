@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <mutex>
 
 #include "evolora/model/compact_matrix.h"
 #include "evolora/model/engine.h"
@@ -17,17 +16,11 @@ struct PanelMemory {
   std::unique_ptr<float[]> scales;  // [panels][blocks][scales of a block][32]
   std::unique_ptr<float[]> lows;    // likewise; may be null
 };
-// Those of a CompactMatrix while somebody holds them.
-struct SharedPanels {
-  std::mutex mutex;
-  std::weak_ptr<const PanelMemory> memory;  // guarded by mutex
-};
 
 // A frozen weight in few bits as the panels that decoding reads whole for each step: 6 to 16 bits a
 // weight in place of 32. Results are, bit for bit, those of a PackedMatrix over the widened
 // weight; with RowsOfSteps::kMany, where there is a gemm_split (kernels.h), as exact but not its
-// bits, and ApplyToMany gives those of Apply. Immutable; all that are made of one weight share the
-// panels, and threads may.
+// bits, and ApplyToMany gives those of Apply. Immutable; copies share the panels, and threads may.
 class FewBitsMatrix {
  public:
   FewBitsMatrix() = default;
@@ -44,7 +37,7 @@ class FewBitsMatrix {
   static int64_t BytesFor(BlockForm form, int64_t out, int64_t in);
 
  private:
-  std::shared_ptr<const PanelMemory> PanelsOf(const CompactMatrix& weight) const;
+  PanelMemory PanelsOf(const CompactMatrix& weight) const;
   void TakePanel(int64_t panel, const CompactMatrix& weight, const PanelMemory& memory) const;
   FewBitsPanel PanelAt(int64_t panel) const;
   // kFp32: ApplyToMany multiplies as Apply does.

@@ -43,6 +43,7 @@ class TileStep {
   using Value = typename Side::Value;
   using Sides = absl::InlinedVector<Side, 4>;
   // Room of one panel: of the step's products, then of own ones.
+  static_assert(Side::kDepthBlock % Side::kUnit == 0 && kOwnDepthBlock % Side::kUnit == 0);
   static constexpr int64_t kOwnRoom = Side::RoomOf(Side::kDepthBlock);
   static constexpr int64_t kPanelRoom = kOwnRoom + Side::RoomOf(kOwnDepthBlock);
   static constexpr int64_t kRoomFloats =

@@ -1,7 +1,6 @@
 #include "few_bits_matrix.h"
 
 #include <cmath>
-#include <optional>
 #include <vector>
 
 #include "ATen/ATen.h"
@@ -51,6 +50,7 @@ TEST(FewBitsMatrix, IsThePackedMatrixOfTheWidenedWeightBitForBit) {
     const CompactMatrix compact = Stored(form, weight);
     const FewBitsMatrix few(compact);
     EXPECT_LE(few.bytes(), 2 * 64 * 96);
+    EXPECT_EQ(few.bytes(), FewBitsMatrix::BytesFor(form, 52, 70));
     const PackedMatrix packed({compact.Widen(0, 52)});
     for (const int64_t rows : {1, 2, 3, 4, 5, 7, 8, 9, 21}) {
       const at::Tensor x = at::randn({rows, 70});
@@ -59,18 +59,6 @@ TEST(FewBitsMatrix, IsThePackedMatrixOfTheWidenedWeightBitForBit) {
       }
     }
   }
-}
-
-TEST(FewBitsMatrix, AllOfOneWeightShareItsPanelsWhileThereAreAny) {
-  const CompactMatrix weight = Stored(BlockForm::kQ4, at::randn({52, 70}));
-  const CompactMatrix copy = weight;
-  {
-    const FewBitsMatrix few(weight), many(copy, RowsOfSteps::kMany);
-    const std::optional<FewBitsMatrix> third = few;
-    EXPECT_EQ(weight.panels().memory.use_count(), 3);
-    EXPECT_EQ(few.bytes(), FewBitsMatrix::BytesFor(BlockForm::kQ4, 52, 70));
-  }
-  EXPECT_TRUE(weight.panels().memory.expired());
 }
 
 // Wide enough for products by digits, where there are such.

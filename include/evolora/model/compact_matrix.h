@@ -12,8 +12,6 @@ namespace evolora {
 // Bytes of a CompactMatrix [out, in].
 int64_t CompactBytes(BlockForm form, int64_t out, int64_t in);
 
-struct SharedPanels;  // few_bits_matrix.h
-
 // A frozen weight W [out, in] in few bits, row by row, each row in blocks of 32 (the last filled
 // up). One copy serves W x, dy W and the lookup of rows. Copies share the bytes.
 // Threads: distinct rows may be stored at once, before the first read; reads may always.
@@ -33,9 +31,6 @@ class CompactMatrix {
   int64_t out_features() const { return out_; }
   int64_t in_features() const { return in_; }
   int64_t bytes() const { return out_ * row_bytes_; }
-  // Where FewBitsMatrix finds the panels that others have made of this weight. REQUIRES: it is
-  // not empty.
-  SharedPanels& panels() const { return *panels_; }
   // The rows, one behind the other, in blocks as in block_form.h.
   const uint8_t* data() const { return bytes_.get(); }
   const uint8_t* row(int64_t row) const { return bytes_.get() + row * row_bytes_; }
@@ -74,7 +69,6 @@ class CompactMatrix {
   int64_t block_bytes_ = 0;
   int64_t row_bytes_ = 0;
   std::shared_ptr<uint8_t[]> bytes_;
-  std::shared_ptr<SharedPanels> panels_;
 };
 
 }  // namespace evolora
