@@ -1,7 +1,7 @@
 // Attention of narrow heads: a part of kernel_body.h, inside its unnamed namespace. A vector's
-// lanes are 16 queries, and nothing but what the queries give lies in memory (Dao et al., arXiv
-// 2205.14135): products over so few values fill neither vectors nor the time that it takes to store
-// scores.
+// lanes are 16 queries; keys come one after the other, and no more scores than those of a chunk of
+// them are kept (Dao et al., arXiv 2205.14135). Products over so few values leave half of each
+// vector empty, and take less time than storing their scores does.
 
 // Keys that are looked at before the greatest score is corrected.
 constexpr int64_t kNarrowChunk = 16;

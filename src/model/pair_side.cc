@@ -10,6 +10,7 @@ namespace evolora {
 namespace {
 
 constexpr int64_t kSquare = kSliceUnit;
+
 // Rows [begin, end) of the product's own.
 void RoundRows(const Product& product, int64_t begin, int64_t end, int64_t ld, uint16_t* to) {
   const int64_t behind = RoundUpToSliceUnit(product.depth) - product.depth;
