@@ -156,15 +156,13 @@ void FastLayer::FinishQkv(const LayerTokens& tokens, LayerKept& kept) const {
     float* row = kept.qkv.data() + m * stride;
     const int64_t offset = tokens.layout->positions[static_cast<size_t>(m)] * (width / 2);
     for (size_t i = 0; i < qkv_bias_.size(); ++i) row[i] += qkv_bias_[i];
-    for (int64_t h = 0; h < turned; ++h) {
+    for (int64_t h = 0; c.qk_norm && h < turned; ++h) {
       float* head = row + h * width;
-      if (c.qk_norm) {
-        const at::Tensor& scale = h < c.num_heads ? weights_.q_norm : weights_.k_norm;
-        factor[m * turned + h] = Kernels().rms_norm_keep(
-            head, scale.const_data_ptr<float>(), width, eps, unit + (m * turned + h) * width, head);
-      }
-      Kernels().rotate(head, tokens.cos + offset, tokens.sin + offset, width / 2);
+      const at::Tensor& scale = h < c.num_heads ? weights_.q_norm : weights_.k_norm;
+      factor[m * turned + h] = Kernels().rms_norm_keep(head, scale.const_data_ptr<float>(), width,
+                                                       eps, unit + (m * turned + h) * width, head);
     }
+    Kernels().rotate(row, turned, tokens.cos + offset, tokens.sin + offset, width / 2);
   });
 }
 
@@ -182,10 +180,10 @@ void FastLayer::FinishQkvBackward(const LayerTokens& tokens, const LayerKept& ke
     std::vector<float> dy(static_cast<size_t>(width));
     for (int64_t m = begin; m < end; ++m) {
       const int64_t offset = tokens.layout->positions[static_cast<size_t>(m)] * (width / 2);
-      for (int64_t h = 0; h < turned; ++h) {
-        float* head = d_qkv + m * stride + h * width;
-        Kernels().rotate(head, tokens.cos + offset, tokens.minus_sin + offset, width / 2);
-        if (!c.qk_norm) continue;
+      float* row = d_qkv + m * stride;
+      Kernels().rotate(row, turned, tokens.cos + offset, tokens.minus_sin + offset, width / 2);
+      for (int64_t h = 0; c.qk_norm && h < turned; ++h) {
+        float* head = row + h * width;
         const at::Tensor& scale = h < c.num_heads ? weights_.q_norm : weights_.k_norm;
         std::copy_n(head, width, dy.data());
         std::fill_n(head, width, 0.0f);

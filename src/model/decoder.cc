@@ -158,7 +158,8 @@ void Decoder::RotateAndStore(int64_t layer) {
   const LlamaLayer& weights = weights_->layers[static_cast<size_t>(layer)];
   const std::vector<float>& bias = layers_[static_cast<size_t>(layer)].qkv_bias;
   const int64_t width = c.head_dim;
-  const int64_t stride = (c.num_heads + 2 * c.num_kv_heads) * width;
+  const int64_t turned = c.num_heads + c.num_kv_heads;
+  const int64_t stride = (turned + c.num_kv_heads) * width;
   const float* cos = rope_cos_.const_data_ptr<float>();
   const float* sin = rope_sin_.const_data_ptr<float>();
   const auto eps = static_cast<float>(c.rms_norm_eps);
@@ -167,15 +168,12 @@ void Decoder::RotateAndStore(int64_t layer) {
     float* row = qkv_.data() + m * stride;
     const Token& token = tokens_[static_cast<size_t>(m)];
     if (!bias.empty()) AddRow(bias.data(), stride, row);
-    for (int64_t h = 0; h < c.num_heads + c.num_kv_heads; ++h) {
-      float* head = row + h * width;
-      if (c.qk_norm) {
-        const at::Tensor& scale = h < c.num_heads ? weights.q_norm : weights.k_norm;
-        kernels.rms_norm(head, scale.const_data_ptr<float>(), width, eps, head);
-      }
-      const int64_t offset = token.position * (width / 2);
-      kernels.rotate(head, cos + offset, sin + offset, width / 2);
+    for (int64_t h = 0; c.qk_norm && h < turned; ++h) {
+      const at::Tensor& scale = h < c.num_heads ? weights.q_norm : weights.k_norm;
+      kernels.rms_norm(row + h * width, scale.const_data_ptr<float>(), width, eps, row + h * width);
     }
+    const int64_t offset = token.position * (width / 2);
+    kernels.rotate(row, turned, cos + offset, sin + offset, width / 2);
     const float* key = row + c.num_heads * width;
     token.cache->Put(layer, token.position, key, key + c.num_kv_heads * width);
   });

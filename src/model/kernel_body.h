@@ -281,12 +281,25 @@ void RmsNorm(const float* x, const float* weight, int64_t n, float eps, float* y
   for (int64_t j = 0; j < n; ++j) y[j] = weight[j] * (x[j] * factor);
 }
 
-void Rotate(float* head, const float* cos, const float* sin, int64_t half) {
-  for (int64_t i = 0; i < half; ++i) {
-    const float a = head[i];
-    const float b = head[i + half];
-    head[i] = a * cos[i] - b * sin[i];
-    head[i + half] = b * cos[i] + a * sin[i];
+// Heads of 8 values, each one vector.
+inline void RotateNarrow(float* heads, int64_t count, const float* cos, const float* sin) {
+  const HalfLanes c = {cos[0], cos[1], cos[2], cos[3], cos[0], cos[1], cos[2], cos[3]};
+  const HalfLanes s = {-sin[0], -sin[1], -sin[2], -sin[3], sin[0], sin[1], sin[2], sin[3]};
+  HalfLanes* head = reinterpret_cast<HalfLanes*>(heads);
+  for (int64_t h = 0; h < count; ++h) {
+    head[h] = head[h] * c + __builtin_shufflevector(head[h], head[h], 4, 5, 6, 7, 0, 1, 2, 3) * s;
+  }
+}
+
+void Rotate(float* heads, int64_t count, const float* cos, const float* sin, int64_t half) {
+  if (half == 4) return RotateNarrow(heads, count, cos, sin);
+  for (float* head = heads; head < heads + count * 2 * half; head += 2 * half) {
+    for (int64_t i = 0; i < half; ++i) {
+      const float a = head[i];
+      const float b = head[i + half];
+      head[i] = a * cos[i] - b * sin[i];
+      head[i + half] = b * cos[i] + a * sin[i];
+    }
   }
 }
 

@@ -222,12 +222,27 @@ TEST(Kernels, RmsNormSoftmaxSiluAndRotateEqualTheirFormulas) {
       for (size_t i = 0; i < x.size(); ++i) EXPECT_NEAR(y[i], std::exp(0.25 * x[i]) / total, 1e-6);
       EXPECT_NEAR(table.log_sum_exp(x.data(), n), std::log(lse), 1e-6);
     }
-    std::vector<float> head = {1, 2, 3, 4};
-    const std::vector<float> cos = {0.5f, 0.25f};
-    const std::vector<float> sin = {2, 3};
-    table.rotate(head.data(), cos.data(), sin.data(), 2);
-    EXPECT_EQ(head, (std::vector<float>{1 * 0.5f - 3 * 2, 2 * 0.25f - 4 * 3, 3 * 0.5f + 1 * 2,
-                                        4 * 0.25f + 2 * 3}));
+  });
+}
+
+TEST(Kernels, RotateTurnsThePairsOfEachHead) {
+  ForEachTable([](const KernelTable& table) {
+    for (const int64_t half : {1, 4, 6, 8, 32}) {
+      for (const int64_t count : {1, 3}) {
+        SCOPED_TRACE(::testing::Message() << count << " heads of " << 2 * half);
+        const std::vector<float> cos = Values(half, 1), sin = Values(half, 2);
+        const std::vector<float> before = Values(2 * half * count + 1, 3);
+        std::vector<float> heads = before;
+        table.rotate(heads.data(), count, cos.data(), sin.data(), half);
+        EXPECT_EQ(heads.back(), before.back());
+        for (int64_t i = 0; i < half * count; ++i) {
+          const int64_t low = i / half * 2 * half + i % half, high = low + half;
+          const double c = cos[i % half], s = sin[i % half];
+          EXPECT_NEAR(heads[low], before[low] * c - before[high] * s, 1e-6);
+          EXPECT_NEAR(heads[high], before[high] * c + before[low] * s, 1e-6);
+        }
+      }
+    }
   });
 }
 

@@ -63,8 +63,8 @@ struct KernelTable {
   void (*gemm)(const GemmArgs& args);
   // y = weight * x / sqrt(mean(x^2) + eps), over n values.
   void (*rms_norm)(const float* x, const float* weight, int64_t n, float eps, float* y);
-  // Rotate-half RoPE in place on one head of 2 * half values.
-  void (*rotate)(float* head, const float* cos, const float* sin, int64_t half);
+  // Rotate-half RoPE in place on `count` heads of 2 * half values, side by side.
+  void (*rotate)(float* heads, int64_t count, const float* cos, const float* sin, int64_t half);
   // y[i] = silu(gate[i]) * up[i].
   void (*silu_mul)(const float* gate, const float* up, int64_t n, float* y);
   // In place: softmax of scale * x over n >= 1 values.
