@@ -217,21 +217,27 @@ void TreeAttention::BackwardBlock(const Task& task, const QueryBlock& block, con
            GemmStore::kAdd, s.d_values_t.data(), s.ldl);
 }
 
-// sums [N, E] of the task's head += columns [E, L] of its path.
+// Of the task's head; [N, 2 E].
+float* TreeAttention::KeyValueGradients(const TokenLayout& layout, const Task& task) {
+  const auto num_tokens = static_cast<int64_t>(layout.ids.size());
+  return d_keys_values_.data() + task.head * num_tokens * 2 * config_.head_dim;
+}
+
+// The first E values of sums [N, 2 E] += columns [E, L] of the path.
 void TreeAttention::AddColumns(const Buffer& columns, float* sums, Scratch& s) const {
   const auto length = static_cast<int64_t>(s.path_tokens.size());
   float* rows = s.keys.data();  // of no more use
   Kernels().transpose(columns.data(), s.ldl, config_.head_dim, length, 1, rows, ld_);
-  AddRows(rows, sums, s);
+  AddRows(rows, ld_, config_.head_dim, sums, s);
 }
 
-// sums [N, E] of the task's head += rows [L, ld_] of its path.
-void TreeAttention::AddRows(const float* rows, float* sums, const Scratch& s) const {
-  const int64_t width = config_.head_dim;
+// The first `count` values of sums [N, 2 E] += rows [L, ld] of the path.
+void TreeAttention::AddRows(const float* rows, int64_t ld, int64_t count, float* sums,
+                            const Scratch& s) const {
   for (const int64_t token : s.path_tokens) {
-    float* sum = sums + token * width;
-    for (int64_t e = 0; e < width; ++e) sum[e] += rows[e];
-    rows += ld_;
+    float* sum = sums + token * 2 * config_.head_dim;
+    for (int64_t i = 0; i < count; ++i) sum[i] += rows[i];
+    rows += ld;
   }
 }
 
@@ -256,9 +262,9 @@ void TreeAttention::BackwardWide(const TokenLayout& layout, const Task& task, co
     const AttentionRows rows = Scores(task, block, qkv, kept, num_tokens, s);
     BackwardBlock(task, block, qkv, rows, output, d_qkv, s);
   }
-  const int64_t head = task.head * num_tokens * config_.head_dim;
-  AddColumns(s.d_keys_t, d_keys_.data() + head, s);
-  AddColumns(s.d_values_t, d_values_.data() + head, s);
+  float* sums = KeyValueGradients(layout, task);
+  AddColumns(s.d_keys_t, sums, s);
+  AddColumns(s.d_values_t, sums + config_.head_dim, s);
 }
 
 NarrowAttention TreeAttention::Narrow(const TokenLayout& layout, const Task& task, const float* qkv,
@@ -282,11 +288,15 @@ void TreeAttention::BackwardNarrow(const TokenLayout& layout, const Task& task, 
                                    const Kept& kept, const OutputGradient& output, float* d_qkv,
                                    Scratch& s) {
   const int64_t width = config_.head_dim;
-  const int64_t size = static_cast<int64_t>(s.path_tokens.size()) * ld_;
-  float* d_keys = s.d_keys.Reserve(size);
-  float* d_values = s.d_values.Reserve(size);
-  std::fill_n(d_keys, size, 0.0f);
-  std::fill_n(d_values, size, 0.0f);
+  const auto length = static_cast<int64_t>(s.path_tokens.size());
+  float* sums = KeyValueGradients(layout, task);
+  // A path whose tokens follow each other is added to where it lies.
+  const bool in_place = width == ld_ && s.path_tokens.back() - s.path_tokens.front() == length - 1;
+  float* own = sums + s.path_tokens.front() * 2 * width;
+  if (!in_place) {
+    own = s.d_keys_values.Reserve(length * 2 * ld_);
+    std::fill_n(own, length * 2 * ld_, 0.0f);
+  }
   const int64_t first = layout.segments[static_cast<size_t>(task.segment)].first_token;
   Kernels().narrow_attention_gradient(
       Narrow(layout, task, qkv, kept, s),
@@ -295,29 +305,28 @@ void TreeAttention::BackwardNarrow(const TokenLayout& layout, const Task& task, 
        .delta = output.delta + first * config_.num_heads + task.head,
        .ld_delta = config_.num_heads,
        .d_queries = d_qkv + first * qkv_width_ + task.head * width,
-       .d_keys = d_keys,
-       .d_values = d_values});
-  const int64_t head = task.head * static_cast<int64_t>(layout.ids.size()) * width;
-  AddRows(d_keys, d_keys_.data() + head, s);
-  AddRows(d_values, d_values_.data() + head, s);
+       .d_keys_values = own});
+  if (!in_place) AddRows(own, 2 * ld_, 2 * width, sums, s);
 }
 
 // Keys and values serve all query heads of their group.
+template <bool kPairs>
 void TreeAttention::SumOverGroups(int64_t num_tokens, float* d_qkv) const {
+  constexpr int64_t kStep = kPairs ? 2 : 1;
   const int64_t width = config_.head_dim;
+  const int64_t values = kPairs ? 1 : width;  // where they begin beside the keys
   const int64_t group = config_.num_heads / config_.num_kv_heads;
   at::parallel_for(0, num_tokens, 16, [&](int64_t begin, int64_t end) {
     for (int64_t m = begin; m < end; ++m) {
-      for (int64_t i = 0; i < 2 * config_.num_kv_heads; ++i) {
-        const bool is_key = i < config_.num_kv_heads;
-        const int64_t first_head = (is_key ? i : i - config_.num_kv_heads) * group;
-        const float* part =
-            (is_key ? d_keys_ : d_values_).data() + (first_head * num_tokens + m) * width;
-        float* sum = d_qkv + m * qkv_width_ + mixed_width_ + i * width;
-        CopyHead(part, width, sum);
-        for (int64_t h = 1; h < group; ++h) {
-          part += num_tokens * width;
-          for (int64_t e = 0; e < width; ++e) sum[e] += part[e];
+      float* d_key = d_qkv + m * qkv_width_ + mixed_width_;
+      float* d_value = d_key + config_.num_kv_heads * width;
+      std::fill_n(d_key, 2 * config_.num_kv_heads * width, 0.0f);
+      for (int64_t h = 0; h < config_.num_heads; ++h) {
+        const float* part = d_keys_values_.data() + (h * num_tokens + m) * 2 * width;
+        const int64_t offset = h / group * width;
+        for (int64_t e = 0; e < width; ++e) {
+          d_key[offset + e] += part[e * kStep];
+          d_value[offset + e] += part[e * kStep + values];
         }
       }
     }
@@ -328,8 +337,8 @@ void TreeAttention::Backward(int64_t layer, const TokenLayout& layout, const flo
                              const Kept& kept, const OutputGradient& output, float* d_qkv) {
   std::vector<Scratch>& scratch = ThreadScratch();
   const auto num_tokens = static_cast<int64_t>(layout.ids.size());
-  std::fill_n(d_keys_.Reserve(num_tokens * mixed_width_), num_tokens * mixed_width_, 0.0f);
-  std::fill_n(d_values_.Reserve(num_tokens * mixed_width_), num_tokens * mixed_width_, 0.0f);
+  const int64_t size = num_tokens * 2 * mixed_width_;
+  std::fill_n(d_keys_values_.Reserve(size), size, 0.0f);
   const auto num_trees = static_cast<int64_t>(layout.tree_begin.size()) - 1;
   const int64_t window = LayerWindow(config_, layer);
   // One task runs all segments of a tree, in order: they add to the gradients of shared keys.
@@ -342,7 +351,7 @@ void TreeAttention::Backward(int64_t layer, const TokenLayout& layout, const flo
       }
     }
   });
-  SumOverGroups(num_tokens, d_qkv);
+  is_narrow_ ? SumOverGroups<true>(num_tokens, d_qkv) : SumOverGroups<false>(num_tokens, d_qkv);
 }
 
 }  // namespace evolora

@@ -46,14 +46,13 @@ class TreeAttention {
     int64_t window;  // 0 = none
   };
   // What one thread works with. L positions of the path, B queries of a block; rows of E values
-  // have stride ld_, rows of L values stride ldl. Narrow heads use no more than the first line and
-  // d_keys, d_values.
+  // have stride ld_, rows of L values stride ldl. Narrow heads use the first two lines alone.
   struct Scratch {
     Buffer keys, values;               // [L, ld]
+    Buffer d_keys_values;              // [L, 2 ld] of pairs
     Buffer keys_t, values_t;           // [E, ldl]
     Buffer weights, d_weights;         // [B, ldl]
     Buffer d_keys_t, d_values_t;       // [E, ldl]
-    Buffer d_keys, d_values;           // [L, ld]
     std::vector<int64_t> path_tokens;  // [L]
     int64_t ldl = 0;
   };
@@ -87,7 +86,10 @@ class TreeAttention {
   void BackwardWide(const TokenLayout& layout, const Task& task, const float* qkv, const Kept& kept,
                     const OutputGradient& output, float* d_qkv, Scratch& scratch);
   void AddColumns(const Buffer& columns, float* sums, Scratch& scratch) const;
-  void AddRows(const float* rows, float* sums, const Scratch& scratch) const;
+  void AddRows(const float* rows, int64_t ld, int64_t count, float* sums,
+               const Scratch& scratch) const;
+  float* KeyValueGradients(const TokenLayout& layout, const Task& task);
+  template <bool kPairs>
   void SumOverGroups(int64_t num_tokens, float* d_qkv) const;
   std::vector<Scratch>& ThreadScratch();
 
@@ -97,7 +99,9 @@ class TreeAttention {
   int64_t qkv_width_;
   int64_t mixed_width_;
   float scale_;
-  Buffer d_keys_, d_values_;  // [H, N, E]: by query head, so that heads can run at the same time
+  // [H, N, 2 E]: by query head, so that heads can run at the same time. Of narrow heads pairs (of a
+  // key and of its value), of others the keys' E values and then the values'.
+  Buffer d_keys_values_;
   std::vector<Scratch> scratch_;
 };
 

@@ -159,7 +159,7 @@ void ExpectNarrowAttention(const KernelTable& table, const NarrowCase& c) {
 
   const auto rows = static_cast<size_t>(c.rows);
   std::vector<float> max(rows), factor(rows), out(q.size(), 7), d_query(q.size(), 7);
-  std::vector<float> d_key(k.size(), 0.25f), d_value(v.size(), 0.5f);
+  std::vector<float> d_key_values(2 * k.size(), 0.25f);
   const NarrowAttention args = {.rows = c.rows,
                                 .first_position = c.first_position,
                                 .window = c.window,
@@ -183,16 +183,15 @@ void ExpectNarrowAttention(const KernelTable& table, const NarrowCase& c) {
                                          .delta = delta.data(),
                                          .ld_delta = 2,
                                          .d_queries = d_query.data(),
-                                         .d_keys = d_key.data(),
-                                         .d_values = d_value.data()});
-  const auto error = [&](const std::vector<float>& mine, const at::Tensor& leaf, int64_t ld,
-                         double start) {
-    const at::Tensor gradient = c.Rows(mine, leaf.size(0), ld) - start;
-    return (gradient - leaf.grad()).abs().max().item<double>();
+                                         .d_keys_values = d_key_values.data()});
+  const auto error = [&](const at::Tensor& mine, const at::Tensor& leaf) {
+    return (mine - leaf.grad()).abs().max().item<double>();
   };
-  EXPECT_LT(error(d_query, query, stride, 0), kTolerance);
-  EXPECT_LT(error(d_key, key, kNarrowHead, 0.25), kTolerance);
-  EXPECT_LT(error(d_value, value, kNarrowHead, 0.5), kTolerance);
+  EXPECT_LT(error(c.Rows(d_query, c.rows, stride), query), kTolerance);
+  const at::Tensor pairs =
+      Wrap(d_key_values).view({c.positions(), kNarrowHead, 2}).narrow(1, 0, c.width) - 0.25;
+  EXPECT_LT(error(pairs.select(2, 0), key), kTolerance);
+  EXPECT_LT(error(pairs.select(2, 1), value), kTolerance);
   // Nothing beside the head.
   for (size_t i = 0; i < q.size(); ++i) {
     if (static_cast<int64_t>(i) % stride < c.width) continue;

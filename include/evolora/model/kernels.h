@@ -35,8 +35,8 @@ struct NarrowAttention {
   const float* keys = nullptr;    // [positions, kNarrowHead], zeros behind `width`
   const float* values = nullptr;  // likewise
   float scale = 1;
-  float* max = nullptr;     // [rows]: the greatest scale * score of each query
-  float* factor = nullptr;  // [rows]: 1 / the sum of exp(scale * score - max)
+  float* max = nullptr;     // [rows]: the greatest log2(e) * scale * score of each query
+  float* factor = nullptr;  // [rows]: 1 / the sum of 2^(log2(e) * scale * score - max)
 };
 // From d_out [rows, width] with row stride ldo, and delta of attention_gradient, ld_delta from one
 // query to the next.
@@ -46,8 +46,8 @@ struct NarrowGradients {
   const float* delta = nullptr;
   int64_t ld_delta = 1;
   float* d_queries = nullptr;  // [rows, width], row stride ldq; set
-  float* d_keys = nullptr;     // as keys; added to
-  float* d_values = nullptr;   // as values; added to
+  // [positions, kNarrowHead] of pairs: of a key and of its value; added to.
+  float* d_keys_values = nullptr;
 };
 
 // The inner loops of the engine and of the trainer, compiled once per instruction set
