@@ -6,20 +6,6 @@
 // Keys that are looked at before the greatest score is corrected.
 constexpr int64_t kNarrowChunk = 32;
 
-// 2^x for x <= 0 within 2 ulp, 2^-126 below that (degree 6, least greatest error).
-inline Lanes Exp2(Lanes x) {
-  const Lanes least = Splat(-126.0f), magic = Splat(12582912.0f);  // as in Exp
-  const Lanes clamped = x < least ? least : x;
-  const Lanes shifted = clamped + magic;
-  const Lanes r = clamped - (shifted - magic);
-  const Lanes r2 = r * r;
-  Lanes p = r2 * 1.5353362e-4f + (r * 1.3398875e-3f + 9.61843692e-3f);
-  p = p * r2 + (r * 5.55033237e-2f + 2.40226477e-1f);
-  p = p * r2 + (r * 6.93147182e-1f + 1.0f);
-  // The low bits of the shifted number are added to the exponent.
-  return (Lanes)((Integers)p + ((Integers)shifted << 23));
-}
-
 // Rows [count <= 16, width <= 8] of a head, zeros elsewhere.
 struct NarrowRows {
   alignas(64) HalfLanes rows[kLanes];
