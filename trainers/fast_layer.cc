@@ -155,7 +155,7 @@ void FastLayer::FinishQkv(const LayerTokens& tokens, LayerKept& kept) const {
   ForTokens(rows, [&](int64_t m) {
     float* row = kept.qkv.data() + m * stride;
     const int64_t offset = tokens.layout->positions[static_cast<size_t>(m)] * (width / 2);
-    for (size_t i = 0; i < qkv_bias_.size(); ++i) row[i] += qkv_bias_[i];
+    Kernels().add(qkv_bias_.data(), static_cast<int64_t>(qkv_bias_.size()), row);
     for (int64_t h = 0; c.qk_norm && h < turned; ++h) {
       float* head = row + h * width;
       const at::Tensor& scale = h < c.num_heads ? weights_.q_norm : weights_.k_norm;
@@ -221,9 +221,7 @@ void FastLayer::AttentionForward(const LayerTokens& tokens, float* x, LayerKept&
   group(Stage::kOut).Forward(mixed, on, x, GemmStore::kAdd, kept.out_group, scratch.gradient);
   if (!weights_.o_bias.defined()) return;
   const float* bias = weights_.o_bias.const_data_ptr<float>();
-  ForTokens(on, [&](int64_t m) {
-    for (int64_t i = 0; i < width; ++i) x[m * width + i] += bias[i];
-  });
+  ForTokens(on, [&](int64_t m) { Kernels().add(bias, width, x + m * width); });
 }
 
 void FastLayer::MlpForward(const LayerTokens& tokens, float* x, LayerKept& kept,

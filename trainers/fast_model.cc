@@ -194,8 +194,7 @@ void FastModel::AddEmbeddingGradient(const TokenLayout& layout, float* gradient)
   const int64_t width = config_.hidden_size;
   const float* dx = x_.data();
   for (const TokenId id : layout.ids) {
-    float* row = gradient + id * width;
-    for (int64_t i = 0; i < width; ++i) row[i] += dx[i];
+    Kernels().add(dx, width, gradient + id * width);
     dx += width;
   }
 }

@@ -6,6 +6,7 @@
 #include "ATen/Parallel.h"
 #include "ATen/core/grad_mode.h"
 #include "bf16_base.h"
+#include "evolora/model/kernels.h"
 #include "flat_parameters.h"
 
 namespace evolora {
@@ -54,8 +55,7 @@ LoraTensors WithGradient(const LoraTensors& lora, const at::Tensor& gradient) {
 }
 
 void AddTo(const at::Tensor& leaf, const float* values) {
-  float* sum = leaf.grad().mutable_data_ptr<float>();
-  for (int64_t i = 0; i < leaf.numel(); ++i) sum[i] += values[i];
+  Kernels().add(values, leaf.numel(), leaf.grad().mutable_data_ptr<float>());
 }
 
 // Waits until `turn` is `mine`.

@@ -50,6 +50,25 @@ void CopyHead(const float* from, int64_t width, float* to) {
   for (; e < width; ++e) to[e] = from[e];
 }
 
+// sum = `count` rows of `width` values, `stride` apart.
+void SumRows(const float* rows, int64_t stride, int64_t count, int64_t width, float* sum) {
+  CopyHead(rows, width, sum);
+  for (int64_t i = 1; i < count; ++i) Kernels().add(rows + i * stride, width, sum);
+}
+
+// The same of rows of pairs, the first of each and the second.
+void SumPairs(const float* rows, int64_t stride, int64_t count, int64_t width, float* first,
+              float* second) {
+  for (int64_t e = 0; e < width; ++e) {
+    first[e] = rows[2 * e];
+    second[e] = rows[2 * e + 1];
+    for (int64_t i = 1; i < count; ++i) {
+      first[e] += rows[i * stride + 2 * e];
+      second[e] += rows[i * stride + 2 * e + 1];
+    }
+  }
+}
+
 }  // namespace
 
 TreeAttention::TreeAttention(const LlamaConfig& config)
@@ -235,8 +254,7 @@ void TreeAttention::AddColumns(const Buffer& columns, float* sums, Scratch& s) c
 void TreeAttention::AddRows(const float* rows, int64_t ld, int64_t count, float* sums,
                             const Scratch& s) const {
   for (const int64_t token : s.path_tokens) {
-    float* sum = sums + token * 2 * config_.head_dim;
-    for (int64_t i = 0; i < count; ++i) sum[i] += rows[i];
+    Kernels().add(rows, count, sums + token * 2 * config_.head_dim);
     rows += ld;
   }
 }
@@ -310,23 +328,21 @@ void TreeAttention::BackwardNarrow(const TokenLayout& layout, const Task& task, 
 }
 
 // Keys and values serve all query heads of their group.
-template <bool kPairs>
 void TreeAttention::SumOverGroups(int64_t num_tokens, float* d_qkv) const {
-  constexpr int64_t kStep = kPairs ? 2 : 1;
-  const int64_t width = config_.head_dim;
-  const int64_t values = kPairs ? 1 : width;  // where they begin beside the keys
-  const int64_t group = config_.num_heads / config_.num_kv_heads;
+  const int64_t width = config_.head_dim, num_kv_heads = config_.num_kv_heads;
+  const int64_t stride = num_tokens * 2 * width;
+  const int64_t group = config_.num_heads / num_kv_heads;
   at::parallel_for(0, num_tokens, 16, [&](int64_t begin, int64_t end) {
     for (int64_t m = begin; m < end; ++m) {
-      float* d_key = d_qkv + m * qkv_width_ + mixed_width_;
-      float* d_value = d_key + config_.num_kv_heads * width;
-      std::fill_n(d_key, 2 * config_.num_kv_heads * width, 0.0f);
-      for (int64_t h = 0; h < config_.num_heads; ++h) {
-        const float* part = d_keys_values_.data() + (h * num_tokens + m) * 2 * width;
-        const int64_t offset = h / group * width;
-        for (int64_t e = 0; e < width; ++e) {
-          d_key[offset + e] += part[e * kStep];
-          d_value[offset + e] += part[e * kStep + values];
+      for (int64_t i = 0; i < num_kv_heads; ++i) {
+        const float* parts = d_keys_values_.data() + i * group * stride + m * 2 * width;
+        float* d_key = d_qkv + m * qkv_width_ + mixed_width_ + i * width;
+        float* d_value = d_key + num_kv_heads * width;
+        if (is_narrow_) {
+          SumPairs(parts, stride, group, width, d_key, d_value);
+        } else {
+          SumRows(parts, stride, group, width, d_key);
+          SumRows(parts + width, stride, group, width, d_value);
         }
       }
     }
@@ -351,7 +367,7 @@ void TreeAttention::Backward(int64_t layer, const TokenLayout& layout, const flo
       }
     }
   });
-  is_narrow_ ? SumOverGroups<true>(num_tokens, d_qkv) : SumOverGroups<false>(num_tokens, d_qkv);
+  SumOverGroups(num_tokens, d_qkv);
 }
 
 }  // namespace evolora

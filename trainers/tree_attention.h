@@ -89,7 +89,6 @@ class TreeAttention {
   void AddRows(const float* rows, int64_t ld, int64_t count, float* sums,
                const Scratch& scratch) const;
   float* KeyValueGradients(const TokenLayout& layout, const Task& task);
-  template <bool kPairs>
   void SumOverGroups(int64_t num_tokens, float* d_qkv) const;
   std::vector<Scratch>& ThreadScratch();
 

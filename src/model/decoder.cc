@@ -12,10 +12,6 @@
 namespace evolora {
 namespace {
 
-void AddRow(const float* values, int64_t n, float* y) {
-  for (int64_t i = 0; i < n; ++i) y[i] += values[i];
-}
-
 // Runs body(token) over the tokens of a step on all threads.
 template <typename Body>
 void ForTokens(int64_t count, const Body& body) {
@@ -167,7 +163,7 @@ void Decoder::RotateAndStore(int64_t layer) {
   ForTokens(num_tokens_, [&](int64_t m) {
     float* row = qkv_.data() + m * stride;
     const Token& token = tokens_[static_cast<size_t>(m)];
-    if (!bias.empty()) AddRow(bias.data(), stride, row);
+    if (!bias.empty()) kernels.add(bias.data(), stride, row);
     for (int64_t h = 0; c.qk_norm && h < turned; ++h) {
       const at::Tensor& scale = h < c.num_heads ? weights.q_norm : weights.k_norm;
       kernels.rms_norm(row + h * width, scale.const_data_ptr<float>(), width, eps, row + h * width);
@@ -210,7 +206,7 @@ void Decoder::AttentionBlock(int64_t layer, const Attention& attention) {
   AddLora(&PackedLora::Layer::o, layer, mixed_.data(), heads, x_.data(), width);
   if (!weights.o_bias.defined()) return;
   const float* bias = weights.o_bias.const_data_ptr<float>();
-  ForTokens(num_tokens_, [&](int64_t m) { AddRow(bias, width, x_.data() + m * width); });
+  ForTokens(num_tokens_, [&](int64_t m) { Kernels().add(bias, width, x_.data() + m * width); });
 }
 
 const float* Decoder::Step(absl::Span<const Row> rows) {

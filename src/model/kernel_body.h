@@ -54,6 +54,7 @@ extern const KernelTable EVOLORA_KERNEL_TABLE;
 const KernelTable EVOLORA_KERNEL_TABLE = {
     EVOLORA_KERNEL_NAME,
     Gemm,
+    Add,
     RmsNorm,
     Rotate,
     SiluMul,

@@ -1,5 +1,11 @@
 // Passes over the values of a row: a part of kernel_body.h, inside its unnamed namespace.
 
+void Add(const float* x, int64_t n, float* y) {
+  ForLanes(n, [=](int64_t i, int64_t count) {
+    StoreAny(y + i, count, LoadAny(y + i, count) + LoadAny(x + i, count));
+  });
+}
+
 inline float RmsFactor(const float* x, int64_t n, float eps) {
   double lanes[kLanes] = {};
   int64_t i = 0;

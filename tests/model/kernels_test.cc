@@ -225,6 +225,18 @@ TEST(Kernels, RmsNormSoftmaxSiluAndRotateEqualTheirFormulas) {
   });
 }
 
+TEST(Kernels, AddsToEachOfNValues) {
+  ForEachTable([](const KernelTable& table) {
+    for (const int64_t n : {1, 15, 16, 40}) {
+      const std::vector<float> x = Values(n, 1), before = Values(n + 1, 2);
+      std::vector<float> y = before;
+      table.add(x.data(), n, y.data());
+      for (int64_t i = 0; i < n; ++i) EXPECT_EQ(y[i], before[i] + x[i]);
+      EXPECT_EQ(y.back(), before.back());
+    }
+  });
+}
+
 TEST(Kernels, RotateTurnsThePairsOfEachHead) {
   ForEachTable([](const KernelTable& table) {
     for (const int64_t half : {1, 4, 6, 8, 32}) {

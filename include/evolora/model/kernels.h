@@ -61,6 +61,8 @@ struct KernelTable {
   const char* name;
   // Each output is one sum, over the terms in order and each one's depth in ascending order.
   void (*gemm)(const GemmArgs& args);
+  // y += x, over n values.
+  void (*add)(const float* x, int64_t n, float* y);
   // y = weight * x / sqrt(mean(x^2) + eps), over n values.
   void (*rms_norm)(const float* x, const float* weight, int64_t n, float eps, float* y);
   // Rotate-half RoPE in place on `count` heads of 2 * half values, side by side.
