@@ -19,6 +19,10 @@
 namespace evolora {
 namespace {
 
+// Of keys and values, kept for the next call: touching as much anew takes 3 % of a call of 16 rows
+// of 100 tokens.
+constexpr int64_t kKeptCacheBytes = int64_t{128} << 20;
+
 absl::Status CheckOptions(const EngineOptions& options) {
   if (options.max_rows < 1 || options.max_step_tokens < 1 || options.max_cache_bytes < 1) {
     return absl::InvalidArgumentError(absl::StrCat("engine options: max_rows = ", options.max_rows,
@@ -184,7 +188,7 @@ absl::StatusOr<std::vector<EngineCompletion>> Engine::Generate(
           spent_ += generation.spent();
           return group;
         });
-    pool_->Shrink();
+    pool_->Shrink(kKeptCacheBytes);
     spent_.seconds += options_.clock->MonotonicSeconds() - start;
     return result;
   });
@@ -205,7 +209,7 @@ absl::StatusOr<std::vector<Scored>> Engine::Score(absl::Span<const ScoreRequest>
           spent_ += scoring.spent();
           return group;
         });
-    pool_->Shrink();
+    pool_->Shrink(kKeptCacheBytes);
     spent_.seconds += options_.clock->MonotonicSeconds() - start;
     return result;
   });

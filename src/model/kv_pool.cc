@@ -16,6 +16,7 @@ struct KvPool::Slabs {
   struct Slab {
     FloatMemory memory;
     int64_t num_lent = 0;
+    bool is_kept = true;
   };
   struct Block {
     float* data;
@@ -55,9 +56,15 @@ std::shared_ptr<float> KvPool::Take() {
           }};
 }
 
-void KvPool::Shrink() {
-  std::erase_if(slabs_->free, [](const Slabs::Block& b) { return b.slab->num_lent == 0; });
-  std::erase_if(slabs_->slabs, [](const auto& slab) { return slab->num_lent == 0; });
+void KvPool::Shrink(int64_t keep_bytes) {
+  int64_t room = keep_bytes / (kBlocksOfSlab * BytesOfBlock(config_));  // in slabs
+  for (const auto& slab : slabs_->slabs) slab->is_kept = slab->num_lent > 0 || room-- > 0;
+  std::erase_if(slabs_->free, [](const Slabs::Block& block) { return !block.slab->is_kept; });
+  std::erase_if(slabs_->slabs, [](const auto& slab) { return !slab->is_kept; });
+}
+
+int64_t KvPool::bytes() const {
+  return static_cast<int64_t>(slabs_->slabs.size()) * kBlocksOfSlab * BytesOfBlock(config_);
 }
 
 int64_t KvPool::num_lent() const {

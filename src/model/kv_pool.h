@@ -20,11 +20,14 @@ class KvPool {
   // Undefined contents; comes back when its last holder lets it go, if need be after the pool.
   // Throws std::bad_alloc.
   std::shared_ptr<float> Take();
-  // Gives to the system what is lent to nobody, as far as nothing that is lent lies beside it.
-  void Shrink();
+  // Gives to the system what is lent to nobody, as far as nothing that is lent lies beside it, but
+  // for `keep_bytes` at most, which a next row touches without a page fault.
+  void Shrink(int64_t keep_bytes);
 
   const LlamaConfig& config() const { return config_; }
   int64_t num_lent() const;
+  // Taken from the system.
+  int64_t bytes() const;
   static int64_t BytesOfBlock(const LlamaConfig& config);
 
  private:

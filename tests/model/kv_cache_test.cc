@@ -146,8 +146,9 @@ TEST(KvPool, ShrinksAroundWhatIsLent) {
   const std::shared_ptr<float> kept = blocks[20];
   *kept = 3;
   blocks.clear();
-  pool.Shrink();
+  pool.Shrink(0);
   EXPECT_EQ(pool.num_lent(), 1);
+  EXPECT_EQ(pool.bytes(), 8 * KvPool::BytesOfBlock(config));
   EXPECT_EQ(*kept, 3);
   for (int i = 0; i < 30; ++i) {
     blocks.push_back(pool.Take());
@@ -155,6 +156,26 @@ TEST(KvPool, ShrinksAroundWhatIsLent) {
   }
   EXPECT_EQ(*kept, 3);
   EXPECT_EQ(pool.num_lent(), 31);
+}
+
+TEST(KvPool, KeepsWholeSlabsForTheNextRows) {
+  const LlamaConfig config = SmallConfig();
+  KvPool pool(config);
+  const int64_t slab = 8 * KvPool::BytesOfBlock(config);
+  for (int round = 0; round < 2; ++round) {
+    std::vector<std::shared_ptr<float>> blocks;
+    for (int i = 0; i < 30; ++i) {
+      blocks.push_back(pool.Take());
+      *blocks.back() = static_cast<float>(i);
+    }
+    EXPECT_EQ(pool.bytes(), 4 * slab);
+    for (int i = 0; i < 30; ++i) EXPECT_EQ(*blocks[static_cast<size_t>(i)], i);
+    blocks.clear();
+    pool.Shrink(3 * slab - 1);
+    EXPECT_EQ(pool.bytes(), 2 * slab);
+  }
+  pool.Shrink(0);
+  EXPECT_EQ(pool.bytes(), 0);
 }
 
 TEST(KvPool, ABlockMayComeBackAfterThePool) {
