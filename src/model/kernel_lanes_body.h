@@ -29,31 +29,32 @@ inline Lanes FirstOf(Lanes lanes, int64_t count) {
   return first;
 }
 
-// exp(x) within 2 ulp (range reduction and degree-6 polynomial as in Cephes expf); 0 below -87.
+// 1.5 * 2^23: a number added to it is rounded to an integer, which the sum's low bits are.
+constexpr float kRounding = 12582912.0f;
+// 2^n of such a sum; n from -126 to 127.
+inline Lanes PowerOf2(Lanes shifted) { return (Lanes)(((Integers)shifted << 23) + (127 << 23)); }
+
+// exp(x) within 2 ulp (range reduction as in Cephes expf, degree 6, least greatest error); 0 below
+// -87.
 inline Lanes Exp(Lanes x) {
   const Lanes least = Splat(-87.0f), most = Splat(88.0f);
-  const Lanes magic = Splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+  const Lanes magic = Splat(kRounding);
   const Lanes above = x < least ? least : x;
   const Lanes clamped = above > most ? most : above;
   const Lanes shifted = clamped * 1.44269504088896341f + magic;
   const Lanes n = shifted - magic;
   Lanes r = clamped - n * 0.693359375f;
   r = r + n * 2.12194440e-4f;
-  Lanes p = Splat(1.9875691500e-4f);
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  const Lanes y = p * (r * r) + (r + 1.0f);
-  // The low bits of the shifted number are n.
-  const Integers exponent = ((Integers)shifted - (Integers)magic + 127) << 23;
-  return x < least ? Lanes{} : y * (Lanes)exponent;
+  const Lanes r2 = r * r;
+  Lanes p = r2 * 1.38146128e-3f + (r * 8.36871006e-3f + 4.1668389e-2f);
+  p = p * r2 + (r * 1.66665211e-1f + 4.9999994e-1f);
+  p = p * r2 + (r + 1.0f);
+  return x < least ? Lanes{} : p * PowerOf2(shifted);
 }
 
-// 2^x for x <= 0 within 2 ulp, 2^-126 below that (degree 6, least greatest error).
+// 2^x for x <= 0 likewise; 2^-126 below -126.
 inline Lanes Exp2(Lanes x) {
-  const Lanes least = Splat(-126.0f), magic = Splat(12582912.0f);
+  const Lanes least = Splat(-126.0f), magic = Splat(kRounding);
   const Lanes clamped = x < least ? least : x;
   const Lanes shifted = clamped + magic;
   const Lanes r = clamped - (shifted - magic);
@@ -61,8 +62,7 @@ inline Lanes Exp2(Lanes x) {
   Lanes p = r2 * 1.5353362e-4f + (r * 1.3398875e-3f + 9.61843692e-3f);
   p = p * r2 + (r * 5.55033237e-2f + 2.40226477e-1f);
   p = p * r2 + (r * 6.93147182e-1f + 1.0f);
-  // The low bits of the shifted number are added to the exponent.
-  return (Lanes)((Integers)p + ((Integers)shifted << 23));
+  return p * PowerOf2(shifted);
 }
 
 // Calls body(i, 16) for whole vectors of n values, then body(i, count) for the rest.

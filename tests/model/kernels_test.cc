@@ -1,6 +1,7 @@
 #include "evolora/model/kernels.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <utility>
 #include <vector>
@@ -197,7 +198,7 @@ TEST(Kernels, FmaTablesAreEqualBitForBit) {
             RunGemm(*list.tables[2], size, x.data(), panel.data(), GemmStore::kAdd));
 }
 
-TEST(Kernels, RmsNormSoftmaxSiluAndRotateEqualTheirFormulas) {
+TEST(Kernels, RmsNormSoftmaxAndSiluEqualTheirFormulas) {
   ForEachTable([](const KernelTable& table) {
     for (int64_t n : {1, 2, 15, 16, 17, 100}) {
       const std::vector<float> x = Values(n, 3, 4);
@@ -222,6 +223,25 @@ TEST(Kernels, RmsNormSoftmaxSiluAndRotateEqualTheirFormulas) {
       for (size_t i = 0; i < x.size(); ++i) EXPECT_NEAR(y[i], std::exp(0.25 * x[i]) / total, 1e-6);
       EXPECT_NEAR(table.log_sum_exp(x.data(), n), std::log(lse), 1e-6);
     }
+  });
+}
+
+TEST(Kernels, ExpHasFewUlpsWhereverItIsANumber) {
+  ForEachTable([](const KernelTable& table) {
+    std::vector<float> x;
+    for (float value = -86.99f; value < 88; value += 0.0137f) x.push_back(value);
+    std::vector<float> y = x;
+    table.exp_shifted(y.data(), static_cast<int64_t>(y.size()), 0, 1);
+    for (size_t i = 0; i < x.size(); ++i) {
+      const double exact = std::exp(static_cast<double>(x[i]));
+      EXPECT_NEAR(y[i] / exact, 1, 3 * 0x1p-24) << x[i];
+    }
+    float edges[] = {0, -87.5f, -3e38f, std::bit_cast<float>(0x7fc00001)};  // the last is no number
+    table.exp_shifted(edges, 4, 0, 1);
+    EXPECT_EQ(edges[0], 1);
+    EXPECT_EQ(edges[1], 0);
+    EXPECT_EQ(edges[2], 0);
+    EXPECT_TRUE(std::isnan(edges[3]));
   });
 }
 
