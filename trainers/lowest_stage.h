@@ -25,7 +25,7 @@ struct Lowest {
   int64_t layer = 0;
   bool inside = true;  // false: at the layer's input
   Stage stage = Stage::kQkv;
-  friend auto operator<=>(const Lowest&, const Lowest&) = default;
+  friend auto operator<=>(const Lowest&, const Lowest&) = default;  // NOLINT(*-use-nullptr)
 };
 
 // Of these layers, the first one first. Nothing is trained in them: the layer behind the last.

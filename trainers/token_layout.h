@@ -37,7 +37,7 @@ struct TokenLayout {
   struct Label {
     int64_t sequence = 0;  // index of the row
     int64_t ordinal = 0;   // how many of the row's targets stand before it
-    friend auto operator<=>(const Label&, const Label&) = default;
+    friend auto operator<=>(const Label&, const Label&) = default;  // NOLINT(*-use-nullptr)
   };
   std::vector<TokenId> ids;         // [N]
   std::vector<int64_t> positions;   // [N], the depth in the forest

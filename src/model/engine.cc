@@ -130,6 +130,7 @@ auto Engine::RunGroups(absl::Span<const Request> requests, const Run& run) const
   if (groups.size() == 1) return run(*groups.front().decoder, requests);
   for (const auto& [decoder, indices] : groups) {
     std::vector<Request> own;
+    own.reserve(indices.size());
     for (const size_t i : indices) own.push_back(requests[i]);
     auto results = run(*decoder, absl::MakeConstSpan(own));
     if (!results.ok()) return absl::StatusOr<Results>(results.status());

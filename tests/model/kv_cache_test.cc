@@ -142,6 +142,7 @@ TEST(KvPool, ShrinksAroundWhatIsLent) {
   const LlamaConfig config = SmallConfig();
   KvPool pool(config);
   std::vector<std::shared_ptr<float>> blocks;
+  blocks.reserve(30);
   for (int i = 0; i < 30; ++i) blocks.push_back(pool.Take());
   const std::shared_ptr<float> kept = blocks[20];
   *kept = 3;

@@ -17,7 +17,7 @@ struct BatchShape {
   int64_t keys = 0;         // P, tokens that rows see, row by row; 0: each sees its own alone
   int64_t predicting = 0;   // M, rows of the head
   int64_t targets = 0;      // T
-  friend auto operator<=>(const BatchShape&, const BatchShape&) = default;
+  friend auto operator<=>(const BatchShape&, const BatchShape&) = default;  // NOLINT(*-use-nullptr)
 };
 
 // The sizes of `layout` and its head rows.
