@@ -16,7 +16,7 @@ namespace evolora {
 // results depend neither on their number nor on other trees. Not thread-safe (buffers).
 class TreeAttention {
  public:
-  // Of each query's softmax (AttentionRows): [H, N] each.
+  // Of each query's softmax (AttentionRows, NarrowAttention): [H, N] each.
   struct Kept {
     Buffer max, factor;
   };

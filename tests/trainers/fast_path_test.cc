@@ -162,16 +162,21 @@ TEST(FastPath, TheMeanGradientOverManyStepsOfDropoutIsThatWithout) {
 
 TEST(FastPath, SharedPrefixesGiveTheLossAndGradientOfTheRowsAlone) {
   for (const int64_t window : {0, 30}) {
-    Case c = MakeCase(absl::StrCat("window ", window), [&](Case& change) {
-      change.config.sliding_window = window;
-      change.config.qk_norm = true;
-      change.rows = SharingRows(change.config);
-    });
-    c.recipe.tokens_per_micro_batch = 10000;
-    ExpectFastEqualsReference(c);
-    Case alone = c;
-    alone.recipe.tokens_per_micro_batch = 1;
-    ExpectSame(Compute(c, MakeFastPath), Compute(alone, MakeFastPath));
+    for (const int64_t head_dim : {6, 8, 10}) {  // attention has a way of its own for up to 8
+      const std::string name = absl::StrCat("window ", window, ", heads of ", head_dim);
+      SCOPED_TRACE(name);
+      Case c = MakeCase(name, [&](Case& change) {
+        change.config.head_dim = head_dim;
+        change.config.sliding_window = window;
+        change.config.qk_norm = true;
+        change.rows = SharingRows(change.config);
+      });
+      c.recipe.tokens_per_micro_batch = 10000;
+      ExpectFastEqualsReference(c);
+      Case alone = c;
+      alone.recipe.tokens_per_micro_batch = 1;
+      ExpectSame(Compute(c, MakeFastPath), Compute(alone, MakeFastPath));
+    }
   }
 }
 

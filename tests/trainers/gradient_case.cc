@@ -120,6 +120,12 @@ std::vector<Case> ArchitectureCases() {
                  c.config.rope_original_positions = 64;
                }),
       MakeCase("one layer", [](Case& c) { c.config.num_layers = 1; }),
+      MakeCase("head_dim 8", [](Case& c) { c.config.head_dim = 8; }),
+      MakeCase("head_dim 6, one key head",
+               [](Case& c) {
+                 c.config.head_dim = 6;
+                 c.config.num_kv_heads = 1;
+               }),
       MakeCase("head_dim 64, odd widths",
                [](Case& c) {
                  c.config.head_dim = 64;
