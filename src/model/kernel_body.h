@@ -22,6 +22,7 @@ namespace {
 #include "kernel_lanes_body.h"
 // After the vectors.
 #include "kernel_gemm_body.h"
+#include "kernel_narrow_rows_body.h"
 #include "kernel_rows_body.h"
 // After the products and passes.
 #include "kernel_attention_body.h"
