@@ -37,9 +37,10 @@ enum class WeightFormat { kFp32, kInt8 };
 enum class RowsOfSteps { kFew, kMany };
 
 struct EngineOptions {
-  int64_t max_rows = 64;                          // rows that decode at once; more wait their turn
-  int64_t max_step_tokens = 512;                  // tokens of one forward step (bounds the buffers)
-  int64_t max_cache_bytes = int64_t{4} << 30;     // keys and values of all rows, as if none shared
+  int64_t max_rows = 64;          // rows that decode at once; more wait their turn
+  int64_t max_step_tokens = 512;  // tokens of one forward step (bounds the buffers)
+  // Keys and values of all rows, as if none shared. Up to 128 MiB of it stay taken between calls.
+  int64_t max_cache_bytes = int64_t{4} << 30;
   int64_t max_prefix_bytes = int64_t{512} << 20;  // keys and values of prompts kept between calls
   WeightFormat weights = WeightFormat::kFp32;
   RowsOfSteps rows_of_steps = RowsOfSteps::kFew;
